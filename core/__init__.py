@@ -1,0 +1,1 @@
+"""What every part stands on: errors, settings, telemetry, clock, ids. Imports nothing of ours."""

@@ -1,0 +1,209 @@
+"""Settings: environment (`MILLSTREAM_`, nested by `__`), then `millstream.toml`, then defaults.
+
+An address given for a service (`MILLSTREAM_KAFKA__BOOTSTRAP=...`) means that the service is external:
+the local stack does not start it and everything else uses the address. Without one, the local service
+on `127.0.0.1:<port>` is used.
+"""
+
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+CONFIG_FILE = "millstream.toml"
+LOOPBACK = "127.0.0.1"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Kafka(Section):
+    bootstrap: str | None = Field(None, description="external brokers, host:port[,host:port]")
+    port: int = Field(9092, description="port of the local broker")
+    controller_port: int = Field(9093, description="KRaft controller port of the local broker")
+    replication: int = Field(1, ge=1, description="replicas per topic; 3 where there are three brokers")
+    min_insync: int = Field(1, ge=1, description="in-sync replicas that an acknowledgement waits for")
+    heap: str = Field("512m", description="heap of the local broker's JVM")
+    security: dict[str, str] = Field({}, description="further librdkafka client settings (TLS, SASL)")
+
+    @property
+    def address(self) -> str:
+        return self.bootstrap or f"{LOOPBACK}:{self.port}"
+
+
+class Registry(Section):
+    url: str | None = Field(None, description="external schema registry with the Confluent API")
+    port: int = Field(8081, description="port of the local registry")
+    management_port: int = Field(8991, description="management port of the local registry")
+    auto_register: bool = Field(False, description="let producers register schemas; development only")
+
+    @property
+    def address(self) -> str:
+        return self.url or f"http://{LOOPBACK}:{self.port}/apis/ccompat/v7"
+
+
+class Flink(Section):
+    url: str | None = Field(None, description="external JobManager REST address")
+    port: int = Field(8082, description="REST port of the local JobManager")
+    rpc_port: int = Field(6123, description="RPC port of the local JobManager")
+    slots: int = Field(4, ge=1, description="task slots of the local TaskManager")
+    parallelism: int = Field(1, ge=1, description="default parallelism of a pipeline's job")
+    checkpoint_interval_s: float = Field(5.0, gt=0)
+    jobmanager_memory_mb: int = Field(700, ge=512)
+    taskmanager_memory_mb: int = Field(1100, ge=768)
+    checkpoints: str | None = Field(None, description="checkpoint folder URI; default inside home")
+
+    @property
+    def address(self) -> str:
+        return self.url or f"http://{LOOPBACK}:{self.port}"
+
+
+class Redis(Section):
+    url: str | None = Field(None, description="external Redis or Valkey URL")
+    port: int = Field(6379, description="port of the local Redis")
+
+    @property
+    def address(self) -> str:
+        return self.url or f"redis://{LOOPBACK}:{self.port}/0"
+
+
+class Postgres(Section):
+    url: str | None = Field(None, description="external PostgreSQL URL")
+    port: int = Field(5432, description="port of the local PostgreSQL")
+
+    @property
+    def address(self) -> str:
+        return self.url or f"postgresql://millstream@{LOOPBACK}:{self.port}/millstream"
+
+
+class Gateway(Section):
+    host: str = Field(LOOPBACK, description="address the gateway binds to")
+    port: int = Field(8000, description="port of the gateway")
+    max_event_bytes: int = Field(64 * 1024, ge=256, description="size limit of one event")
+    max_batch_events: int = Field(1000, ge=1, description="most events in one request")
+    max_age_s: float = Field(7 * 86400.0, gt=0, description="oldest event time accepted")
+    max_ahead_s: float = Field(300.0, ge=0, description="furthest event time in the future accepted")
+    publish_timeout_s: float = Field(5.0, gt=0, description="longest wait for Kafka's acknowledgement")
+    max_in_flight: int = Field(10_000, ge=1, description="events awaiting acknowledgement; then 503")
+    acceptance_ttl_s: int = Field(86_400, ge=60, description="how long an accepted id is remembered")
+    push_ring: int = Field(50_000, ge=100, description="recent frames kept in memory for resume")
+    position_secret: str | None = Field(
+        None, min_length=32, description="signs push positions; the same on every gateway of one address"
+    )
+    push_queue: int = Field(10_000, ge=10, description="frames queued per connection before it is closed")
+
+
+class Worker(Section):
+    batch: int = Field(512, ge=1, le=10_000, description="most records in one batch")
+    wait_ms: float = Field(5.0, ge=0, le=500, description="longest wait for a batch to fill")
+    commit_interval_s: float = Field(1.0, gt=0, description="longest time between two commits")
+    port: int = Field(0, ge=0, description="health port; 0 lets the supervisor choose")
+
+
+class Writer(Section):
+    batch: int = Field(500, ge=1, le=10_000)
+    wait_ms: float = Field(5.0, ge=0, le=500)
+    delta_interval_s: float = Field(10.0, gt=0, description="time between two Delta commits")
+
+
+class Supervisor(Section):
+    health_interval_s: float = Field(10.0, gt=0)
+    health_failures: int = Field(3, ge=1, description="failures in a row that restart a process")
+    health_delay_s: float = Field(30.0, ge=0, description="after a start, health counts from here")
+    ready_interval_s: float = Field(5.0, gt=0)
+    ready_failures: int = Field(2, ge=1, description="failures in a row that take a process out")
+    ready_delay_s: float = Field(10.0, ge=0, description="after a start, readiness counts from here")
+    probe_timeout_s: float = Field(2.0, gt=0)
+    backoff_first_s: float = Field(1.0, gt=0)
+    backoff_longest_s: float = Field(30.0, gt=0)
+    alert_restarts: int = Field(3, ge=1, description="more restarts than this in the window alert")
+    alert_window_s: float = Field(300.0, gt=0)
+    stop_timeout_s: float = Field(20.0, gt=0, description="from SIGTERM to SIGKILL")
+
+
+class Settings(BaseSettings):
+    """All settings. `home` holds every bit of local data and is the one folder to delete."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MILLSTREAM_",
+        env_nested_delimiter="__",
+        toml_file=CONFIG_FILE,
+        extra="ignore",
+        frozen=True,
+    )
+
+    environment: str = Field("development", description="development | production")
+    home: Path = Field(Path(".millstream"), description="folder of local data, logs and models")
+    cache: Path = Field(user_cache_path("millstream"), description="folder of downloads")
+    log_format: str = Field("auto", description="auto | console | json")
+    log_level: str = Field("info")
+    kafka: Kafka = Kafka()
+    registry: Registry = Registry()
+    flink: Flink = Flink()
+    redis: Redis = Redis()
+    postgres: Postgres = Postgres()
+    gateway: Gateway = Gateway()
+    worker: Worker = Worker()
+    writer: Writer = Writer()
+    supervisor: Supervisor = Supervisor()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def root(self) -> Path:
+        """`home` as an absolute path."""
+        return self.home.expanduser().absolute()
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
+
+
+def with_origins(loaded: Settings) -> list[tuple[str, Any, str]]:
+    """Every setting as (dotted name, value, origin): `environment`, `millstream.toml` or `default`."""
+    import os
+
+    file = Path(CONFIG_FILE)
+    in_file = tomllib.loads(file.read_text()) if file.exists() else {}
+    env = {name.upper() for name in os.environ}
+    rows: list[tuple[str, Any, str]] = []
+
+    def visit(model: BaseModel, path: tuple[str, ...], given: Any) -> None:
+        for name in type(model).model_fields:
+            value = getattr(model, name)
+            below = (*path, name)
+            in_below = given.get(name) if isinstance(given, dict) else None
+            if isinstance(value, Section):
+                visit(value, below, in_below)
+                continue
+            variable = "MILLSTREAM_" + "__".join(below).upper()
+            origin = "default"
+            if variable in env:
+                origin = f"environment {variable}"
+            elif in_below is not None:
+                origin = CONFIG_FILE
+            rows.append((".".join(below), value, origin))
+
+    visit(loaded, (), in_file)
+    return rows

@@ -1,0 +1,1 @@
+"""Logs, metrics, traces, and the probe that every long-running process serves."""

@@ -1,0 +1,1 @@
+"""Record types, their compilation to Avro, topics, the codec between bytes, records and columns."""
