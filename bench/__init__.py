@@ -1,0 +1,1 @@
+"""Named benchmarks, each with its peer in the same run: `millstream bench NAME [--json]`."""

@@ -1,0 +1,1 @@
+"""The `millstream` command: the composition root, the one place that knows every part."""

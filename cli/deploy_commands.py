@@ -1,0 +1,133 @@
+"""`millstream plan` and `millstream apply`: what a pipeline would create or change, and doing it."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from core.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from pipelines.changes import Change
+    from pipelines.plan import Plan
+
+COLOURS = {"create": "green", "change": "yellow", "keep": "dim", "refuse": "bold red"}
+SIGNS = {"create": "+", "change": "~", "keep": "=", "refuse": "!"}
+Names = Annotated[list[str] | None, typer.Argument(help="pipelines; all of them without a name")]
+Output = Annotated[str, typer.Option("--output", "-o", help="table | json")]
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def plan(
+        pipelines: Names = None,
+        text: Annotated[bool, typer.Option("--text", help="the plan itself, in its stable form")] = False,
+        sql: Annotated[bool, typer.Option("--sql", help="the compiled Flink SQL")] = False,
+        output: Output = "table",
+    ) -> None:
+        """What applying would create or change: topics, schemas, SQL jobs, workers. Changes nothing."""
+        chosen = plans_named(pipelines)
+        if text or sql:
+            for one in chosen:
+                typer.echo(stable_text(one) if text else compiled_sql(one), nl=False)
+            return
+        show(compare_all(chosen, settings()), output)
+
+    @app.command()
+    def apply(
+        pipelines: Names = None,
+        jobs: Annotated[bool, typer.Option(help="start the jobs too, where the local stack runs")] = True,
+        output: Output = "table",
+    ) -> None:
+        """Create and change what the plan says. Applying twice changes nothing."""
+        chosen = plans_named(pipelines)
+        show(apply_all(chosen, settings(), jobs=jobs), output)
+
+
+def plans_named(names: Sequence[str] | None) -> "list[Plan]":
+    from pipelines.load import load_plan, load_plans
+
+    return [load_plan(name) for name in names] if names else list(load_plans().values())
+
+
+def stable_text(plan: "Plan") -> str:
+    from pipelines.text import plan_text
+
+    kafka = settings().kafka
+    return plan_text(plan, replication=kafka.replication, min_insync=kafka.min_insync)
+
+
+def compiled_sql(plan: "Plan") -> str:
+    from features.compile.flink import PLACEHOLDER, compile_stream
+    from jobs.on_flink.stream import stream_of
+
+    return compile_stream(stream_of(plan), PLACEHOLDER).text
+
+
+def compare_all(plans: "Sequence[Plan]", given: Settings) -> "list[Change]":
+    """Topics, schemas, Flink jobs and processes, against what is there."""
+    from pipelines.changes import compare
+
+    return compare(plans, given) + _compare_jobs(plans, given)
+
+
+def apply_all(plans: "Sequence[Plan]", given: Settings, *, jobs: bool) -> "list[Change]":
+    """Apply topics, schemas and tables, then start the jobs. Returns what was changed."""
+    from cli.jobs import job_specs
+    from cli.stack_commands import local_stack
+    from pipelines.changes import apply
+
+    pending = _compare_jobs(plans, given) if jobs else []
+    changes = apply(plans, given)
+    stack = local_stack(given)
+    if jobs and stack.running():
+        for spec in job_specs(plans, given):
+            stack.add_job(spec)
+    return changes + pending
+
+
+def _compare_jobs(plans: "Sequence[Plan]", given: Settings) -> "list[Change]":
+    from cli.jobs import job_specs
+    from cli.stack_commands import local_stack
+    from jobs.on_flink.stream import job_name, running_job_names
+    from pipelines.changes import Action, Change
+
+    running = running_job_names(given)
+    changes = []
+    for plan in plans:
+        name = job_name(plan)
+        if name in running:
+            changes.append(Change("sql", name, Action.KEEP))
+            continue
+        before = [other for other in running if other.startswith(f"{plan.pipeline}-")]
+        action = Action.CHANGE if before else Action.CREATE
+        detail = tuple(f"{other} -> {name}" for other in before)
+        changes.append(Change("sql", name, action, detail or (f"{len(plan.view.features)} features",)))
+    there = {row.name for row in local_stack(given).status()} if local_stack(given).running() else set()
+    for spec in job_specs(plans, given):
+        action = Action.KEEP if spec.name in there else Action.CREATE
+        changes.append(Change("worker", spec.name, action))
+    return changes
+
+
+def show(changes: "Sequence[Change]", output: str) -> None:
+    """The changes as a coloured diff, or as one JSON array."""
+    from rich.console import Console
+
+    if output == "json":
+        rows = [
+            {"kind": c.kind, "name": c.name, "action": str(c.action), "detail": list(c.detail)}
+            for c in changes
+        ]
+        typer.echo(json.dumps(rows))
+        return
+    console = Console(highlight=False)
+    for change in changes:
+        colour = COLOURS[change.action]
+        console.print(f"[{colour}]{SIGNS[change.action]} {change.kind} {change.name}: {change.action}[/]")
+        if change.action != "keep":
+            for line in change.detail:
+                console.print(f"    {line}", style=colour, markup=False)
+    counts = {action: sum(change.action == action for change in changes) for action in SIGNS}
+    console.print(", ".join(f"{number} to {action}" for action, number in counts.items() if number))

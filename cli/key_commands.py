@@ -1,0 +1,102 @@
+"""`millstream keys create|list|revoke`: who may call the gateway."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from core.errors import InvalidInput
+from core.settings import settings
+from gateway.keys import Key, create_key, list_keys, revoke_key
+from gateway.principals import SCOPES
+from schemas.headers import rfc3339
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST = timedelta(days=3650)
+
+
+class Output(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group to `app`."""
+    group = typer.Typer(help="API keys of the gateway.", no_args_is_help=True)
+    group.command("create")(create)
+    group.command("list")(list_all)
+    group.command("revoke")(revoke)
+    app.add_typer(group, name="keys")
+
+
+def create(
+    tenant: Annotated[str, typer.Option(help="Whose key it is.")] = "default",
+    name: Annotated[str, typer.Option(help="A note for the list.")] = "",
+    scope: Annotated[
+        list[str] | None, typer.Option(help=f"May be repeated: {', '.join(sorted(SCOPES))}. Default: all.")
+    ] = None,
+    expires_in: Annotated[
+        str | None, typer.Option(help="Time to live, as 12h or 30d. Default: none.")
+    ] = None,
+) -> None:
+    """Make a key and print it, alone on stdout. It is shown this once and kept nowhere."""
+    lifetime = _duration(expires_in) if expires_in is not None else None
+    typer.echo(create_key(settings(), tenant, name=name, scopes=scope, expires_in=lifetime))
+
+
+def list_all(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    output: Annotated[Output, typer.Option("-o", "--output", help="How to show it.")] = Output.TABLE,
+) -> None:
+    """Every key without its secret, newest first."""
+    keys = list_keys(settings(), tenant)
+    if output is Output.JSON:
+        typer.echo(json.dumps([_plain(key) for key in keys], indent=2))
+        return
+    table = Table("id", "tenant", "name", "scopes", "created", "state")
+    for key in keys:
+        row = _plain(key)
+        scopes = "all" if key.scopes == SCOPES else ", ".join(sorted(key.scopes))
+        table.add_row(
+            key.id, key.tenant, escape(key.name), scopes, rfc3339(key.created_at), str(row["state"])
+        )
+    Console().print(table)
+
+
+def revoke(
+    key: Annotated[str, typer.Argument(help="The key's id, or the whole key.")],
+) -> None:
+    """End a key now. Gateways follow within a second and close its sockets."""
+    revoked = revoke_key(settings(), key)
+    typer.echo(f"revoked {revoked.id} of {revoked.tenant}")
+
+
+def _plain(key: Key) -> dict[str, object]:
+    if key.revoked_at is not None:
+        state = "revoked"
+    else:
+        state = "valid" if key.valid_at(datetime.now(UTC)) else "expired"
+    return {
+        "id": key.id,
+        "tenant": key.tenant,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "created_at": rfc3339(key.created_at),
+        "expires_at": rfc3339(key.expires_at) if key.expires_at else None,
+        "revoked_at": rfc3339(key.revoked_at) if key.revoked_at else None,
+        "state": state,
+    }
+
+
+def _duration(text: str) -> timedelta:
+    """`90s`, `15m`, `12h` or `30d`, at most ten years."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text, re.ASCII)
+    if found is None or int(found[1]) * _UNITS[found[2]] > _LONGEST.total_seconds():
+        raise InvalidInput(f"no time to live: {text!r}", mend="write it as 90s, 15m, 12h or 30d")
+    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])

@@ -1,0 +1,1 @@
+"""Everything long-running, bound to its engine."""

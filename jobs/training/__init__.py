@@ -1,0 +1,1 @@
+"""Training: from recorded events to a published, verified model."""

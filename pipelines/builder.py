@@ -1,0 +1,240 @@
+"""Pipelines, written as small functions and compiled to plans.
+
+    @pipeline("fraud", version=1, unrouted=DEAD_LETTERS)
+    def fraud(p: Pipeline) -> None:
+        payments = p.read(TRANSACTIONS)
+        enriched = payments.enrich(CARD_ACTIVITY, to=ENRICHED)
+        payments.alert_on(CARD_TESTING)
+        scored = enriched.infer("fraud")
+        decided = scored.ok.decide(BANDS)
+        p.write(decided.ok, RESULTS)
+        p.follow(status=STATUS, labels=LABELS)
+
+Each step gives a value of its own type, so that a wrong order does not type-check. Outputs are named
+(`ok`, `failed`); what is not written anywhere goes to the pipeline's declared default, and a pipeline
+without a default does not plan.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+
+from core.errors import DeclarationError
+from features.patterns import Pattern
+from features.view import FeatureView
+from operators.decide import Bands
+from pipelines.plan import Infer, Plan
+from schemas.catalog.alerts import ALERTS
+from schemas.catalog.decisions import Decision, StatusChange, Verdict
+from schemas.record import Record
+from schemas.topic import Topic
+
+
+class Unrouted(Enum):
+    """Where an output goes that the pipeline does not write anywhere."""
+
+    DEAD_LETTERS = "dead_letters"
+
+
+DEAD_LETTERS = Unrouted.DEAD_LETTERS
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Records that a step could not handle; they go to the pipeline's default."""
+
+    step: str
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The decisions of a `decide` step."""
+
+    ok: "Decisions"
+    failed: Failed
+
+
+@dataclass(frozen=True)
+class Decisions:
+    _pipeline: "Pipeline"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Records with a score."""
+
+    _pipeline: "Pipeline"
+
+    def decide(self, bands: Bands, *, step: str = "decide") -> Decided:
+        """A decision per record, by thresholds that are data."""
+        self._pipeline._take(step, "bands", bands)
+        return Decided(Decisions(self._pipeline), Failed(step))
+
+
+@dataclass(frozen=True)
+class Scored:
+    ok: Scores
+    failed: Failed
+
+
+@dataclass(frozen=True)
+class Enriched:
+    """Events with their features, each exactly once; one too late for its windows comes out marked."""
+
+    _pipeline: "Pipeline"
+
+    def infer(
+        self,
+        model: str,
+        *,
+        batch: int = 512,
+        wait: timedelta = timedelta(milliseconds=5),
+        step: str = "infer",
+    ) -> Scored:
+        """A score per record, by the champion version of `model`. `wait` is at most 500 ms."""
+        where = f"pipeline {self._pipeline.name}, step {step}"
+        if not 1 <= batch <= 10_000:
+            raise DeclarationError(f"a batch of {batch} records", where=where, mend="give 1 to 10000")
+        if not timedelta(0) <= wait <= timedelta(milliseconds=500):
+            raise DeclarationError(f"a wait of {wait}", where=where, mend="give 0 to 500 ms")
+        self._pipeline._take(step, "infer", Infer(model, batch, wait))
+        return Scored(Scores(self._pipeline), Failed(step))
+
+
+@dataclass(frozen=True)
+class Events:
+    """A topic as it is read: each event once per (tenant, id), the first one."""
+
+    _pipeline: "Pipeline"
+
+    def enrich(self, view: FeatureView, *, to: Topic, step: str = "enrich") -> Enriched:
+        """The events with the view's features, on the topic `to`."""
+        self._pipeline._same_record(view.source, f"view {view.name}", step)
+        self._pipeline._take(step, "view", view)
+        self._pipeline._set("enriched", to, step)
+        return Enriched(self._pipeline)
+
+    def alert_on(self, pattern: Pattern, *, step: str | None = None) -> None:
+        """An alert for each match of the pattern."""
+        step = step or pattern.name
+        self._pipeline._same_record(pattern.source, f"pattern {pattern.name}", step)
+        self._pipeline._step(step)
+        self._pipeline._patterns.append(pattern)
+
+
+@dataclass
+class Pipeline:
+    """What the building function is handed."""
+
+    name: str
+    version: int
+    unrouted: Unrouted | None
+    _parts: dict[str, object] = field(default_factory=dict)
+    _steps: list[str] = field(default_factory=list)
+    _patterns: list[Pattern] = field(default_factory=list)
+
+    def read(self, topic: Topic, *, step: str = "read") -> Events:
+        """Read events."""
+        self._take(step, "source", topic)
+        return Events(self)
+
+    def write(self, decisions: Decisions, topic: Topic, *, step: str = "results") -> None:
+        """Publish the decisions; the first per (tenant, id) is the visible outcome."""
+        self._holds(topic, Decision, step)
+        self._take(step, "results", topic)
+
+    def follow(self, *, status: Topic, labels: Topic, alerts: Topic = ALERTS, step: str = "follow") -> None:
+        """Keep each event's status and push its changes; take verdicts; alert on what is blocked."""
+        self._holds(status, StatusChange, step)
+        self._holds(labels, Verdict, step)
+        self._take(step, "status", status)
+        self._set("labels", labels, step)
+        self._set("alerts", alerts, step)
+
+    def plan(self) -> Plan:
+        """The plan. Raises DeclarationError when a part is missing or parts do not fit together."""
+        where = f"pipeline {self.name}"
+        if self.unrouted is None:
+            raise DeclarationError(
+                "a pipeline without a default output", where=where, mend="give unrouted=DEAD_LETTERS"
+            )
+        wanted = {
+            "source": "read", "view": "enrich", "infer": "infer", "bands": "decide",
+            "results": "write", "status": "follow",
+        }  # fmt: skip
+        for part, call in wanted.items():
+            if part not in self._parts:
+                raise DeclarationError(f"no {part}", where=where, mend=f"call {call}(...) in its function")
+        plan = Plan(pipeline=self.name, version=self.version, patterns=tuple(self._patterns), **self._parts)  # type: ignore[arg-type]
+        for topic in (plan.enriched, plan.results, plan.status, plan.labels):
+            if topic.partitions != plan.source.partitions:
+                raise DeclarationError(
+                    f"{topic.name}: {topic.partitions} partitions, its source {plan.source.partitions}",
+                    where=where,
+                    mend="give the topics of a path equal partition counts: one worker sees an entity whole",
+                )
+        return plan
+
+    def _take(self, step: str, part: str, value: object) -> None:
+        self._step(step)
+        self._set(part, value, step)
+
+    def _step(self, step: str) -> None:
+        if step in self._steps:
+            raise DeclarationError(
+                f"two steps named {step!r}",
+                where=f"pipeline {self.name}",
+                mend="give one another name: a step's name is the identity of its state",
+            )
+        self._steps.append(step)
+
+    def _set(self, part: str, value: object, step: str) -> None:
+        if part in self._parts:
+            raise DeclarationError(
+                f"a second {part}",
+                where=f"pipeline {self.name}, step {step}",
+                mend="make it a pipeline of its own",
+            )
+        self._parts[part] = value
+
+    def _same_record(self, record: type[Record], what: str, step: str) -> None:
+        source = self._parts["source"]
+        if isinstance(source, Topic) and source.record is not record:
+            held = source.record.__name__ if source.record else "nothing"
+            raise DeclarationError(
+                f"{what} is over {record.__name__}, {source.name} holds {held}",
+                where=f"pipeline {self.name}, step {step}",
+                mend="read the topic of that record, or declare the view over this one",
+            )
+
+    def _holds(self, topic: Topic, record: type[Record], step: str) -> None:
+        if topic.record is not record:
+            held = topic.record.__name__ if topic.record else "nothing"
+            raise DeclarationError(
+                f"topic {topic.name} holds {held}",
+                where=f"pipeline {self.name}, step {step}",
+                mend=f"give a topic of {record.__name__}",
+            )
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A pipeline that can be planned; what the entry point `millstream.pipelines` names."""
+
+    name: str
+    version: int
+    unrouted: Unrouted | None
+    build: Callable[[Pipeline], None]
+
+    def plan(self) -> Plan:
+        made = Pipeline(self.name, self.version, self.unrouted)
+        self.build(made)
+        return made.plan()
+
+
+def pipeline(
+    name: str, *, version: int, unrouted: Unrouted | None = None
+) -> Callable[[Callable[[Pipeline], None]], Definition]:
+    """Declare a pipeline."""
+    return lambda build: Definition(name, version, unrouted, build)

@@ -1,0 +1,1 @@
+"""Pipelines shipped with the framework, one per file, built from its public parts only."""

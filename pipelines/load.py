@@ -1,0 +1,42 @@
+"""Find pipelines: the shipped ones and a user's come through the same entry-point group."""
+
+from functools import lru_cache
+from importlib.metadata import entry_points
+
+from core.errors import DeclarationError, UnknownName
+from pipelines.builder import Definition
+from pipelines.plan import Plan
+
+GROUP = "millstream.pipelines"
+
+
+@lru_cache(maxsize=1)
+def definitions() -> dict[str, Definition]:
+    """Every installed pipeline by name. Raises DeclarationError when two share a name."""
+    found: dict[str, Definition] = {}
+    for entry in entry_points(group=GROUP):
+        loaded = entry.load()
+        if not isinstance(loaded, Definition):
+            raise DeclarationError(
+                f"entry point {entry.name} is a {type(loaded).__name__}",
+                where=entry.value,
+                mend="decorate the building function with @pipeline(...)",
+            )
+        if loaded.name in found:
+            raise DeclarationError(
+                f"two pipelines named {loaded.name!r}", where=entry.value, mend="rename one of them"
+            )
+        found[loaded.name] = loaded
+    return found
+
+
+def load_plan(name: str) -> Plan:
+    """The plan of a pipeline; raises UnknownName with the nearest name."""
+    known = definitions()
+    if name not in known:
+        raise UnknownName("pipeline", name, known)
+    return known[name].plan()
+
+
+def load_plans() -> dict[str, Plan]:
+    return {name: definition.plan() for name, definition in sorted(definitions().items())}

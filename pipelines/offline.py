@@ -1,0 +1,51 @@
+"""The offline store: one Delta table per enriched topic, partitioned by the date of the event.
+
+Besides the record's columns each row has `kafka_partition`, `kafka_offset` and `enriched_at` (the broker's
+time of the enriched message). The table's log keeps, per Kafka partition, the next offset to read.
+"""
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+
+from core.errors import UnknownName
+
+DATE = "date"
+POSITION_COLUMNS = ("kafka_partition", "kafka_offset", "enriched_at")
+
+
+def offline_path(root: Path, topic: str) -> Path:
+    """The folder of the topic's table, inside the data folder."""
+    return root / "delta" / topic
+
+
+def application_id(table: str, topic: str, partition: int) -> str:
+    """Under which name the table's log keeps the offset of a partition."""
+    return f"{table}:{topic}:{partition}"
+
+
+def read_offline(root: Path, topic: str) -> pa.Table:
+    """Every row of the topic's table as of now, without the partition column `date`; times are
+    timestamp[us, tz=UTC]. Raises UnknownName when there is no table.
+
+    Reads the table's files with DuckDB; deltalake's own reader aborts the interpreter at exit with the
+    pyarrow that Beam pins.
+    """
+    path = offline_path(root, topic)
+    try:
+        files = DeltaTable(path).file_uris()
+    except TableNotFoundError as problem:
+        known = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UnknownName("offline table", topic, known, where=str(path.parent)) from problem
+    if not files:
+        return DeltaTable(path).schema().to_arrow(as_large_types=False)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        rows = connection.sql(
+            f"SELECT * EXCLUDE ({DATE}) FROM read_parquet(?, hive_partitioning = true, union_by_name = true)",
+            params=[files],
+        )
+        return rows.to_arrow_table()

@@ -1,0 +1,91 @@
+"""Kafka clients with the defaults that were measured to matter.
+
+- `partitioner=murmur2_random` puts a key where the JVM clients put it (librdkafka's own default does not).
+- `fetch.queue.backoff.ms` is 1,000 by default and starves a consumer that is faster than its queue
+  threshold: 45 us a record against 18 us with 2 ms.
+- `fetch.wait.max.ms` of 10 to 50 bounds the latency of a quiet topic.
+- Producers wait for `acks=all` and are idempotent; nothing is committed behind the caller's back; nobody
+  creates a topic by naming it.
+"""
+
+import uuid
+from typing import Any
+
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
+
+from core.settings import Settings
+
+LINGER_MS = 2
+FETCH_WAIT_MS = 20
+
+
+def producer_config(settings: Settings, **more: Any) -> dict[str, Any]:
+    """The librdkafka settings of a producer. Keyword names have underscores for dots."""
+    return {
+        **_client(settings),
+        "acks": "all",
+        "enable.idempotence": True,
+        "partitioner": "murmur2_random",
+        "linger.ms": LINGER_MS,
+        "compression.type": "lz4",
+        "delivery.timeout.ms": 30_000,
+        "queue.buffering.max.messages": 100_000,
+        "queue.buffering.max.kbytes": 262_144,
+        **_dotted(more),
+    }
+
+
+def consumer_config(settings: Settings, group: str | None, **more: Any) -> dict[str, Any]:
+    """The librdkafka settings of a consumer. Without a group it can only be assigned, and never commits."""
+    return {
+        **_client(settings),
+        # librdkafka wants a name even where no group is joined; a fresh one shares no offsets
+        "group.id": group or f"ungrouped-{uuid.uuid4()}",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "earliest",
+        "allow.auto.create.topics": False,
+        "isolation.level": "read_committed",
+        "fetch.queue.backoff.ms": 2,
+        "fetch.wait.max.ms": FETCH_WAIT_MS,
+        "queued.max.messages.kbytes": 65_536,
+        "session.timeout.ms": 10_000,
+        "heartbeat.interval.ms": 2_000,
+        "max.poll.interval.ms": 120_000,
+        **_dotted(more),
+    }
+
+
+def producer(settings: Settings, **more: Any) -> Producer:
+    """A producer: `acks=all`, idempotent, in order per partition, waits 2 ms to fill a request."""
+    return Producer(producer_config(settings, **more))
+
+
+def consumer(settings: Settings, group: str | None, **more: Any) -> Consumer:
+    """A consumer that commits only when told. With `group` None use `assign`, not `subscribe`."""
+    return Consumer(consumer_config(settings, group, **more))
+
+
+def admin(settings: Settings, **more: Any) -> AdminClient:
+    return AdminClient({**_client(settings), **_dotted(more)})
+
+
+def _client(settings: Settings) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": settings.kafka.address,
+        # a broker that was restarted is tried again within a second, not ten
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 1_000,
+        "log_level": 3,
+        **settings.kafka.security,
+    }
+
+
+def _dotted(more: dict[str, Any]) -> dict[str, Any]:
+    """`linger_ms=5` as `linger.ms`; callbacks keep their underscores."""
+    kept = {"log_level", "on_commit", "on_delivery"}
+    return {
+        name if name in kept or name.endswith("_cb") else name.replace("_", "."): value
+        for name, value in more.items()
+    }

@@ -1,0 +1,88 @@
+"""Kafka headers: CloudEvents attributes in binary mode, the W3C trace, request/response, dead letters.
+
+All values are UTF-8 bytes. CloudEvents Kafka binding 1.0.2, W3C Trace Context.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from core.clock import to_millis
+
+Headers = list[tuple[str, bytes]]
+CONTENT_TYPE = "application/avro"
+DEAD_LETTER = "dlq_"
+
+
+def event_headers(
+    *,
+    id: str,
+    source: str,
+    type: str,
+    time: datetime,
+    tenant: str,
+    received_at: datetime,
+    traceparent: str | None = None,
+    correlation_id: str | None = None,
+    reply_to: str | None = None,
+    deadline: datetime | None = None,
+) -> Headers:
+    """The headers of one event. `source` is who sent it, `type` its record; times are timezone-aware."""
+    pairs: list[tuple[str, str | None]] = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", id),
+        ("ce_source", source),
+        ("ce_type", type),
+        ("ce_time", rfc3339(time)),
+        ("ce_tenant", tenant),
+        ("ce_receivedat", str(to_millis(received_at))),
+        ("content-type", CONTENT_TYPE),
+        ("traceparent", traceparent),
+        ("correlation_id", correlation_id),
+        ("reply_to", reply_to),
+        ("deadline", None if deadline is None else str(to_millis(deadline))),
+    ]
+    return [(name, value.encode()) for name, value in pairs if value is not None]
+
+
+def dead_letter_headers(
+    original: Any, *, reason: str, code: str, stage: str, topic: str, partition: int, offset: int,
+    at: datetime, job: str,
+) -> Headers:  # fmt: skip
+    """The original headers, then why and where the message was given up. Of an earlier dead letter only
+    the newest reason stays, so that a requeued message does not grow."""
+    kept = [(name, value) for name, value in pairs_of(original) if not name.startswith(DEAD_LETTER)]
+    added = {
+        "reason": reason, "code": code, "stage": stage, "topic": topic, "partition": str(partition),
+        "offset": str(offset), "at": rfc3339(at), "job": job,
+    }  # fmt: skip
+    return kept + [(f"{DEAD_LETTER}{name}", value.encode()) for name, value in added.items()]
+
+
+def header(headers: Any, name: str) -> str | None:
+    """The last value of a header as text, or None. Takes what `Message.headers()` gives, None included.
+
+    Bytes that are not UTF-8 come back with replacement characters; a header never fails a message.
+    """
+    found = None
+    for key, value in pairs_of(headers):
+        if key == name:
+            found = value
+    return None if found is None else found.decode("utf-8", "replace")
+
+
+def pairs_of(headers: Any) -> Iterable[tuple[str, bytes]]:
+    """Headers as pairs of text and bytes; a null value is empty bytes."""
+    if not headers:
+        return
+    items = headers.items() if isinstance(headers, Mapping) else headers
+    for name, value in items:
+        if value is None:
+            yield name, b""
+        else:
+            yield name, value.encode() if isinstance(value, str) else bytes(value)
+
+
+def rfc3339(at: datetime) -> str:
+    """UTC with milliseconds: `2026-01-01T00:00:00.000Z`; `at` must be timezone-aware."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

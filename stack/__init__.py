@@ -1,0 +1,1 @@
+"""The local services: fetched from package registries, started, watched, stopped; no root, no containers."""

@@ -1,0 +1,127 @@
+"""A gateway of the tests' own, in a thread with its own event loop, on the local stack."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from core.settings import Settings
+from gateway.keys import create_key
+from gateway.main import serve
+from pipelines.changes import apply
+from pipelines.load import load_plans
+from schemas.broker import producer
+from schemas.catalog.decisions import Decision, StatusChange
+from schemas.catalog.transactions import Transaction
+from schemas.codec import RecordCodec
+from schemas.keys import key_of
+from schemas.registry import SchemaRegistry
+
+START_S = 30.0
+PLANS = load_plans()
+FRAUD = PLANS["fraud"]
+
+
+class RunningGateway:
+    """Serves from entering to leaving; leaving drains. Use as a context manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.url = f"http://127.0.0.1:{settings.gateway.port}"
+        self._stop: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="test-gateway", daemon=True)
+
+    def __enter__(self) -> Self:
+        apply(list(PLANS.values()), self.settings)
+        self._thread.start()
+        self.wait_ready()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._loop is not None and self._stop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=30)
+        if self._failure is not None:
+            raise self._failure
+
+    def wait_ready(self, within_s: float = START_S) -> None:
+        """Until `/ready` says so."""
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                answer = httpx.get(f"{self.url}/readyz?verbose", timeout=2)
+                if answer.status_code == 200:
+                    return
+                told = answer.text
+            except httpx.TransportError as error:
+                told = repr(error)
+            assert time.monotonic() < deadline, f"the gateway is not ready: {told}"
+            time.sleep(0.05)
+
+    def key(self, tenant: str = "acme", **more: Any) -> str:
+        return create_key(self.settings, tenant, **more)
+
+    def http(self, tenant: str = "acme") -> httpx.Client:
+        headers = {"authorization": f"Bearer {self.key(tenant)}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+
+    def _run(self) -> None:
+        async def main() -> None:
+            self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+            await serve(self.settings, PLANS, stop=self._stop)
+
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            self._failure = error
+
+
+def transaction(**changes: Any) -> dict[str, Any]:
+    """A valid transaction as a client sends it: required fields only, now."""
+    event: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Transaction):
+        if field.required and field.name not in ("tenant", "id"):
+            event[field.name] = 1
+    event |= {"card_id": "1-2-3", "product": "W", "occurred_at": datetime.now(UTC).isoformat()}
+    return event | changes
+
+
+def change(id: str, *, tenant: str = "acme", status: str = "confirmed", rank: int = 1) -> StatusChange:
+    """A status change as the writer makes it."""
+    now = datetime.now(UTC)
+    whose = {"tenant": tenant, "id": id, "entity": "1-2-3", "occurred_at": now, "pipeline": "fraud"}
+    result = Decision(
+        **whose,  # type: ignore[arg-type]
+        score=7.5,
+        decision="confirm",
+        status=status,
+        model="fraud",
+        model_version="1",
+        decided_at=now,
+        received_at=now,
+    )
+    return StatusChange(**whose, status=status, rank=rank, changed_at=now, result=result)  # type: ignore[arg-type]
+
+
+def produce(settings: Settings, changes: Sequence[StatusChange]) -> None:
+    """Put status changes on their topic and wait until they are there."""
+    codec = RecordCodec(StatusChange, SchemaRegistry.of(settings), FRAUD.status.subject)
+    client = producer(settings)
+    failed: list[Any] = []
+    for made in changes:
+        client.produce(
+            FRAUD.status.name,
+            value=codec.encode(made),
+            key=key_of(made.tenant, made.id),
+            on_delivery=lambda error, _: failed.append(error) if error else None,
+        )
+        client.poll(0)
+    assert client.flush(30) == 0
+    assert not failed

@@ -1,0 +1,110 @@
+"""Small records and fakes that the gateway's tests share."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pyarrow as pa
+
+from core.errors import Unavailable
+from gateway.keys import Key
+from gateway.push.ring import Entry
+from schemas.record import Float32, Int32, Record, record
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class Item(msgspec.Struct, frozen=True):
+    """A part of a payment."""
+
+    sku: str
+    weights: list[Float32] = []
+
+
+@record(entity="card_id", time="occurred_at", namespace="millstream.test")
+class Payment(Record, frozen=True, kw_only=True):
+    """One field of each kind."""
+
+    card_id: str
+    occurred_at: datetime
+    amount_cents: int
+    small: Int32 = 0
+    ratio: float | None = None
+    single: Float32 | None = None
+    positive: Annotated[int, msgspec.Meta(ge=0)] = 0
+    kind: Literal["card", "cash"] = "card"
+    flag: bool = False
+    item: Item | None = None
+    tags: list[str] = []
+    counts: dict[str, int] = {}
+
+
+def payment(**changes: Any) -> dict[str, Any]:
+    """A valid payment as a client sends it."""
+    return {"card_id": "c-1", "occurred_at": NOW.isoformat(), "amount_cents": 1250} | changes
+
+
+class KeysInMemory:
+    """A source of keys that can be away. `asked` counts the fetches."""
+
+    def __init__(self, *keys: Key) -> None:
+        self.keys = {key.id: key for key in keys}
+        self.away = False
+        self.asked = 0
+
+    async def fetch(self, ids: Sequence[str]) -> Mapping[str, Key]:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.away:
+            raise Unavailable("keys are away")
+        return {id: self.keys[id] for id in ids if id in self.keys}
+
+
+class Listener:
+    """A receiver of frames without a socket; `limit` frames, then it is closed."""
+
+    def __init__(self, limit: int = 1_000_000) -> None:
+        self.frames: list[dict[str, Any]] = []
+        self.limit = limit
+        self.closed = False
+
+    def offer(self, frame: str) -> bool:
+        if self.closed or len(self.frames) >= self.limit:
+            self.closed = True
+            return False
+        self.frames.append(msgspec.json.decode(frame))
+        return True
+
+    async def room(self) -> bool:
+        await asyncio.sleep(0)
+        return not self.closed
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [frame for frame in self.frames if frame["type"] == "event"]
+
+
+def status_entries(
+    rows: Sequence[tuple[str, str, int]], *, partition: int = 0, first_offset: int = 0
+) -> list[Entry]:
+    """Entries of (tenant, id, rank), one batch, consecutive offsets."""
+    batch = pa.RecordBatch.from_pylist(
+        [{"tenant": tenant, "id": id, "rank": rank, "status": f"rank-{rank}"} for tenant, id, rank in rows]
+    )
+    return [
+        Entry(
+            tenant=tenant,
+            id=id,
+            rank=rank,
+            group="fraud",
+            key=(tenant, id, rank),
+            partition=partition,
+            offset=first_offset + row,
+            at_ms=1_000 + first_offset + row,
+            batch=batch,
+            row=row,
+        )
+        for row, (tenant, id, rank) in enumerate(rows)
+    ]

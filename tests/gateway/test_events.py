@@ -1,0 +1,296 @@
+"""Accepting events: the protocol of reserve, produce and mark, and an outcome for each event."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from core.clock import ManualClock
+from core.errors import (
+    Conflict,
+    InvalidInput,
+    Malformed,
+    MillstreamError,
+    QueueFull,
+    Rejected,
+    TooLarge,
+    Unavailable,
+    UnknownName,
+)
+from core.settings import Gateway
+from gateway.acceptance import InMemoryAcceptance
+from gateway.events import Door, EventsEndpoint
+from gateway.exchange import Request, Response
+from gateway.intake import Intake
+from gateway.principals import SCOPES, Principal
+from gateway.problems import UnsupportedMediaType
+from gateway.publisher import Outgoing
+from schemas.codec import RecordCodec
+from schemas.headers import header
+from schemas.topic import Topic
+from tests.gateway.samples import NOW, Payment, payment
+
+TOPIC = Topic("test.payments.events.v1", Payment)
+
+
+class OneSchema:
+    """A registry with one schema."""
+
+    def id_of(self, subject: str, text: str) -> int:
+        return 7
+
+    def schema(self, schema_id: int) -> str:
+        raise UnknownName("schema id", str(schema_id), ())
+
+
+class Kafka:
+    """A publisher that keeps what was produced. `failing` is the outcome of every message, if any."""
+
+    def __init__(self) -> None:
+        self.produced: list[Outgoing] = []
+        self.failing: MillstreamError | None = None
+        self.refusing: Unavailable | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def require(self, count: int) -> None:
+        if self.refusing is not None:
+            raise self.refusing
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[MillstreamError | None]:
+        self.require(len(messages))
+        await self.gate.wait()
+        if self.failing is None:
+            self.produced.extend(messages)
+        return [self.failing] * len(messages)
+
+
+class Schemas:
+    def require(self) -> None: ...
+
+
+class AwayStore(InMemoryAcceptance):
+    away = False
+
+    async def reserve(self, tenant: str, events: Any) -> Any:
+        if self.away:
+            raise Unavailable("away")
+        return await super().reserve(tenant, events)
+
+    async def mark(self, tenant: str, events: Any, *, reserved: bool) -> None:
+        if self.away:
+            raise Unavailable("away")
+        await super().mark(tenant, events, reserved=reserved)
+
+
+class Setting:
+    """One endpoint and its surroundings."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(NOW)
+        self.kafka = Kafka()
+        self.store = AwayStore(ttl=timedelta(days=1), clock=self.clock)
+        self.recent = InMemoryAcceptance(ttl=timedelta(days=1), clock=self.clock)
+        intake = Intake(Payment, max_age=timedelta(days=7), max_ahead=timedelta(minutes=5), clock=self.clock)
+        codec: Any = RecordCodec(Payment, OneSchema(), TOPIC.subject)
+        kafka: Any = self.kafka
+        schemas: Any = Schemas()
+        self.endpoint = EventsEndpoint(
+            Gateway(max_event_bytes=2048, max_batch_events=10),
+            {"payments": Door("payments", TOPIC, intake, codec)},
+            store=self.store,
+            recent=self.recent,
+            publisher=kafka,
+            schemas=schemas,
+            clock=self.clock,
+        )
+
+    async def post(
+        self, body: Any, *, pipeline: str = "payments", kind: str = "application/json", tenant: str = "acme"
+    ) -> Response:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+        async def read(limit: int) -> bytes:
+            if len(raw) > limit:
+                raise TooLarge("body")
+            return raw
+
+        request = Request(
+            method="POST",
+            path="/",
+            headers={"content-type": kind},
+            body=read,
+            request_id="r-1",
+            parameters={"pipeline": pipeline},
+            principal=Principal(tenant, "key-1", SCOPES),
+        )
+        return await self.endpoint.post(request)
+
+    async def outcomes(self, body: Any, **more: Any) -> tuple[int, list[int]]:
+        response = await self.post(body, **more)
+        return response.status, [row["status"] for row in msgspec.json.decode(response.body)["outcomes"]]
+
+
+@pytest.fixture
+def at() -> Setting:
+    return Setting()
+
+
+async def test_one_event_is_accepted_and_lies_on_kafka_as_it_should(at: Setting) -> None:
+    response = await at.post(payment(id="t1"))
+    assert response.status == 202
+    assert msgspec.json.decode(response.body) == {
+        "id": "t1", "status": "provisional", "pipeline": "payments", "received_at": "2026-01-01T12:00:00Z",
+    }  # fmt: skip
+    headers = dict(response.headers)
+    assert headers["location"] == "/api/v1/transactions/t1"
+    assert "validate;dur=" in headers["server-timing"]
+    assert "publish;dur=" in headers["server-timing"]
+    (message,) = at.kafka.produced
+    assert (message.topic, message.key) == (TOPIC.name, "acme|c-1")
+    assert message.at_ms == int(NOW.timestamp() * 1000)
+    assert header(message.headers, "ce_tenant") == "acme"
+    assert header(message.headers, "ce_id") == "t1"
+    assert header(message.headers, "ce_source") == "key-1"
+    assert header(message.headers, "ce_receivedat") == str(message.at_ms)
+    assert header(message.headers, "ce_type") == "millstream.test.Payment"
+    assert (header(message.headers, "traceparent") or "").startswith("00-")
+
+
+async def test_the_same_again_is_the_same_answer_and_not_produced_again(at: Setting) -> None:
+    first = await at.post(payment(id="t1"))
+    at.clock.advance(timedelta(minutes=1))
+    again = await at.post(payment(id="t1"))
+    assert (again.status, again.body) == (202, first.body)
+    assert ("idempotent-replayed", "true") in again.headers
+    assert len(at.kafka.produced) == 1
+
+
+async def test_the_same_content_written_otherwise_is_the_same(at: Setting) -> None:
+    await at.post(payment(id="t1"))
+    spaced = json.dumps(dict(reversed(payment(id="t1", tenant="acme").items())), indent=3).encode()
+    assert (await at.post(spaced)).status == 202
+    assert len(at.kafka.produced) == 1
+
+
+async def test_the_same_id_with_other_content_is_a_conflict(at: Setting) -> None:
+    await at.post(payment(id="t1"))
+    with pytest.raises(Conflict):
+        await at.post(payment(id="t1", amount_cents=1))
+    assert len(at.kafka.produced) == 1
+
+
+async def test_tenants_do_not_share_ids(at: Setting) -> None:
+    await at.post(payment(id="t1"))
+    assert (await at.post(payment(id="t1", amount_cents=1), tenant="other")).status == 202
+
+
+async def test_what_kafka_did_not_acknowledge_is_produced_again_with_the_same_content(at: Setting) -> None:
+    at.kafka.failing = Unavailable("timed out")
+    with pytest.raises(Unavailable):
+        await at.post(payment(id="t1"))
+    assert await at.store.get("acme", "t1") is not None
+    with pytest.raises(Conflict):
+        await at.post(payment(id="t1", amount_cents=1))
+    at.kafka.failing = None
+    assert (await at.post(payment(id="t1"))).status == 202
+    assert len(at.kafka.produced) == 1
+
+
+async def test_while_refusing_nothing_is_reserved(at: Setting) -> None:
+    at.kafka.refusing = QueueFull("full")
+    with pytest.raises(QueueFull):
+        await at.post(payment(id="t1"))
+    assert await at.store.get("acme", "t1") is None
+
+
+async def test_there_is_no_answer_before_kafka_acknowledged(at: Setting) -> None:
+    at.kafka.gate.clear()
+    waiting = asyncio.create_task(at.post(payment(id="t1")))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    held = await at.store.get("acme", "t1")
+    assert held is not None
+    assert not held.accepted
+    at.kafka.gate.set()
+    assert (await waiting).status == 202
+
+
+async def test_with_the_store_away_events_are_still_accepted(at: Setting) -> None:
+    at.store.away = True
+    assert (await at.post(payment(id="t1"))).status == 202
+    assert (await at.post(payment(id="t1"))).status == 202  # this gateway remembers
+    assert len(at.kafka.produced) == 1
+
+
+async def test_several_events_have_an_outcome_each_in_their_order(at: Setting) -> None:
+    await at.post(payment(id="taken"))
+    body = [
+        payment(id="a"),
+        payment(amount_cents="x"),
+        payment(id="a"),
+        payment(id="a", amount_cents=1),
+        payment(id="taken", amount_cents=1),
+        5,
+        payment(id="b"),
+    ]
+    assert await at.outcomes(body) == (207, [202, 422, 202, 409, 409, 422, 202])
+    assert [header(message.headers, "ce_id") for message in at.kafka.produced] == ["taken", "a", "b"]
+
+
+async def test_ndjson_has_an_outcome_for_each_line(at: Setting) -> None:
+    lines = [
+        json.dumps(payment()),
+        "{",
+        '{"a":1,"a":2}',
+        '{"x":"' + "y" * 3000 + '"}',
+        "",
+        json.dumps(payment()),
+    ]
+    body = "\r\n".join(lines).encode()
+    assert await at.outcomes(body, kind="application/x-ndjson; charset=utf-8") == (
+        207,
+        [202, 400, 400, 413, 202],
+    )
+
+
+async def test_all_accepted_is_202_and_none_for_now_is_503(at: Setting) -> None:
+    assert await at.outcomes([payment(), payment()]) == (202, [202, 202])
+    at.kafka.failing = Unavailable("away")
+    with pytest.raises(Unavailable):
+        await at.post([payment(), payment()])
+    assert await at.outcomes([payment(), payment(amount_cents=None)]) == (207, [503, 422])
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "error"),
+    [
+        (b"{", "application/json", Malformed),
+        (b"", "application/json", Malformed),
+        (b'[{"a":1},', "application/json", Malformed),
+        (b"[" * 100_000, "application/json", TooLarge),
+        (b"[]", "application/json", InvalidInput),
+        (b"\n\n", "application/x-ndjson", InvalidInput),
+        (b"[" + b"{}," * 10 + b"{}]", "application/json", TooLarge),
+        (b'{"x":"' + b"y" * 2048 + b'"}', "application/json", TooLarge),
+        (b"{}", "text/plain", UnsupportedMediaType),
+        (b"{}", "", UnsupportedMediaType),
+        (b"{}", "application/json; charset=latin-1", UnsupportedMediaType),
+        (b"{}", "application/json", Rejected),
+    ],
+)
+async def test_bodies_that_are_refused(at: Setting, body: bytes, kind: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await at.post(body, kind=kind)
+    assert at.kafka.produced == []
+
+
+async def test_an_unknown_pipeline_names_the_nearest(at: Setting) -> None:
+    with pytest.raises(UnknownName) as caught:
+        await at.post(payment(), pipeline="payment")
+    assert caught.value.nearest == "payments"

@@ -1,0 +1,389 @@
+"""The gateway on the real stack: what it accepts, refuses, pushes, and how it comes through outages."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from confluent_kafka import TopicPartition
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from core.clock import to_millis
+from core.ids import new_id
+from core.settings import Settings
+from gateway.client import GatewayClient, Listening, PushedEvent
+from gateway.keys import parse, revoke_key
+from schemas.broker import consumer
+from schemas.catalog.transactions import Transaction
+from schemas.codec import RecordCodec
+from schemas.headers import header
+from schemas.registry import SchemaRegistry
+from stack.local import Stack
+from tests.gateway.running import FRAUD, RunningGateway, change, produce, transaction
+
+pytestmark = pytest.mark.services
+
+EVENTS = "/api/v1/pipelines/fraud/events"
+JSON = {"content-type": "application/json"}
+WITHIN_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def settings_of_gateway(stack: Stack) -> Settings:
+    """A small ring, so that resuming reaches beyond it."""
+    given = stack.settings
+    return given.model_copy(update={"gateway": given.gateway.model_copy(update={"push_ring": 100})})
+
+
+@pytest.fixture(scope="module")
+def gateway(settings_of_gateway: Settings) -> Iterator[RunningGateway]:
+    with RunningGateway(settings_of_gateway) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
+    with gateway.http() as client:
+        yield client
+
+
+def eventually(good: Callable[[], Any], what: str, within_s: float = WITHIN_S) -> Any:
+    """Poll until `good` gives something true."""
+    deadline = time.monotonic() + within_s
+    while True:
+        found = good()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        time.sleep(0.05)
+
+
+def on_the_topic(settings: Settings, wanted: set[str]) -> dict[str, Any]:
+    """Messages of the events topic by event id, read by a consumer of the test's own."""
+    client = consumer(settings, None)
+    topic, partitions = FRAUD.source.name, range(FRAUD.source.partitions)
+    found: dict[str, Any] = {}
+    deadline = time.monotonic() + WITHIN_S
+    try:
+        ends = {p: client.get_watermark_offsets(TopicPartition(topic, p), timeout=5)[1] for p in partitions}
+        client.assign([TopicPartition(topic, p, 0) for p in partitions])
+        left = {partition for partition, end in ends.items() if end}
+        while left:
+            assert time.monotonic() < deadline, "the topic was not read to its end"
+            for message in client.consume(500, timeout=0.2):
+                assert message.error() is None
+                if message.offset() + 1 >= ends[message.partition()]:
+                    left.discard(message.partition())
+                id = header(message.headers(), "ce_id") or ""
+                if id in wanted:
+                    assert id not in found, f"{id} is on Kafka twice"
+                    found[id] = message
+    finally:
+        client.close()
+    assert wanted <= found.keys(), f"not on Kafka: {sorted(wanted - found.keys())[:5]}"
+    return found
+
+
+def test_an_accepted_event_is_on_kafka_as_it_was_sent(gateway: RunningGateway, http: httpx.Client) -> None:
+    id = new_id()
+    answer = http.post(EVENTS, json=transaction(id=id, amount_cents=4321, card_id="a|b"))
+    assert answer.status_code == 202
+    message = on_the_topic(gateway.settings, {id})[id]
+    codec = RecordCodec(Transaction, SchemaRegistry.of(gateway.settings), FRAUD.source.subject)
+    record = codec.decode(message.value())
+    assert (record.tenant, record.id, record.amount_cents, record.card_id) == ("acme", id, 4321, "a|b")
+    assert message.key() == b"acme|a%7Cb"
+    assert message.timestamp()[1] == to_millis(record.occurred_at)
+    received = datetime.fromisoformat(answer.json()["received_at"])
+    assert header(message.headers(), "ce_receivedat") == str(to_millis(received))
+    assert abs((datetime.now(UTC) - received).total_seconds()) < 30
+
+
+def test_a_get_right_after_the_202_finds_the_transaction(http: httpx.Client, gateway: RunningGateway) -> None:
+    for _ in range(20):
+        id = http.post(EVENTS, json=transaction()).json()["id"]
+        found = http.get(f"/api/v1/transactions/{id}")
+        assert (found.status_code, found.json()["status"], found.json()["id"]) == (200, "provisional", id)
+    with gateway.http("other") as other:
+        assert other.get(f"/api/v1/transactions/{id}").status_code == 404
+    assert http.get("/api/v1/transactions/absent").status_code == 404
+
+
+def test_the_row_in_the_database_wins_over_the_acceptance(
+    gateway: RunningGateway, http: httpx.Client
+) -> None:
+    id = http.post(EVENTS, json=transaction()).json()["id"]
+    with psycopg.connect(gateway.settings.postgres.address, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO transactions (tenant, id, pipeline, entity, occurred_at, status, rank, changed_at)"
+            " VALUES ('acme', %s, 'fraud', 'e', now(), 'blocked', 1, now())",
+            (id,),
+        )
+    assert http.get(f"/api/v1/transactions/{id}").json()["status"] == "blocked"
+
+
+def test_repeating_gives_the_same_answer_and_other_content_a_conflict(
+    gateway: RunningGateway, http: httpx.Client
+) -> None:
+    event = transaction(id=new_id())
+    first = http.post(EVENTS, json=event)
+    again = http.post(EVENTS, content=json.dumps(event, indent=1), headers=JSON)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json() == again.json()
+    other = http.post(EVENTS, json=event | {"amount_cents": 2})
+    assert (other.status_code, other.json()["code"]) == (409, "conflict")
+    on_the_topic(gateway.settings, {event["id"]})  # fails where it is there twice
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "headers", "status", "code"),
+    [
+        (EVENTS, b"{", JSON, 400, "malformed_body"),
+        (EVENTS, b'{"d1":NaN}', JSON, 400, "malformed_body"),
+        (EVENTS, b'{"card_id":"a","card_id":"a"}', JSON, 400, "duplicate_key"),
+        (EVENTS, b'{"card_id":"\xff"}', JSON, 400, "malformed_body"),
+        (EVENTS, b"{}", {"content-type": "text/csv"}, 415, "unsupported_media_type"),
+        (EVENTS, b'{"x":"' + b"y" * 65_536 + b'"}', JSON, 413, "too_large"),
+        (EVENTS, b"[" + b"{}," * 1000 + b"{}]", JSON, 413, "too_many_events"),
+        (EVENTS, b"x" * (17 * 1024 * 1024), JSON, 413, "too_large"),
+        ("/api/v1/pipelines/frod/events", b"{}", JSON, 404, "unknown_pipeline"),
+        (EVENTS, b"{}", JSON | {"authorization": "Bearer nonsense"}, 401, "unauthenticated"),
+        (EVENTS, b"{}", JSON | {"authorization": ""}, 401, "unauthenticated"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_input_is_a_problem_document(
+    http: httpx.Client, path: str, content: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    answer = http.post(path, content=content, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert http.post(EVENTS, json=transaction()).status_code == 202
+
+
+def test_422_names_every_field(http: httpx.Client) -> None:
+    event = transaction(amount_cents="5", card1=2**31, nonsense=1, occurred_at="2001-01-01T00:00:00Z")
+    del event["product"]
+    answer = http.post(EVENTS, json=event)
+    assert answer.status_code == 422
+    named = {field["pointer"] for field in answer.json()["errors"]}
+    assert named == {"/amount_cents", "/card1", "/nonsense", "/occurred_at", "/product"}
+
+
+def test_event_times_out_of_bounds_are_422(http: httpx.Client) -> None:
+    for at in (datetime.now(UTC) - timedelta(days=8), datetime.now(UTC) + timedelta(minutes=6)):
+        answer = http.post(EVENTS, json=transaction(occurred_at=at.isoformat()))
+        assert answer.status_code == 422
+        assert [field["pointer"] for field in answer.json()["errors"]] == ["/occurred_at"]
+
+
+def test_unknown_views_and_reviews_are_404(http: httpx.Client) -> None:
+    answer = http.get("/api/v1/features/card_activty/1-2-3")
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_view")
+    assert "card_activity" in answer.json()["mend"]
+    assert http.get("/api/v1/features/card_activity/never-seen").status_code == 200
+    assert http.get("/api/v1/reviews").json() == {"reviews": [], "after": None}
+    assert http.get("/api/v1/reviews?limit=0").status_code == 400
+    assert http.get("/api/v1/reviews?after=garbage").status_code == 422
+    assert http.post("/api/v1/reviews/absent/decision", json={"verdict": "fraud"}).status_code == 404
+    assert http.post("/api/v1/reviews/absent/decision", json={"verdikt": "fraud"}).status_code == 422
+
+
+async def test_a_batch_is_accepted_by_the_client(gateway: RunningGateway) -> None:
+    events = [transaction(id=new_id(), card_id=f"card-{n % 50}") for n in range(2000)]
+    async with GatewayClient(gateway.url, gateway.key()) as client:
+        outcomes = await client.publish("fraud", events)
+        assert [outcome.id for outcome in outcomes] == [event["id"] for event in events]
+        mixed = await client.publish_batch("fraud", [transaction(), {"a": 1}])
+        assert [outcome.status for outcome in mixed.outcomes] == [202, 422]
+        assert {"validate", "publish"} <= mixed.server_ms.keys()
+    found = await asyncio.to_thread(on_the_topic, gateway.settings, {event["id"] for event in events})
+    assert len(found) == len(events)
+
+
+async def take(events: Any, count: int) -> list[PushedEvent]:
+    """The first `count` events, within the time."""
+    found: list[PushedEvent] = []
+    async with asyncio.timeout(WITHIN_S):
+        async for event in events:
+            found.append(event)
+            if len(found) == count:
+                break
+    return found
+
+
+async def test_push_and_resume_beyond_the_ring_without_loss_or_repeat(gateway: RunningGateway) -> None:
+    prefix, spied = new_id(), Listening()
+    async with GatewayClient(gateway.url, gateway.key()) as client:
+        state = Listening()
+        listening = client.listen("fraud", state=state)
+        other = GatewayClient(gateway.url, gateway.key("other"))
+        spy = asyncio.create_task(take(other.listen("fraud", state=spied), 1))
+        first = asyncio.create_task(take(listening, 50))
+        async with asyncio.timeout(WITHIN_S):
+            await state.subscribed.wait()
+            await spied.subscribed.wait()
+        ids = [f"{prefix}-{n}" for n in range(1500)]
+        await asyncio.to_thread(produce, gateway.settings, [change(id) for id in ids[:50]])
+        seen = [event.id for event in await first]
+        await listening.aclose()  # type: ignore[attr-defined]
+
+        # while nobody listens: more than the ring holds, and repeats of what was pushed already
+        missed = [change(id) for id in ids[50:]] + [change(id) for id in ids[:20]]
+        await asyncio.to_thread(produce, gateway.settings, missed)
+        resumed = Listening(positions=dict(state.positions))
+        rest = await take(client.listen("fraud", state=resumed), 1450)
+        seen += [event.id for event in rest]
+        assert sorted(seen) == sorted(ids)
+        assert resumed.gaps == []
+        by_partition: dict[int, list[int]] = {}
+        for event in rest:
+            by_partition.setdefault(event.partition, []).append(int(event.id.rpartition("-")[2]))
+        assert all(numbers == sorted(numbers) for numbers in by_partition.values())
+        assert rest[0].data["result"]["score"] == 7.5
+        assert not spy.done()
+        spy.cancel()
+        await other.__aexit__(None, None, None)
+
+
+async def test_what_was_pushed_can_be_read_and_never_older(gateway: RunningGateway) -> None:
+    async with GatewayClient(gateway.url, gateway.key()) as client:
+        (outcome,) = await client.publish("fraud", [transaction()])
+        assert outcome.id is not None
+        state = Listening()
+        pushed = asyncio.create_task(take(client.listen("fraud", state=state), 1))
+        async with asyncio.timeout(WITHIN_S):
+            await state.subscribed.wait()
+        await asyncio.to_thread(produce, gateway.settings, [change(outcome.id, status="blocked")])
+        (event,) = await pushed
+        found = await client.transaction(outcome.id)
+        assert found is not None
+        assert (event.data["status"], found["status"], found["score"]) == ("blocked", "blocked", 7.5)
+
+
+async def test_garbage_positions_recover_nothing_and_go_on(gateway: RunningGateway) -> None:
+    async with GatewayClient(gateway.url, gateway.key()) as client:
+        state, id = Listening(positions={"0": "garbage"}), new_id()
+        pushed = asyncio.create_task(take(client.listen("fraud", state=state), 1))
+        async with asyncio.timeout(WITHIN_S):
+            await state.subscribed.wait()
+        assert state.gaps
+        await asyncio.to_thread(produce, gateway.settings, [change(id)])
+        assert [event.id for event in await pushed] == [id]
+
+
+async def test_a_revoked_key_ends_requests_and_sockets_within_two_seconds(gateway: RunningGateway) -> None:
+    key = gateway.key()
+    url = gateway.url.replace("http", "ws") + "/api/v1/stream"
+    async with connect(url, additional_headers={"authorization": f"Bearer {key}"}) as socket:
+        await socket.send('{"type":"connect"}')
+        assert json.loads(await socket.recv())["type"] == "connected"
+        parsed = parse(key)
+        assert parsed is not None
+        await asyncio.to_thread(revoke_key, gateway.settings, parsed[0])
+        with pytest.raises(ConnectionClosed) as closed:
+            async with asyncio.timeout(2.0):
+                await socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4401
+    refused = httpx.get(f"{gateway.url}/api/v1/reviews", headers={"authorization": f"Bearer {key}"})
+    assert refused.status_code == 401
+
+
+def outage(stack: Stack, gateway: RunningGateway, service: str, during: Callable[[], None]) -> None:
+    """Stop a service, look, start it, and see that the gateway is ready again by itself."""
+    stack.stop(service)
+    try:
+        during()
+    finally:
+        stack.start(service)
+        stack.wait_ready([service])
+    gateway.wait_ready(60)
+
+
+@pytest.mark.parametrize("service", ["kafka", "registry"])
+def test_without_kafka_or_registry_nothing_is_accepted_and_it_recovers(
+    stack: Stack, gateway: RunningGateway, http: httpx.Client, service: str
+) -> None:
+    event = transaction(id=new_id())
+
+    def refused() -> bool:
+        answer = http.post(EVENTS, json=transaction())
+        assert answer.status_code in (202, 503)
+        return answer.status_code == 503
+
+    def during() -> None:
+        eventually(refused, f"{service} away is 503")
+        begin = time.monotonic()
+        answer = http.post(EVENTS, json=event)
+        assert (answer.status_code, answer.json()["code"]) == (503, f"{service}_unavailable")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["retryable"] is True
+        assert time.monotonic() - begin < 1.0, "refused at once, not after a timeout"
+        assert http.get(f"/api/v1/transactions/{event['id']}").status_code == 404
+        assert http.get("/ready").status_code == 503
+        assert http.get("/livez").status_code == 200
+        assert http.get("/health").json()["status"] == "degraded"
+
+    outage(stack, gateway, service, during)
+    eventually(lambda: http.post(EVENTS, json=event).status_code == 202, "accepted again", 60)
+    on_the_topic(gateway.settings, {event["id"]})
+
+
+def test_without_redis_events_are_accepted(stack: Stack, gateway: RunningGateway, http: httpx.Client) -> None:
+    def during() -> None:
+        event = transaction(id=new_id())
+        assert http.post(EVENTS, json=event).status_code == 202
+        assert http.get(f"/api/v1/transactions/{event['id']}").json()["status"] == "provisional"
+        assert http.get("/api/v1/features/card_activity/1-2-3").status_code == 503
+        on_the_topic(gateway.settings, {event["id"]})
+
+    outage(stack, gateway, "redis", during)
+    assert http.post(EVENTS, json=transaction()).status_code == 202
+
+
+def test_without_the_database_known_keys_go_on(
+    stack: Stack, gateway: RunningGateway, http: httpx.Client
+) -> None:
+    def during() -> None:
+        assert http.post(EVENTS, json=transaction()).status_code == 202
+        assert http.get("/api/v1/reviews").status_code == 503
+        assert http.get("/api/v1/transactions/absent").status_code == 503
+
+    outage(stack, gateway, "postgres", during)
+    eventually(lambda: http.get("/api/v1/reviews").status_code == 200, "reviews again")
+
+
+async def test_stopping_drains_with_1001(settings_of_gateway: Settings, free_port: int) -> None:
+    alone = settings_of_gateway.gateway.model_copy(update={"port": free_port})
+    running = RunningGateway(settings_of_gateway.model_copy(update={"gateway": alone}))
+    await asyncio.to_thread(running.__enter__)
+    async with connect(running.url.replace("http", "ws") + "/api/v1/stream") as socket:
+        await socket.send(json.dumps({"type": "connect", "key": running.key()}))
+        assert json.loads(await socket.recv())["type"] == "connected"
+        stopping = asyncio.create_task(asyncio.to_thread(running.__exit__))
+        with pytest.raises(ConnectionClosed) as closed:
+            async with asyncio.timeout(10):
+                await socket.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+        await stopping
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{running.url}/livez", timeout=2)
+
+
+@pytest.fixture
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+        return port

@@ -1,0 +1,295 @@
+"""Push and resume, against an independent record of what should arrive: each first outcome once, in order."""
+
+import asyncio
+from random import Random
+from typing import Any
+
+import pytest
+
+import gateway.push.hub
+from core.clock import ManualClock
+from core.errors import Unavailable, UnknownName
+from gateway.push.feed import Feed
+from gateway.push.hub import Channel, Hub, Subscription
+from gateway.push.positions import Position, Signer
+from gateway.push.ring import Entry, FirstWins, Ring
+from schemas.catalog.decisions import StatusChange
+from schemas.topic import Topic
+from tests.gateway.samples import NOW, Listener, status_entries
+
+CHANNEL = "results:fraud"
+TOPIC = Topic("fraud.transactions.status.v1", StatusChange)
+
+
+def a_hub(*, ring: int = 1000, partitions: int = 1, first_offset: int = 0, epoch: int = 7) -> Hub:
+    codec: Any = None  # entries come decoded in these tests
+    hub = Hub([Feed("results", "fraud", TOPIC, codec)], Signer(b"s" * 32), ring=ring, clock=ManualClock(NOW))
+    hub.open(CHANNEL, epoch, dict.fromkeys(range(partitions), first_offset))
+    return hub
+
+
+def feed(hub: Hub, entries: list[Entry]) -> None:
+    reached: dict[int, int] = {}
+    for entry in entries:
+        reached[entry.partition] = entry.offset
+    hub.ingest(CHANNEL, entries, reached)
+
+
+async def settle(subscription: Subscription) -> None:
+    while subscription.tasks:
+        await asyncio.gather(*subscription.tasks)
+
+
+def ids(listener: Listener) -> list[tuple[str, int]]:
+    return [(event["data"]["id"], event["data"]["rank"]) for event in listener.events]
+
+
+class FromRecord:
+    """Elsewhere, in memory: everything that was ever on the topic."""
+
+    def __init__(self, hub: Hub, record: list[Entry], low: int = 0) -> None:
+        self.hub, self.record, self.oldest = hub, record, low
+
+    async def low(self, channel: Channel, partition: int) -> int:
+        return self.oldest
+
+    async def bring(self, channel: Channel, subscription: Subscription, partition: int) -> None:
+        seen = FirstWins(1000)
+        for entry in list(self.record):
+            if entry.partition != partition or entry.offset < self.oldest:
+                continue
+            fresh = seen.first(entry.key)
+            if entry.offset <= subscription.floor[partition]:
+                continue
+            subscription.floor[partition] = entry.offset
+            if fresh:
+                self.hub.give(channel, subscription, [entry])
+            if channel.rings[partition].holds(entry.offset):
+                break
+        subscription.seen[partition] = seen
+
+
+async def test_a_subscriber_gets_its_tenants_first_outcomes_from_now_on() -> None:
+    hub, listener = a_hub(), Listener()
+    feed(hub, status_entries([("acme", "before", 1)]))
+    await hub.subscribe(listener, "acme", CHANNEL)
+    feed(
+        hub,
+        status_entries(
+            [("acme", "a", 1), ("other", "x", 1), ("acme", "a", 1), ("acme", "a", 2), ("acme", "before", 1)],
+            first_offset=1,
+        ),
+    )
+    assert ids(listener) == [("a", 1), ("a", 2)]
+    first = listener.frames[0]
+    assert (first["type"], first["recovered"], first["gaps"]) == ("subscribed", True, [])
+    assert listener.events[0]["partition"] == 0
+    assert listener.events[0]["pushed_at"] == "2026-01-01T12:00:00Z"
+
+
+async def test_resuming_from_a_position_gives_what_came_after_it_once() -> None:
+    hub, first, second = a_hub(), Listener(), Listener()
+    one = await hub.subscribe(first, "acme", CHANNEL)
+    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(5)]))
+    hub.unsubscribe(CHANNEL, one)
+    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(3, 9)], first_offset=5))
+    two = await hub.subscribe(second, "acme", CHANNEL, since=[first.events[2]["position"]])
+    await settle(two)
+    assert ids(second) == [(f"t{i}", 1) for i in range(3, 9)]
+    assert second.frames[0]["recovered"] is True
+
+
+async def test_the_positions_of_subscribed_resume_where_nothing_had_come_yet() -> None:
+    hub, first, second = a_hub(partitions=2), Listener(), Listener()
+    one = await hub.subscribe(first, "acme", CHANNEL)
+    hub.unsubscribe(CHANNEL, one)
+    feed(hub, status_entries([("acme", "missed", 1)], partition=1))
+    two = await hub.subscribe(second, "acme", CHANNEL, since=list(first.frames[0]["positions"].values()))
+    await settle(two)
+    assert ids(second) == [("missed", 1)]
+    assert second.frames[0]["recovered"] is True
+
+
+@pytest.mark.parametrize("token", ["", "garbage", "A" * 58])
+async def test_a_garbage_position_is_told_and_goes_on_from_now(token: str) -> None:
+    hub, listener = a_hub(), Listener()
+    feed(hub, status_entries([("acme", "old", 1)]))
+    await hub.subscribe(listener, "acme", CHANNEL, since=[token])
+    feed(hub, status_entries([("acme", "new", 1)], first_offset=1))
+    assert listener.frames[0]["recovered"] is False
+    assert listener.frames[0]["gaps"]
+    assert ids(listener) == [("new", 1)]
+
+
+async def test_a_position_of_another_tenant_or_topic_incarnation_recovers_nothing() -> None:
+    hub, first = a_hub(), Listener()
+    await hub.subscribe(first, "acme", CHANNEL)
+    feed(hub, status_entries([("acme", "a", 1), ("acme", "b", 1)]))
+    token = first.events[0]["position"]
+    spy, later = Listener(), Listener()
+    await hub.subscribe(spy, "other", CHANNEL, since=[token])
+    assert (spy.frames[0]["recovered"], spy.events) == (False, [])
+    hub.open(CHANNEL, 8, {0: 0})
+    await hub.subscribe(later, "acme", CHANNEL, since=[token])
+    assert later.frames[0]["recovered"] is False
+    assert later.frames[0]["gaps"][0]["partition"] == 0
+
+
+async def test_a_position_from_the_future_waits_for_what_comes_after_it() -> None:
+    ahead, behind = a_hub(), a_hub()
+    first, second = Listener(), Listener()
+    await ahead.subscribe(first, "acme", CHANNEL)
+    feed(ahead, status_entries([("acme", f"t{i}", 1) for i in range(3)]))
+    await behind.subscribe(second, "acme", CHANNEL, since=[first.events[2]["position"]])
+    feed(behind, status_entries([("acme", f"t{i}", 1) for i in range(5)]))
+    assert ids(second) == [("t3", 1), ("t4", 1)]
+
+
+async def test_older_than_the_ring_comes_from_elsewhere_without_repeats() -> None:
+    record = status_entries([("acme", f"t{i % 70}", 1) for i in range(100)])
+    hub, first, second = a_hub(ring=16), Listener(), Listener()
+    hub.elsewhere = FromRecord(hub, record)
+    await hub.subscribe(first, "acme", CHANNEL)
+    for entry in record:
+        feed(hub, [entry])
+    token = first.events[4]["position"]
+    two = await hub.subscribe(second, "acme", CHANNEL, since=[token])
+    await settle(two)
+    assert ids(second) == [(f"t{i}", 1) for i in range(5, 70)]
+    assert second.frames[0]["recovered"] is True
+
+
+async def test_older_than_the_retention_tells_the_gap_and_gives_the_rest() -> None:
+    record = status_entries([("acme", f"t{i}", 1) for i in range(100)])
+    hub, first, second = a_hub(ring=16), Listener(), Listener()
+    hub.elsewhere = FromRecord(hub, record, low=50)
+    await hub.subscribe(first, "acme", CHANNEL)
+    feed(hub, record)
+    two = await hub.subscribe(second, "acme", CHANNEL, since=[first.events[4]["position"]])
+    await settle(two)
+    subscribed = second.frames[0]
+    assert subscribed["recovered"] is False
+    assert (subscribed["gaps"][0]["first"], subscribed["gaps"][0]["last"]) == (5, 49)
+    assert ids(second) == [(f"t{i}", 1) for i in range(50, 100)]
+
+
+async def test_a_slow_subscriber_does_not_touch_the_others() -> None:
+    hub, slow, fast = a_hub(), Listener(limit=3), Listener()
+    await hub.subscribe(slow, "acme", CHANNEL)
+    await hub.subscribe(fast, "acme", CHANNEL)
+    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(50)]))
+    assert slow.closed
+    assert len(fast.events) == 50
+
+
+async def test_unknown_and_starting_channels_are_refused() -> None:
+    hub = a_hub()
+    with pytest.raises(UnknownName):
+        await hub.subscribe(Listener(), "acme", "results:frod")
+    codec: Any = None
+    starting = Hub(
+        [Feed("results", "fraud", TOPIC, codec)], Signer(b"s" * 32), ring=10, clock=ManualClock(NOW)
+    )
+    with pytest.raises(Unavailable):
+        await starting.subscribe(Listener(), "acme", CHANNEL)
+
+
+async def test_the_highest_rank_pushed_is_remembered_per_tenant() -> None:
+    hub = a_hub()
+    feed(hub, status_entries([("acme", "a", 2), ("acme", "a", 1), ("other", "a", 0)]))
+    found = hub.pushed("acme", "a")
+    assert found is not None
+    assert found.rank == 2
+    assert hub.pushed("acme", "b") is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_random_cuts_lose_nothing_and_repeat_nothing(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that is cut off again and again sees, per partition, exactly the first outcomes in order."""
+    monkeypatch.setattr(gateway.push.hub, "_SCANNED", 5)
+    random = Random(seed)
+    hub = a_hub(ring=48, partitions=3)
+    record: list[Entry] = []
+    hub.elsewhere = FromRecord(hub, record)
+    offsets = [0, 0, 0]
+    expected: dict[int, list[tuple[str, int]]] = {0: [], 1: [], 2: []}
+    seen = set()
+    for _ in range(400):
+        tenant, number, rank = (
+            random.choice(["acme", "acme", "other"]),
+            random.randint(0, 150),
+            random.randint(0, 2),
+        )
+        partition = number % 3  # an id keeps to its partition, as its key does
+        row, offset = (tenant, f"t{number}", rank), offsets[partition]
+        record.extend(status_entries([row], partition=partition, first_offset=offset))
+        offsets[partition] += 1
+        if tenant == "acme" and (number, rank) not in seen:
+            seen.add((number, rank))
+            expected[partition].append((f"t{number}", rank))
+    got: dict[int, list[tuple[str, int]]] = {0: [], 1: [], 2: []}
+    listener = Listener()
+    subscription = await hub.subscribe(listener, "acme", CHANNEL)
+    positions: dict[str, str] = dict(listener.frames[0]["positions"])
+
+    def collect() -> None:
+        for event in listener.events:
+            got[event["partition"]].append((event["data"]["id"], event["data"]["rank"]))
+            positions[str(event["partition"])] = event["position"]
+
+    start = 0
+    while start < len(record):
+        size = random.randint(1, 12)
+        feed(hub, record[start : start + size])
+        start += size
+        for _ in range(random.choice([0, 0, 1, 3])):
+            await asyncio.sleep(0)
+        if random.random() < 0.4:  # cut: whatever is on its way to the client is lost
+            if random.random() < 0.3:
+                await settle(subscription)
+            listener.frames = listener.frames[: random.randint(0, len(listener.frames))]
+            collect()
+            hub.unsubscribe(CHANNEL, subscription)
+            size = random.choice([0, 0, 5, 60])
+            feed(hub, record[start : start + size])
+            start += size
+            listener = Listener()
+            subscription = await hub.subscribe(listener, "acme", CHANNEL, since=list(positions.values()))
+            assert listener.frames[0]["recovered"] is True
+    await settle(subscription)
+    collect()
+    assert got == expected
+
+
+async def test_catching_up_filters_repeats_that_the_ring_does_not_know_of() -> None:
+    record = status_entries([("acme", f"t{i % 30}", 1) for i in range(60)])
+    hub, first, second = a_hub(), Listener(), Listener()
+    hub.remembered = 2  # as after a restart: what was pushed long ago is not remembered
+    hub.open(CHANNEL, 7, {0: 40})
+    hub.elsewhere = FromRecord(hub, record)
+    await hub.subscribe(first, "acme", CHANNEL)
+    feed(hub, record[40:])
+    old = Signer(b"s" * 32).sign(Position(7, 0, 4, 0), "acme", CHANNEL)
+    two = await hub.subscribe(second, "acme", CHANNEL, since=[old])
+    await settle(two)
+    assert ids(second) == [(f"t{i}", 1) for i in range(5, 30)]
+
+
+def test_a_ring_forgets_the_oldest_and_knows_it() -> None:
+    ring = Ring(10, floor=100)
+    entries = status_entries([("acme", f"t{i}", 1) for i in range(100)], first_offset=100)
+    for entry in entries:
+        ring.append(entry)
+    assert len(ring) == 10
+    assert [entry.offset for entry in ring.after(195)] == [196, 197, 198, 199]
+    assert ring.after(199) == []
+    assert ring.holds(189)
+    assert not ring.holds(188)
+
+
+def test_first_wins_reaches_back_over_its_limit_only() -> None:
+    first = FirstWins(3)
+    assert [first.first(key) for key in "abab"] == [True, True, False, False]
+    assert [first.first(key) for key in "cda"] == [True, True, True]

@@ -1,0 +1,182 @@
+"""The server itself, on a real socket: routing, admission, problem documents, limits, draining."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import pytest
+
+from core.clock import ManualClock
+from core.errors import Unavailable
+from gateway.exchange import Request, Response, json_response
+from gateway.health import Health
+from gateway.keyring import Keyring
+from gateway.keys import Key, mint
+from gateway.principals import EVENTS_WRITE, PUBLIC, TRANSACTIONS_READ
+from gateway.routing import Route, Router
+from gateway.server import Application, Listener
+from tests.gateway.samples import NOW, KeysInMemory
+
+KEY, ID, HASH = mint()
+LIMIT = 1000
+
+
+async def echo(request: Request) -> Response:
+    body = await request.body(LIMIT)
+    return json_response(200, {"size": len(body), "tenant": request.principal.tenant} | request.parameters)
+
+
+async def fail(request: Request) -> Response:
+    raise RuntimeError("password=hunter2")
+
+
+async def away(request: Request) -> Response:
+    raise Unavailable("Kafka is away", retry_after_s=1.5)
+
+
+class Serving:
+    def __init__(self) -> None:
+        source = KeysInMemory(Key(ID, HASH, "acme", "", frozenset({EVENTS_WRITE}), NOW))
+        self.health = Health()
+        routes = (
+            Route("POST", "/echo/{name}", EVENTS_WRITE, echo),
+            Route("GET", "/secret", TRANSACTIONS_READ, echo),
+            Route("GET", "/fail", PUBLIC, fail),
+            Route("GET", "/away", PUBLIC, away),
+            *self.health.routes(),
+        )
+        self.application = Application(Router(routes), Keyring(source, clock=ManualClock(NOW)))
+        with socket.socket() as held:
+            held.bind(("127.0.0.1", 0))
+            self.port: int = held.getsockname()[1]
+        self.listener = Listener(self.application, "127.0.0.1", self.port)
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Serving]:
+    made = Serving()
+    made.listener.start()
+    deadline = asyncio.get_running_loop().time() + 5
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", made.port)
+            writer.close()
+            break
+        except OSError:
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.01)
+    yield made
+    await made.listener.stop(5)
+
+
+@pytest.fixture
+async def http(serving: Serving) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{serving.port}") as client:
+        yield client
+
+
+AUTH = {"authorization": f"Bearer {KEY}"}
+
+
+async def test_a_request_goes_in_and_out(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/echo/a%20b", content=b"x" * LIMIT, headers=AUTH)
+    assert answer.status_code == 200
+    assert answer.json() == {"size": LIMIT, "tenant": "acme", "name": "a b"}
+    assert (await http.post("/echo/a", headers={"x-api-key": KEY})).status_code == 200
+
+
+async def test_every_answer_has_the_request_id(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/livez", headers={"x-request-id": "mine-1"})).headers["x-request-id"] == "mine-1"
+    made = (await http.get("/livez", headers={"x-request-id": "no good id!"})).headers["x-request-id"]
+    assert len(made) == 36
+    refused = await http.get("/nowhere", headers={"x-request-id": "mine-2"})
+    assert refused.json()["request_id"] == refused.headers["x-request-id"] == "mine-2"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "code"),
+    [
+        ("GET", "/nowhere", AUTH, 404, "not_found"),
+        ("GET", "/echo/../secret/x", AUTH, 404, "not_found"),
+        ("GET", "/echo/%00", AUTH, 404, "not_found"),
+        ("POST", "/echo/%ff%fe", AUTH, 200, None),
+        ("GET", "/echo/a", AUTH, 405, "method_not_allowed"),
+        ("POST", "/echo/a", {}, 401, "unauthenticated"),
+        ("POST", "/echo/a", {"authorization": "Bearer nonsense"}, 401, "unauthenticated"),
+        ("POST", "/echo/a", {"authorization": f"Basic {KEY}"}, 401, "unauthenticated"),
+        ("POST", "/echo/a", {"authorization": f"Bearer {mint()[0]}"}, 401, "unauthenticated"),
+        ("GET", "/secret", AUTH, 403, "forbidden"),
+        ("GET", "/fail", {}, 500, "internal_error"),
+        ("GET", "/away", {}, 503, "unavailable"),
+    ],
+)
+async def test_refusals_are_problem_documents(
+    http: httpx.AsyncClient, method: str, path: str, headers: dict[str, str], status: int, code: str | None
+) -> None:
+    answer = await http.request(method, path, headers=headers)
+    assert answer.status_code == status
+    if code is not None:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["code"] == code
+    assert "hunter2" not in answer.text
+
+
+async def test_away_says_when_to_come_back(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/away")).headers["retry-after"] == "2"
+
+
+async def test_a_body_over_the_limit_is_413_with_and_without_a_length(http: httpx.AsyncClient) -> None:
+    assert (await http.post("/echo/a", content=b"x" * (LIMIT + 1), headers=AUTH)).status_code == 413
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"x" * 500
+
+    assert (await http.post("/echo/a", content=chunks(), headers=AUTH)).status_code == 413
+    assert (await http.get("/livez")).status_code == 200
+
+
+async def test_readiness_follows_the_needed_dependencies(serving: Serving, http: httpx.AsyncClient) -> None:
+    assert (await http.get("/readyz")).status_code == 503
+    serving.health.started = True
+    assert (await http.get("/ready")).status_code == 200
+    broken = True
+
+    def check() -> None:
+        if broken:
+            raise Unavailable("gone")
+
+    serving.health.dependency("redis", check, needed=False)
+    await _until(http, "/health", lambda answer: answer.json()["status"] == "degraded")
+    assert (await http.get("/health")).status_code == 200
+    assert (await http.get("/ready")).status_code == 200
+    serving.health.dependency("kafka", check, needed=True)
+    await _until(http, "/ready", lambda answer: answer.status_code == 503)
+    assert (await http.get("/readyz?verbose")).json()["checks"]["kafka"].startswith("Unavailable")
+    assert (await http.get("/livez")).status_code == 200
+    broken = False
+    await _until(http, "/ready", lambda answer: answer.status_code == 200)
+    broken = True
+    serving.health.part("reader", check)
+    await _until(http, "/health", lambda answer: answer.status_code == 503)
+    serving.health.probe.close()
+
+
+async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:
+    text = (await http.get("/metrics")).text
+    assert "millstream_restarts" in text
+    assert "millstream_gateway_requests_total" in text
+
+
+async def test_draining_waits_for_what_was_begun(serving: Serving, http: httpx.AsyncClient) -> None:
+    assert await serving.application.drained(0.1)
+    serving.application.draining = True
+    assert (await http.get("/livez")).headers["connection"] == "close"
+
+
+async def _until(http: httpx.AsyncClient, path: str, good: Callable[[httpx.Response], bool]) -> None:
+    deadline = asyncio.get_running_loop().time() + 5
+    while not good(await http.get(path)):
+        assert asyncio.get_running_loop().time() < deadline, f"{path} does not change"
+        await asyncio.sleep(0.02)

@@ -1,0 +1,32 @@
+SELECT
+  "id",
+  COUNT(*) OVER w600s AS "count_10m",
+  COALESCE(CAST(SUM("amount_cents") OVER w600s AS BIGINT), 0) AS "amount_sum_10m",
+  CAST(SUM("amount_cents") OVER w600s AS DOUBLE) / NULLIF(COUNT("amount_cents") OVER w600s, 0) AS "amount_mean_10m",
+  SQRT(CAST(COUNT("amount_cents") OVER w600s * SUM(CAST("amount_cents" AS HUGEINT) * CAST("amount_cents" AS HUGEINT)) OVER w600s - SUM(CAST("amount_cents" AS HUGEINT)) OVER w600s * SUM(CAST("amount_cents" AS HUGEINT)) OVER w600s AS DOUBLE)) / NULLIF(COUNT("amount_cents") OVER w600s, 0) AS "amount_std_10m",
+  CAST(MAX("amount_cents") OVER w600s AS BIGINT) AS "amount_max_10m",
+  COUNT(DISTINCT "email_domain") OVER w600s AS "email_domains_10m",
+  COUNT(*) OVER w3600s AS "count_1h",
+  COALESCE(CAST(SUM("amount_cents") OVER w3600s AS BIGINT), 0) AS "amount_sum_1h",
+  CAST(SUM("amount_cents") OVER w3600s AS DOUBLE) / NULLIF(COUNT("amount_cents") OVER w3600s, 0) AS "amount_mean_1h",
+  SQRT(CAST(COUNT("amount_cents") OVER w3600s * SUM(CAST("amount_cents" AS HUGEINT) * CAST("amount_cents" AS HUGEINT)) OVER w3600s - SUM(CAST("amount_cents" AS HUGEINT)) OVER w3600s * SUM(CAST("amount_cents" AS HUGEINT)) OVER w3600s AS DOUBLE)) / NULLIF(COUNT("amount_cents") OVER w3600s, 0) AS "amount_std_1h",
+  CAST(MAX("amount_cents") OVER w3600s AS BIGINT) AS "amount_max_1h",
+  COUNT(DISTINCT "email_domain") OVER w3600s AS "email_domains_1h",
+  COUNT(*) OVER w86400s AS "count_24h",
+  COALESCE(CAST(SUM("amount_cents") OVER w86400s AS BIGINT), 0) AS "amount_sum_24h",
+  CAST(SUM("amount_cents") OVER w86400s AS DOUBLE) / NULLIF(COUNT("amount_cents") OVER w86400s, 0) AS "amount_mean_24h",
+  SQRT(CAST(COUNT("amount_cents") OVER w86400s * SUM(CAST("amount_cents" AS HUGEINT) * CAST("amount_cents" AS HUGEINT)) OVER w86400s - SUM(CAST("amount_cents" AS HUGEINT)) OVER w86400s * SUM(CAST("amount_cents" AS HUGEINT)) OVER w86400s AS DOUBLE)) / NULLIF(COUNT("amount_cents") OVER w86400s, 0) AS "amount_std_24h",
+  CAST(MAX("amount_cents") OVER w86400s AS BIGINT) AS "amount_max_24h",
+  COUNT(DISTINCT "email_domain") OVER w86400s AS "email_domains_24h",
+  COUNT(*) OVER w604800s AS "count_7d",
+  COALESCE(CAST(SUM("amount_cents") OVER w604800s AS BIGINT), 0) AS "amount_sum_7d",
+  CAST(SUM("amount_cents") OVER w604800s AS DOUBLE) / NULLIF(COUNT("amount_cents") OVER w604800s, 0) AS "amount_mean_7d",
+  SQRT(CAST(COUNT("amount_cents") OVER w604800s * SUM(CAST("amount_cents" AS HUGEINT) * CAST("amount_cents" AS HUGEINT)) OVER w604800s - SUM(CAST("amount_cents" AS HUGEINT)) OVER w604800s * SUM(CAST("amount_cents" AS HUGEINT)) OVER w604800s AS DOUBLE)) / NULLIF(COUNT("amount_cents") OVER w604800s, 0) AS "amount_std_7d",
+  CAST(MAX("amount_cents") OVER w604800s AS BIGINT) AS "amount_max_7d",
+  COUNT(DISTINCT "email_domain") OVER w604800s AS "email_domains_7d"
+FROM "events"
+WINDOW
+  w600s AS (PARTITION BY "tenant", "card_id" ORDER BY at_ms RANGE BETWEEN 600000 PRECEDING AND CURRENT ROW),
+  w3600s AS (PARTITION BY "tenant", "card_id" ORDER BY at_ms RANGE BETWEEN 3600000 PRECEDING AND CURRENT ROW),
+  w86400s AS (PARTITION BY "tenant", "card_id" ORDER BY at_ms RANGE BETWEEN 86400000 PRECEDING AND CURRENT ROW),
+  w604800s AS (PARTITION BY "tenant", "card_id" ORDER BY at_ms RANGE BETWEEN 604800000 PRECEDING AND CURRENT ROW);

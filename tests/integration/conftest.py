@@ -1,0 +1,34 @@
+"""The fraud pipeline, deployed once on the session's stack with a model trained on generated payments."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from cli.deploy_commands import apply_all
+from cli.jobs import job_specs
+from core.settings import settings
+from jobs.sources import generated
+from jobs.training.fraud import FraudTraining, train_fraud
+from jobs.training.trees import TreeSettings
+from models.load import load
+from models.store import ModelStore
+from pipelines.load import load_plan
+from stack.local import Stack
+from tests.integration.scenario import READY_S, Deployed
+
+SMALL = FraudTraining(events=2_000, trees=TreeSettings(trees=60, depth=5))
+
+
+@pytest.fixture(scope="session")
+def deployed(stack: Stack) -> Iterator[Deployed]:
+    given, plan = settings(), load_plan("fraud")
+    store = ModelStore.default()
+    train_fraud(generated.generate(40_000), source=generated.SOURCE, settings=SMALL, store=store)
+    apply_all([plan], given, jobs=True)
+    names = [spec.name for spec in job_specs([plan], given)]
+    stack.wait_ready(names, READY_S)
+    try:
+        yield Deployed(stack, plan, given, load(store.resolve("fraud")))
+    finally:
+        for name in names:
+            stack.remove_job(name)

@@ -1,0 +1,90 @@
+"""When a partition is due a tick, and what a tick never does."""
+
+from itertools import count
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.on_flink.clock import Ticker
+
+DISORDER = 50
+
+
+def ticker(partitions: int = 3) -> Ticker:
+    made = Ticker(disorder_ms=DISORDER, quiet_s=0.1, lag_s=0.05)
+    made.partitions(list(range(partitions)), 0.0)
+    return made
+
+
+def test_nothing_is_ticked_before_the_first_event() -> None:
+    assert ticker().due(1_000.0) == []
+
+
+def test_a_silent_partition_follows_the_others_to_the_newest_event() -> None:
+    clock = ticker()
+    clock.event(0, 1_000, 10.0)
+    assert clock.due(10.01) == [(1, 1_000), (2, 1_000)]
+    for partition, at in clock.due(10.01):
+        clock.tick(partition, at, 1_000, 10.01)
+    clock.event(0, 1_030, 10.03)
+    assert clock.due(10.04) == [], "not more often than every 50 ms"
+    clock.event(0, 1_050, 10.05)
+    assert clock.due(10.07) == [(1, 1_050), (2, 1_050)]
+
+
+def test_partitions_with_traffic_are_not_ticked() -> None:
+    clock = ticker(2)
+    for number in range(100):
+        now = 10 + number * 0.02
+        clock.event(number % 2, 1_000 + number * 20, now)
+        assert all(at <= 1_000 + number * 20 for _, at in clock.due(now))
+    behind = [partition for partition, _ in clock.due(now)]
+    assert behind == [], "the other partition had an event 20 ms ago"
+
+
+def test_a_quiet_stream_is_ticked_once_in_every_partition_to_the_last_event_and_no_further() -> None:
+    clock = ticker()
+    clock.event(1, 5_000, 10.0)
+    clock.event(2, 4_980, 10.01)
+    due = clock.due(10.2)
+    assert due == [(0, 5_000 + DISORDER), (1, 5_000 + DISORDER), (2, 5_000 + DISORDER)]
+    for partition, at in due:
+        clock.tick(partition, at, 5_000, 10.2)
+    assert [clock.due(10.2 + wait) for wait in (0.05, 0.1, 1, 3_600)] == [[], [], [], []]
+
+
+def test_the_next_quiet_period_is_ticked_again() -> None:
+    clock = ticker(1)
+    for newest, now in ((5_000, 10.0), (5_010, 20.0)):
+        clock.event(0, newest, now)
+        assert clock.due(now + 0.2) == [(0, newest + DISORDER)]
+        clock.tick(0, newest + DISORDER, newest, now + 0.2)
+        assert clock.due(now + 0.4) == []
+
+
+def test_a_clock_that_starts_anew_learns_from_the_ticks_of_the_one_before() -> None:
+    clock = ticker(2)
+    clock.tick(0, 7_050, 7_000, 1.0)
+    assert clock.newest == 7_000
+    assert clock.due(2.0) == [(1, 7_050)]
+
+
+def test_a_tick_without_a_known_event_moves_only_its_partition() -> None:
+    clock = ticker(2)
+    clock.tick(0, 7_050, None, 1.0)
+    assert clock.due(2.0) == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 10_000), st.sampled_from([0.0, 0.01, 0.06, 0.3])))
+)
+def test_no_tick_takes_a_partition_past_the_newest_event(steps: list[tuple[int, int, float]]) -> None:
+    """A watermark is a tick's time less the bound; it never passes the newest event seen."""
+    clock, now, newest = ticker(), 1.0, -1
+    for (partition, at, wait), _ in zip(steps, count(), strict=False):
+        now += wait
+        for number, time in clock.due(now):
+            assert time - DISORDER <= newest
+            clock.tick(number, time, newest, now)
+        newest = max(newest, at)
+        clock.event(partition, at, now)

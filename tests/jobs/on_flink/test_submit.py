@@ -1,0 +1,101 @@
+"""What is handed to Flink: the job's settings, the patched plan, the properties file."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import DeclarationError
+from core.settings import Flink, Settings
+from jobs.on_flink.java_parts import JavaParts
+from jobs.on_flink.restore_points import RestorePoint
+from jobs.on_flink.submit import FlinkJob, java_security, properties, with_state_ttl
+from tests.jobs.on_flink.payments import Names
+
+
+class Parts(JavaParts):
+    def jar(self, cache: Path) -> Path:
+        return Path("/cache/ours.jar")
+
+
+def job(tmp_path: Path, **more: Any) -> FlinkJob:
+    parts = Parts(Path("java"), Path("ecj.jar"), (Path("/cache/kafka.jar"),))
+    return FlinkJob(Names("unit").stream, Settings(home=tmp_path, flink=Flink(**more)), parts)
+
+
+def test_the_job_goes_by_its_lineage_and_keeps_its_state_there(tmp_path: Path) -> None:
+    made = job(tmp_path, checkpoint_interval_s=2.5, parallelism=3)
+    assert made.name == f"unit-{made.stream.lineage[:12]}"
+    conf = made.configuration(None)
+    assert conf["pipeline.name"] == made.name
+    assert conf["execution.checkpointing.interval"] == "2500 ms"
+    assert conf["parallelism.default"] == "3"
+    assert conf["state.backend.type"] == "rocksdb"
+    assert conf["execution.checkpointing.dir"] == f"file://{tmp_path}/flink/checkpoints/{made.name}"
+    assert conf["pipeline.jars"] == "file:///cache/ours.jar;file:///cache/kafka.jar"
+    assert "execution.state-recovery.path" not in conf
+
+
+def test_a_restore_point_is_claimed(tmp_path: Path) -> None:
+    conf = job(tmp_path).configuration(RestorePoint(Path("/state/chk-7"), 0.0))
+    assert conf["execution.state-recovery.path"] == "file:///state/chk-7"
+    assert conf["execution.state-recovery.claim-mode"] == "CLAIM"
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "tls"),
+    [
+        ("http://flink:8081", "flink", "8081", "false"),
+        ("https://flink.example", "flink.example", "443", "true"),
+    ],
+)
+def test_an_external_cluster_by_its_address(tmp_path: Path, url: str, host: str, port: str, tls: str) -> None:
+    conf = job(tmp_path, url=url).configuration(None)
+    assert (conf["rest.address"], conf["rest.port"], conf["security.ssl.rest.enabled"]) == (host, port, tls)
+
+
+def test_the_dedupe_forgets_after_a_day_and_nothing_else_is_touched() -> None:
+    plan: dict[str, Any] = {
+        "nodes": [
+            {"type": "stream-exec-deduplicate_1", "state": [{"ttl": "0 ms", "name": "d"}]},
+            {"type": "stream-exec-join_1", "state": [{"ttl": "0 ms", "name": "left"}]},
+        ]
+    }
+    patched: Any = with_state_ttl(plan)
+    assert patched["nodes"][0]["state"][0]["ttl"] == "86400000 ms"
+    assert patched["nodes"][1]["state"][0]["ttl"] == "0 ms"
+    with pytest.raises(DeclarationError):
+        with_state_ttl({"nodes": plan["nodes"][1:]})
+
+
+def test_properties_are_escaped() -> None:
+    assert properties({"a b": "c=d", "x": "C:\\y # z\n"}) == "a\\ b=c\\=d\nx=C\\:\\\\y\\ \\#\\ z\\n\n"
+
+
+def test_kafka_security_in_the_words_of_the_java_client() -> None:
+    given = {
+        "security.protocol": "SASL_SSL", "sasl.mechanisms": "SCRAM-SHA-512", "sasl.username": "me",
+        "sasl.password": 'a"b', "ssl.ca.location": "/ca.pem",
+    }  # fmt: skip
+    assert java_security(given) == {
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": "/ca.pem",
+        "sasl.jaas.config": "org.apache.kafka.common.security.scram.ScramLoginModule required "
+        'username="me" password="a\\"b";',
+    }
+    assert java_security({}) == {}
+    with pytest.raises(DeclarationError, match=r"ssl\.key\.location"):
+        java_security({"ssl.key.location": "x"})
+
+
+def test_only_the_disorder_bound_differs_between_two_deployments_of_one_lineage(tmp_path: Path) -> None:
+    normal = job(tmp_path)
+    scaled = FlinkJob(normal.stream, normal.settings, normal.java, timedelta(seconds=250))
+    assert scaled.name == normal.name
+    differing = [(a, b) for a, b in zip(normal.script.tables, scaled.script.tables, strict=True) if a != b]
+    assert len(differing) == 1
+    assert "WATERMARK" in differing[0][0]
+    assert normal.script.statement_set == scaled.script.statement_set
