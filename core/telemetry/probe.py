@@ -1,9 +1,12 @@
 """The probe: `/health`, `/ready` and `/metrics` of one process, on loopback, in a thread of its own.
 
-Health asks the checks that the process registered (database, Redis, model, as far as it uses them).
+Health tells the checks that the process registered (database, Redis, model, as far as it uses them).
 Checks run in the background every half second, so that an answer takes microseconds however slow a
-dependency is; a check that has not come back within `stale_after_s` counts as failing, which is what
-makes a hung process visible. A process can also register a heartbeat that its main loop must keep.
+dependency is; one that has not come back within `stale_after_s` counts as failing.
+
+A dependency that is away makes the process `degraded`, answered with 200: a restart would not bring the
+dependency back, and would lose what the process holds. `failing`, 503, is what a restart can mend: a loop
+that does not keep the heartbeat it promised, and a check registered as `vital`.
 """
 
 import json
@@ -28,13 +31,16 @@ class Probe:
         self._checks: dict[str, Check] = {}
         self._results: dict[str, tuple[float, str | None]] = {}
         self._beats: dict[str, tuple[float, float]] = {}
+        self._vital: set[str] = set()
         self._ready: str | None = "starting"
         self._interval_s = interval_s
         self._stale_after_s = stale_after_s
         self._stop = threading.Event()
 
-    def check(self, name: str, check: Check) -> None:
-        """Register a dependency; it runs in a thread of its own from now on."""
+    def check(self, name: str, check: Check, *, vital: bool = False) -> None:
+        """Register a check; it runs in a thread of its own from now on. `vital`: its failure is ours."""
+        if vital:
+            self._vital.add(name)
         self._checks[name] = check
         self._results[name] = (time.monotonic(), None)
         threading.Thread(target=self._run, args=(name, check), name=f"check-{name}", daemon=True).start()
@@ -57,10 +63,14 @@ class Probe:
                 checks[name] = f"no answer for {now - at:.0f} s"
             else:
                 checks[name] = "ok"
+        failing = any(checks[name] != "ok" for name in self._vital)
+        degraded = any(value != "ok" for value in checks.values())
         for name, (at, within_s) in list(self._beats.items()):
-            checks[name] = "ok" if now - at <= within_s else f"no heartbeat for {now - at:.0f} s"
-        healthy = all(value == "ok" for value in checks.values())
-        return healthy, {"status": "ok" if healthy else "failing", "checks": checks}
+            late = now - at > within_s
+            checks[name] = f"no heartbeat for {now - at:.0f} s" if late else "ok"
+            failing = failing or late
+        status = "failing" if failing else "degraded" if degraded else "ok"
+        return not failing, {"status": status, "checks": checks}
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         if self._ready is None:

@@ -38,28 +38,41 @@ def test_a_process_is_not_ready_before_it_says_so(served: tuple[Probe, httpx.Cli
     assert client.get("/ready").json()["reason"] == "the model is being loaded"
 
 
-def test_a_failing_check_is_named_with_its_reason(served: tuple[Probe, httpx.Client]) -> None:
+def away() -> None:
+    raise ConnectionError("no route")
+
+
+def status_of(client: httpx.Client) -> tuple[int, str]:
+    answer = client.get("/health")
+    return answer.status_code, answer.json()["status"]
+
+
+def test_a_dependency_that_is_away_is_named_and_is_no_reason_to_restart(
+    served: tuple[Probe, httpx.Client],
+) -> None:
     probe, client = served
-    assert client.get("/health").status_code == 200
-
-    def away() -> None:
-        raise ConnectionError("no route")
-
+    assert status_of(client) == (200, "ok")
     probe.check("redis", away)
-    assert eventually(lambda: client.get("/health").status_code == 503)
+    assert eventually(lambda: status_of(client) == (200, "degraded"))
     assert client.get("/health").json()["checks"]["redis"] == "ConnectionError: no route"
 
 
-def test_a_check_that_hangs_makes_the_process_unhealthy_and_the_answer_stays_quick(
+def test_a_vital_check_that_fails_is_a_reason_to_restart(served: tuple[Probe, httpx.Client]) -> None:
+    probe, client = served
+    probe.check("model", away, vital=True)
+    assert eventually(lambda: status_of(client) == (503, "failing"))
+
+
+def test_a_check_that_hangs_is_told_and_the_answer_stays_quick(
     served: tuple[Probe, httpx.Client],
 ) -> None:
     probe, client = served
     released = threading.Event()
     probe.check("database", lambda: (released.wait(10), None)[1])
-    assert eventually(lambda: client.get("/health").status_code == 503)
+    assert eventually(lambda: status_of(client) == (200, "degraded"))
     assert "no answer" in client.get("/health").json()["checks"]["database"]
     released.set()
-    assert eventually(lambda: client.get("/health").status_code == 200)
+    assert eventually(lambda: status_of(client) == (200, "ok"))
 
 
 def test_a_loop_that_stops_beating_makes_the_process_unhealthy(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -62,6 +63,14 @@ class KeysInMemory:
         return {id: self.keys[id] for id in ids if id in self.keys}
 
 
+class JsonCodec:
+    """Decodes what `status_entries` made."""
+
+    def decode_batch(self, values: Sequence[bytes]) -> Any:
+        batch = pa.RecordBatch.from_pylist([msgspec.json.decode(value) for value in values])
+        return SimpleNamespace(batch=batch)
+
+
 class Listener:
     """A receiver of frames without a socket; `limit` frames, then it is closed."""
 
@@ -90,9 +99,10 @@ def status_entries(
     rows: Sequence[tuple[str, str, int]], *, partition: int = 0, first_offset: int = 0
 ) -> list[Entry]:
     """Entries of (tenant, id, rank), one batch, consecutive offsets."""
-    batch = pa.RecordBatch.from_pylist(
-        [{"tenant": tenant, "id": id, "rank": rank, "status": f"rank-{rank}"} for tenant, id, rank in rows]
-    )
+    rows_as_json = [
+        {"tenant": tenant, "id": id, "rank": rank, "status": f"rank-{rank}"} for tenant, id, rank in rows
+    ]
+    batch = pa.RecordBatch.from_pylist(rows_as_json)
     return [
         Entry(
             tenant=tenant,
@@ -103,8 +113,8 @@ def status_entries(
             partition=partition,
             offset=first_offset + row,
             at_ms=1_000 + first_offset + row,
-            batch=batch,
-            row=row,
+            value=msgspec.json.encode(rows_as_json[row]),
+            decoded=(batch, row),
         )
         for row, (tenant, id, rank) in enumerate(rows)
     ]

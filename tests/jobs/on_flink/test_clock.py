@@ -20,16 +20,16 @@ def test_nothing_is_ticked_before_the_first_event() -> None:
     assert ticker().due(1_000.0) == []
 
 
-def test_a_silent_partition_follows_the_others_to_the_newest_event() -> None:
+def test_a_silent_partition_follows_the_others_to_the_newest_event_less_the_bound() -> None:
     clock = ticker()
     clock.event(0, 1_000, 10.0)
-    assert clock.due(10.01) == [(1, 1_000), (2, 1_000)]
+    assert clock.due(10.01) == [(1, 950), (2, 950)]
     for partition, at in clock.due(10.01):
         clock.tick(partition, at, 1_000, 10.01)
     clock.event(0, 1_030, 10.03)
     assert clock.due(10.04) == [], "not more often than every 50 ms"
     clock.event(0, 1_050, 10.05)
-    assert clock.due(10.07) == [(1, 1_050), (2, 1_050)]
+    assert clock.due(10.07) == [(1, 1_000), (2, 1_000)]
 
 
 def test_partitions_with_traffic_are_not_ticked() -> None:
@@ -47,7 +47,7 @@ def test_a_quiet_stream_is_ticked_once_in_every_partition_to_the_last_event_and_
     clock.event(1, 5_000, 10.0)
     clock.event(2, 4_980, 10.01)
     due = clock.due(10.2)
-    assert due == [(0, 5_000 + DISORDER), (1, 5_000 + DISORDER), (2, 5_000 + DISORDER)]
+    assert due == [(0, 5_000), (1, 5_000), (2, 5_000)]
     for partition, at in due:
         clock.tick(partition, at, 5_000, 10.2)
     assert [clock.due(10.2 + wait) for wait in (0.05, 0.1, 1, 3_600)] == [[], [], [], []]
@@ -57,21 +57,33 @@ def test_the_next_quiet_period_is_ticked_again() -> None:
     clock = ticker(1)
     for newest, now in ((5_000, 10.0), (5_010, 20.0)):
         clock.event(0, newest, now)
-        assert clock.due(now + 0.2) == [(0, newest + DISORDER)]
-        clock.tick(0, newest + DISORDER, newest, now + 0.2)
+        assert clock.due(now + 0.2) == [(0, newest)]
+        clock.tick(0, newest, newest, now + 0.2)
         assert clock.due(now + 0.4) == []
 
 
 def test_a_clock_that_starts_anew_learns_from_the_ticks_of_the_one_before() -> None:
     clock = ticker(2)
-    clock.tick(0, 7_050, 7_000, 1.0)
+    clock.tick(0, 7_000, 7_000, 1.0)
     assert clock.newest == 7_000
-    assert clock.due(2.0) == [(1, 7_050)]
+    assert clock.due(2.0) == [(1, 7_000)]
+
+
+def test_a_tick_means_the_same_to_a_clock_with_another_bound() -> None:
+    """A replay runs with a bound of minutes; the clock after it must still let the last rows out."""
+    replaying = Ticker(disorder_ms=1_500_000, quiet_s=0.1, lag_s=0.05)
+    replaying.partitions([0], 0.0)
+    replaying.event(0, 5_000_000, 10.0)
+    ((_, flushed),) = replaying.due(10.2)
+    clock = ticker(1)
+    clock.tick(0, flushed, 5_000_000, 20.0)
+    clock.event(0, 5_000_100, 20.0)
+    assert clock.due(20.2) == [(0, 5_000_100)]
 
 
 def test_a_tick_without_a_known_event_moves_only_its_partition() -> None:
     clock = ticker(2)
-    clock.tick(0, 7_050, None, 1.0)
+    clock.tick(0, 7_000, None, 1.0)
     assert clock.due(2.0) == []
 
 
@@ -79,12 +91,11 @@ def test_a_tick_without_a_known_event_moves_only_its_partition() -> None:
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 10_000), st.sampled_from([0.0, 0.01, 0.06, 0.3])))
 )
 def test_no_tick_takes_a_partition_past_the_newest_event(steps: list[tuple[int, int, float]]) -> None:
-    """A watermark is a tick's time less the bound; it never passes the newest event seen."""
     clock, now, newest = ticker(), 1.0, -1
     for (partition, at, wait), _ in zip(steps, count(), strict=False):
         now += wait
         for number, time in clock.due(now):
-            assert time - DISORDER <= newest
+            assert time <= newest
             clock.tick(number, time, newest, now)
         newest = max(newest, at)
         clock.event(partition, at, now)

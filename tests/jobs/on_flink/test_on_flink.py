@@ -49,7 +49,7 @@ def judged(live: Live) -> VerifyReport:
 
 
 def bad_bytes(good: bytes) -> list[bytes]:
-    """No Avro, an unknown schema, truncated, bytes at the end, no UTF-8, a string of two gigabytes, nothing."""
+    """No Avro, unknown schema, truncated, bytes at the end, no UTF-8, a string of two gigabytes, nothing."""
     huge = good[:5] + b"\xfe\xff\xff\xff\x0f" + b"x" * 20
     no_text = good[:5] + b"\x04\xff\xfe" + good[7:]
     unknown = b"\x00" + struct.pack(">i", 999_999) + good[5:]

@@ -1,0 +1,192 @@
+"""The memory of accepted events: what makes a repeated POST give the same 202, and another body a 409.
+
+The protocol (reserve, produce, mark): `reserve` writes (tenant, id) as pending with the digest of the body,
+unless it is there already, and returns what was there; after Kafka acknowledged, `mark` makes it accepted.
+A pending one with the same digest is produced again: whoever reserved it may have died before producing.
+While the store is away nothing is promised about 409; the first record per id wins downstream.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Protocol
+
+import msgspec
+import redis.asyncio
+import redis.exceptions
+
+from core.clock import Clock, SystemClock
+from core.errors import Unavailable
+from schemas.keys import key_of
+
+KEY = "millstream:accepted:"
+Command = tuple[Any, ...]
+
+
+class Acceptance(msgspec.Struct, frozen=True, array_like=True):
+    """One event as the gateway took it. Times are milliseconds since the epoch."""
+
+    digest: bytes
+    pipeline: str
+    entity: str
+    occurred_at_ms: int
+    received_at_ms: int
+    accepted: bool = False
+
+    def as_accepted(self) -> "Acceptance":
+        return msgspec.structs.replace(self, accepted=True)
+
+
+class AcceptanceStore(Protocol):
+    """Every method raises Unavailable while the store is away."""
+
+    async def reserve(self, tenant: str, events: Sequence[tuple[str, Acceptance]]) -> list[Acceptance | None]:
+        """Write each (id, pending) where nothing is yet; for each what was there before, None if nothing."""
+        ...
+
+    async def mark(self, tenant: str, events: Mapping[str, Acceptance], *, reserved: bool) -> None:
+        """Write as accepted. Unless they were `reserved`, an id that is there already is left alone."""
+        ...
+
+    async def get(self, tenant: str, id: str) -> Acceptance | None: ...
+
+
+class InMemoryAcceptance:
+    """For tests, and for one process that needs no more: the newest `limit` ids, each for `ttl`."""
+
+    def __init__(self, *, ttl: timedelta, limit: int = 100_000, clock: Clock | None = None) -> None:
+        self._ttl = ttl.total_seconds()
+        self._limit = limit
+        self._clock = clock or SystemClock()
+        self._held: OrderedDict[str, tuple[float, Acceptance]] = OrderedDict()
+
+    async def reserve(self, tenant: str, events: Sequence[tuple[str, Acceptance]]) -> list[Acceptance | None]:
+        found = []
+        for id, acceptance in events:
+            there = self.peek(tenant, id)
+            found.append(there)
+            if there is None:
+                self.put(tenant, id, acceptance)
+        return found
+
+    async def mark(self, tenant: str, events: Mapping[str, Acceptance], *, reserved: bool) -> None:
+        for id, acceptance in events.items():
+            if reserved or self.peek(tenant, id) is None:
+                self.put(tenant, id, acceptance.as_accepted())
+
+    async def get(self, tenant: str, id: str) -> Acceptance | None:
+        return self.peek(tenant, id)
+
+    def peek(self, tenant: str, id: str) -> Acceptance | None:
+        """`get`, without waiting."""
+        held = self._held.get(key_of(tenant, id))
+        if held is None or self._clock.monotonic() >= held[0]:
+            return None
+        return held[1]
+
+    def put(self, tenant: str, id: str, acceptance: Acceptance) -> None:
+        key = key_of(tenant, id)
+        self._held[key] = (self._clock.monotonic() + self._ttl, acceptance)
+        self._held.move_to_end(key)
+        while len(self._held) > self._limit:
+            self._held.popitem(last=False)
+
+
+class RedisAcceptance:
+    """One Redis value per (tenant, id), with a time to live.
+
+    `SET NX` then `GET` (two commands, in this order in one pipeline) instead of one script: it works on
+    every server from Redis 6 and over a cluster's slots, and the `GET` sees whichever `SET NX` won.
+    While one pipeline is on its way, the commands of other requests gather for the next, so that a busy
+    gateway pays for few round trips. After a failure the next `rest_s` seconds are answered Unavailable
+    without asking: an outage costs one pipeline a timeout, not every request.
+    """
+
+    def __init__(
+        self,
+        client: "redis.asyncio.Redis",
+        *,
+        ttl: timedelta,
+        timeout_s: float = 0.5,
+        rest_s: float = 0.5,
+        clock: Clock | None = None,
+    ) -> None:
+        self._client = client
+        self._ttl = int(ttl.total_seconds())
+        self._timeout_s = timeout_s
+        self._rest_s = rest_s
+        self._clock = clock or SystemClock()
+        self._away_until = 0.0
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(Acceptance).decode
+        self._waiting: list[tuple[list[Command], asyncio.Future[list[Any]]]] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    async def reserve(self, tenant: str, events: Sequence[tuple[str, Acceptance]]) -> list[Acceptance | None]:
+        commands: list[Command] = []
+        for id, acceptance in events:
+            key = KEY + key_of(tenant, id)
+            commands.append(("SET", key, self._encode(acceptance), "EX", self._ttl, "NX"))
+            commands.append(("GET", key))
+        answers = await self._ask(commands)
+        found: list[Acceptance | None] = []
+        for was_set, value in zip(answers[::2], answers[1::2], strict=True):
+            found.append(None if was_set or value is None else self._decode(value))
+        return found
+
+    async def mark(self, tenant: str, events: Mapping[str, Acceptance], *, reserved: bool) -> None:
+        commands: list[Command] = []
+        for id, acceptance in events.items():
+            value = self._encode(acceptance.as_accepted())
+            command: Command = ("SET", KEY + key_of(tenant, id), value, "EX", self._ttl)
+            commands.append(command if reserved else (*command, "NX"))
+        await self._ask(commands)
+
+    async def get(self, tenant: str, id: str) -> Acceptance | None:
+        value = (await self._ask([("GET", KEY + key_of(tenant, id))]))[0]
+        return None if value is None else self._decode(value)
+
+    async def _ask(self, commands: list[Command]) -> list[Any]:
+        """The answers of the commands, in order."""
+        if self._clock.monotonic() < self._away_until:
+            raise _away()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[Any]] = loop.create_future()
+        self._waiting.append((commands, answer))
+        if self._sender is None:
+            self._sender = loop.create_task(self._send(), name="acceptance")
+        return await answer
+
+    async def _send(self) -> None:
+        """One pipeline after the other until nobody waits."""
+        try:
+            while self._waiting:
+                asked, self._waiting = self._waiting, []
+                await self._round_trip(asked)
+        finally:
+            self._sender = None
+
+    async def _round_trip(self, asked: "list[tuple[list[Command], asyncio.Future[list[Any]]]]") -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for commands, _ in asked:
+            for command in commands:
+                pipeline.execute_command(*command)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answers = await pipeline.execute()
+        except (redis.exceptions.RedisError, TimeoutError, OSError):
+            self._away_until = self._clock.monotonic() + self._rest_s
+            for _, answer in asked:
+                if not answer.done():
+                    answer.set_exception(_away())
+            return
+        start = 0
+        for commands, answer in asked:
+            if not answer.done():
+                answer.set_result(answers[start : start + len(commands)])
+            start += len(commands)
+
+
+def _away() -> Unavailable:
+    return Unavailable("Redis is away", where="acceptance store", code="acceptance_unavailable")

@@ -1,0 +1,293 @@
+"""The Python client: publish events, follow what becomes of them, come back where one left off.
+
+    async with GatewayClient("http://127.0.0.1:8000", key) as client:
+        outcomes = await client.publish("fraud", events)
+        async for event in client.listen("fraud"):
+            print(event.id, event.data["status"])
+
+`listen` reconnects by itself with the positions it has seen, so that a gateway that dies, drains or closes a
+slow client costs time and no events; what cannot be had any more is told by a `Recovery` in `gaps`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.typing import Subprotocol
+
+from core.errors import Denied, InvalidInput, Unavailable
+from gateway.push.frames import BAD_FRAME, SUBPROTOCOL, UNAUTHENTICATED, WRONG_PROTOCOL, Gap
+
+NDJSON = {"content-type": "application/x-ndjson"}
+_MOST_WAITING = 4096  # received frames that wait for the caller before the socket is read no further
+_FATAL = {BAD_FRAME, UNAUTHENTICATED, WRONG_PROTOCOL}
+_encode = msgspec.json.Encoder().encode
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one event: `status` 202, or that of `problem`."""
+
+    index: int
+    status: int
+    accepted: dict[str, Any] | None = None
+    problem: dict[str, Any] | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 202
+
+    @property
+    def id(self) -> str | None:
+        return self.accepted["id"] if self.accepted else None
+
+
+class _Outcomes(msgspec.Struct, frozen=True):
+    outcomes: list[Outcome]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The answer to one request of several events. `server_ms` is the gateway's own timing by stage."""
+
+    outcomes: list[Outcome]
+    server_ms: dict[str, float]
+
+
+class PushedEvent(msgspec.Struct, frozen=True, tag="event"):
+    """An event frame. `data` is a StatusChange or an Alert as JSON."""
+
+    id: str
+    channel: str
+    partition: int
+    position: str
+    pushed_at: datetime
+    data: dict[str, Any]
+
+
+class _Connected(msgspec.Struct, frozen=True, tag="connected"):
+    session: str
+
+
+class _Subscribed(msgspec.Struct, frozen=True, tag="subscribed"):
+    channel: str
+    recovered: bool
+    positions: dict[str, str]
+    gaps: list[Gap] = []
+
+
+class _Error(msgspec.Struct, frozen=True, tag="error"):
+    problem: dict[str, Any]
+    channel: str | None = None
+
+
+class _Ping(msgspec.Struct, frozen=True, tag="ping"):
+    id: str | None = None
+
+
+class _Pong(msgspec.Struct, frozen=True, tag="pong"):
+    id: str | None = None
+
+
+_frame = msgspec.json.Decoder(PushedEvent | _Connected | _Subscribed | _Error | _Ping | _Pong)
+_outcomes = msgspec.json.Decoder(_Outcomes)
+
+
+@dataclass
+class Listening:
+    """The state of one `listen`, kept across reconnects; its `positions` can be stored and given back."""
+
+    positions: dict[str, str] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
+    reconnects: int = 0
+    subscribed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class GatewayClient:
+    """One gateway, one key. Use it as an asynchronous context manager."""
+
+    def __init__(self, url: str, key: str, *, timeout_s: float = 30.0, connections: int = 32) -> None:
+        self._url = url.rstrip("/")
+        self._key = key
+        self._http = httpx.AsyncClient(
+            base_url=self._url,
+            timeout=timeout_s,
+            headers={"authorization": f"Bearer {key}"},
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def publish(
+        self, pipeline: str, events: Iterable[Any], *, batch: int = 500, parallel: int = 4
+    ) -> list[Outcome]:
+        """Publish all (dictionaries or records), `batch` a request, `parallel` requests at once.
+
+        One outcome per event, in order. A request that is refused as a whole with 503 gives its events that
+        status; nothing is sent again behind the caller's back.
+        """
+        items = list(events)
+        parts = [items[start : start + batch] for start in range(0, len(items), batch)]
+        gate = asyncio.Semaphore(parallel)
+
+        async def one(part: list[Any]) -> list[Outcome]:
+            async with gate:
+                return (await self.publish_batch(pipeline, part)).outcomes
+
+        done = await asyncio.gather(*(one(part) for part in parts))
+        together = [outcome for part in done for outcome in part]
+        return [msgspec.structs.replace(outcome, index=index) for index, outcome in enumerate(together)]
+
+    async def publish_batch(self, pipeline: str, events: Sequence[Any]) -> Batch:
+        """One request. Raises Denied (401, 403), InvalidInput (any other 4xx of the request as a whole)."""
+        body = b"\n".join(map(_encode, events))
+        try:
+            answer = await self._http.post(
+                f"/api/v1/pipelines/{pipeline}/events", content=body, headers=NDJSON
+            )
+        except httpx.TransportError as error:
+            raise Unavailable(f"the gateway does not answer: {error!r}", where=self._url) from error
+        timing = _server_timing(answer.headers.get("server-timing", ""))
+        if answer.status_code in (202, 207):
+            return Batch(_outcomes.decode(answer.content).outcomes, timing)
+        problem = _problem(answer)
+        if answer.status_code == 503:
+            return Batch([Outcome(i, 503, problem=problem) for i in range(len(events))], timing)
+        raise _error_of(answer.status_code, problem)
+
+    async def transaction(self, id: str) -> dict[str, Any] | None:
+        """The status of one event; None where there is none."""
+        return await self._get(f"/api/v1/transactions/{id}")
+
+    async def features(self, view: str, entity: str) -> dict[str, Any] | None:
+        """The features of an entity as of now; None when there is no such view."""
+        return await self._get(f"/api/v1/features/{view}/{entity}")
+
+    async def listen(
+        self,
+        pipeline: str | None,
+        *,
+        channel: str = "results",
+        state: Listening | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        backoff_s: float = 0.1,
+        longest_backoff_s: float = 2.0,
+    ) -> AsyncIterator[PushedEvent]:
+        """Events from now on (or from the positions of `state`), across reconnects, until `stop` or close.
+
+        Raises Denied for a bad key and InvalidInput for a channel that does not exist; a gateway that is
+        away is tried again without end, `backoff_s` doubling up to `longest_backoff_s`.
+        """
+        state = state or Listening()
+        wait = backoff_s
+        while not stop():
+            try:
+                async with connect(
+                    self._url.replace("http", "ws", 1) + "/api/v1/stream",
+                    subprotocols=[Subprotocol(SUBPROTOCOL)],
+                    max_queue=_MOST_WAITING,
+                    max_size=4 * 1024 * 1024,
+                    compression=None,
+                    ping_interval=None,
+                    close_timeout=2,
+                ) as socket:
+                    await self._subscribe(socket, pipeline, channel, state)
+                    async for event in self._events(socket, state):
+                        wait = backoff_s
+                        yield event
+                        if stop():
+                            return
+            except ConnectionClosed as closed:
+                code = closed.rcvd.code if closed.rcvd else 1006
+                if code in _FATAL:
+                    reason = closed.rcvd.reason if closed.rcvd else ""
+                    raise (Denied if code == UNAUTHENTICATED else InvalidInput)(
+                        reason or str(code)
+                    ) from closed
+            except (OSError, InvalidHandshake, TimeoutError):
+                pass  # away; tried again below
+            except InvalidURI as error:
+                raise InvalidInput(f"no gateway address: {self._url}") from error
+            state.subscribed.clear()
+            state.reconnects += 1
+            await asyncio.sleep(wait)
+            wait = min(longest_backoff_s, wait * 2)
+
+    async def _subscribe(
+        self, socket: ClientConnection, pipeline: str | None, channel: str, state: Listening
+    ) -> None:
+        await socket.send(_encode({"type": "connect", "key": self._key}).decode())
+        subscribe: dict[str, Any] = {"type": "subscribe", "channel": channel}
+        if pipeline is not None:
+            subscribe["pipeline"] = pipeline
+        if state.positions:
+            subscribe["since"] = list(state.positions.values())
+        await socket.send(_encode(subscribe).decode())
+
+    async def _events(self, socket: ClientConnection, state: Listening) -> AsyncIterator[PushedEvent]:
+        async for text in socket:
+            frame = _frame.decode(text)
+            if isinstance(frame, PushedEvent):
+                state.positions[str(frame.partition)] = frame.position
+                yield frame
+            elif isinstance(frame, _Subscribed):
+                state.positions.update(frame.positions)
+                state.gaps.extend(frame.gaps)
+                state.subscribed.set()
+            elif isinstance(frame, _Ping):
+                await socket.send(_encode(_Pong(frame.id)).decode())
+            elif isinstance(frame, _Error) and not frame.problem.get("retryable"):
+                status = int(frame.problem.get("status", 400))
+                raise _error_of(status, frame.problem)
+            elif isinstance(frame, _Error):
+                return
+
+    async def _get(self, path: str) -> dict[str, Any] | None:
+        try:
+            answer = await self._http.get(path)
+        except httpx.TransportError as error:
+            raise Unavailable(f"the gateway does not answer: {error!r}", where=self._url) from error
+        if answer.status_code == 404:
+            return None
+        if answer.status_code != 200:
+            raise _error_of(answer.status_code, _problem(answer))
+        found: dict[str, Any] = msgspec.json.decode(answer.content)
+        return found
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        return dict(msgspec.json.decode(answer.content))
+    except (msgspec.DecodeError, TypeError, ValueError):
+        return {"detail": f"the gateway answered {answer.status_code}", "code": "unknown"}
+
+
+def _error_of(status: int, problem: Mapping[str, Any]) -> Denied | InvalidInput | Unavailable:
+    detail, code = str(problem.get("detail", status)), str(problem.get("code", "unknown"))
+    if status in (401, 403):
+        return Denied(detail, code=code)
+    if status >= 500:
+        return Unavailable(detail, code=code)
+    return InvalidInput(detail, code=code, mend=problem.get("mend"))
+
+
+def _server_timing(header: str) -> dict[str, float]:
+    """`validate;dur=0.1, publish;dur=2` as milliseconds by name."""
+    found = {}
+    for part in header.split(","):
+        name, _, options = part.strip().partition(";dur=")
+        if options:
+            found[name] = float(options)
+    return found

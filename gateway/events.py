@@ -1,0 +1,335 @@
+"""`POST /api/v1/pipelines/{pipeline}/events`: take events in, answer when Kafka has them.
+
+One event (a JSON object) is answered with its own outcome: 202 `{id, status: "provisional", ...}`, or a
+problem document. Several (a JSON array or NDJSON) are answered with an outcome each, in their order:
+202 when all were accepted, 503 when none was and all of them may be sent again unchanged, else 207.
+
+Acceptance is the protocol of `gateway.acceptance`: reserve, produce, wait for `acks=all`, mark, answer.
+The tenant is the credential's. Repeating an accepted id with the same content gives the same answer with
+the header `Idempotent-Replayed`; with other content 409.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from core.clock import Clock, from_millis, to_millis
+from core.errors import Conflict, InvalidInput, MillstreamError, Unavailable, UnknownName
+from core.settings import Gateway
+from core.telemetry.log import logger
+from core.telemetry.metrics import counter, histogram
+from core.telemetry.trace import new_traceparent
+from gateway.acceptance import Acceptance, AcceptanceStore, InMemoryAcceptance
+from gateway.bodies import read_events, too_large
+from gateway.exchange import Request, Response, json_response
+from gateway.intake import Intake
+from gateway.principals import Principal
+from gateway.problems import Problem, problem_of, status_of
+from gateway.publisher import Outgoing, Publisher
+from gateway.schema_watch import SchemaWatch
+from schemas.codec import RecordCodec
+from schemas.headers import event_headers
+from schemas.keys import key_of
+from schemas.record import Record
+from schemas.topic import Topic
+
+PROVISIONAL = "provisional"
+_WIRE_HEADER = 5
+_YIELD_EVERY = 64
+
+_log = logger("gateway.events")
+_ACCEPTED = counter("gateway_events_accepted_total", "Events that Kafka acknowledged", ["pipeline"])
+_REFUSED = counter(
+    "gateway_events_refused_total", "Events not accepted, by problem code", ["pipeline", "code"]
+)
+_VALIDATE = histogram("gateway_validate_ms", "Decoding, validating and encoding the events of one request")
+_PUBLISH = histogram("gateway_publish_ms", "From valid to acknowledged by Kafka, the reservation included")
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where the events of one pipeline come in."""
+
+    pipeline: str
+    topic: Topic
+    intake: Intake
+    codec: RecordCodec[Record]
+
+    @property
+    def entity(self) -> str:
+        return self.intake.record.spec().entity or ""
+
+    @property
+    def time(self) -> str:
+        return self.intake.record.spec().time or ""
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The body of a 202."""
+
+    id: str
+    status: str
+    pipeline: str
+    received_at: datetime
+
+
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one event of several."""
+
+    index: int
+    status: int = msgspec.field()
+    accepted: Accepted | None = None
+    problem: Problem | None = None
+
+
+class Outcomes(msgspec.Struct, frozen=True):
+    """The body of an answer to several events, `outcomes` in the order of the events."""
+
+    accepted: int
+    refused: int
+    outcomes: list[Outcome]
+
+
+@dataclass(slots=True)
+class _Event:
+    """A valid event on its way."""
+
+    index: int
+    id: str
+    value: bytes
+    entity: str
+    occurred_at: datetime
+    acceptance: Acceptance
+    repeated: bool = False
+
+
+class EventsEndpoint:
+    """The handler and what it needs. `recent` are this gateway's own acceptances, for when Redis is away."""
+
+    def __init__(
+        self,
+        settings: Gateway,
+        doors: Mapping[str, Door],
+        *,
+        store: AcceptanceStore,
+        recent: InMemoryAcceptance,
+        publisher: Publisher,
+        schemas: SchemaWatch,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._doors = doors
+        self._store = store
+        self._recent = recent
+        self._publisher = publisher
+        self._schemas = schemas
+        self._clock = clock
+
+    async def post(self, request: Request) -> Response:
+        pipeline = request.parameters["pipeline"]
+        door = self._doors.get(pipeline)
+        if door is None:
+            raise UnknownName("pipeline", pipeline[:100], self._doors)
+        bodies = await read_events(
+            request,
+            max_event_bytes=self._settings.max_event_bytes,
+            max_events=self._settings.max_batch_events,
+        )
+        started = time.perf_counter()
+        received_at = self._clock.now()
+        self._schemas.require()
+        results: list[Accepted | MillstreamError | None] = [None] * len(bodies.raw)
+        events = await self._read(door, bodies.raw, request.principal, received_at, results)
+        validated = time.perf_counter()
+        if events:
+            await self._accept(door, events, request, results)
+        published = time.perf_counter()
+        _VALIDATE.observe((validated - started) * 1e3)
+        _PUBLISH.observe((published - validated) * 1e3)
+        timing = (
+            f"validate;dur={(validated - started) * 1e3:.3f}, publish;dur={(published - validated) * 1e3:.3f}"
+        )
+        headers = [("server-timing", timing)]
+        self._count(pipeline, results)
+        if bodies.single:
+            return self._single(results[0], events, headers)
+        return self._several(results, request, headers)
+
+    async def _read(
+        self,
+        door: Door,
+        raw: Sequence[bytes],
+        principal: Principal,
+        received_at: datetime,
+        results: list[Accepted | MillstreamError | None],
+    ) -> list[_Event]:
+        """The valid events; what is wrong with the others goes to `results`."""
+        events = []
+        received_at_ms = to_millis(received_at)
+        for index, body in enumerate(raw):
+            if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+                await asyncio.sleep(0)  # others get their turn between slices of a large batch
+            try:
+                if len(body) > self._settings.max_event_bytes:
+                    raise too_large(self._settings.max_event_bytes)
+                record = door.intake.read(body, principal.tenant)
+                value = door.codec.encode(record)
+            except InvalidInput as error:
+                results[index] = error
+                continue
+            entity = str(getattr(record, door.entity))
+            occurred_at: datetime = getattr(record, door.time)
+            digest = hashlib.sha256(door.pipeline.encode() + b"\x00" + value[_WIRE_HEADER:]).digest()
+            acceptance = Acceptance(digest, door.pipeline, entity, to_millis(occurred_at), received_at_ms)
+            events.append(_Event(index, record.id, value, entity, occurred_at, acceptance))
+        return events
+
+    async def _accept(
+        self,
+        door: Door,
+        events: list[_Event],
+        request: Request,
+        results: list[Accepted | MillstreamError | None],
+    ) -> None:
+        """Reserve, produce, mark; the outcome of each event goes to `results`."""
+        tenant = request.principal.tenant
+        firsts: dict[str, _Event] = {}
+        for event in events:
+            firsts.setdefault(event.id, event)
+        try:
+            self._publisher.require(len(firsts))
+        except Unavailable as error:
+            for event in events:
+                results[event.index] = error
+            return
+        reserved = True
+        try:
+            found = await self._store.reserve(
+                tenant, [(id, event.acceptance) for id, event in firsts.items()]
+            )
+        except Unavailable:
+            reserved = False
+            found = [self._recent.peek(tenant, id) for id in firsts]
+        produced: list[_Event] = []
+        ended: dict[str, Accepted | MillstreamError] = {}
+        for (id, event), earlier in zip(firsts.items(), found, strict=True):
+            if earlier is not None and earlier.digest != event.acceptance.digest:
+                ended[id] = _conflict(id)
+            elif earlier is not None and earlier.accepted:
+                event.repeated = True
+                ended[id] = _accepted(id, earlier)
+            else:
+                produced.append(event)
+        if produced:
+            ended |= await self._produce(door, produced, request, reserved=reserved)
+        for event in events:
+            first = firsts[event.id]
+            same = event.acceptance.digest == first.acceptance.digest
+            results[event.index] = ended[event.id] if same else _conflict(event.id)
+
+    async def _produce(
+        self, door: Door, events: Sequence[_Event], request: Request, *, reserved: bool
+    ) -> dict[str, Accepted | MillstreamError]:
+        tenant = request.principal.tenant
+        traceparent = new_traceparent(request.traceparent)
+        type = door.codec.spec.full_name
+        messages = [
+            Outgoing(
+                topic=door.topic.name,
+                key=key_of(tenant, event.entity),
+                value=event.value,
+                headers=event_headers(
+                    id=event.id,
+                    source=request.principal.credential,
+                    type=type,
+                    time=event.occurred_at,
+                    tenant=tenant,
+                    received_at=from_millis(event.acceptance.received_at_ms),
+                    traceparent=traceparent,
+                ),
+                at_ms=event.acceptance.occurred_at_ms,
+            )
+            for event in events
+        ]
+        try:
+            outcomes = await self._publisher.publish(messages)
+        except Unavailable as error:
+            return {event.id: error for event in events}
+        ended: dict[str, Accepted | MillstreamError] = {}
+        taken: dict[str, Acceptance] = {}
+        for event, outcome in zip(events, outcomes, strict=True):
+            if outcome is None:
+                taken[event.id] = event.acceptance
+                self._recent.put(tenant, event.id, event.acceptance.as_accepted())
+            ended[event.id] = outcome or _accepted(event.id, event.acceptance)
+        if taken:
+            try:
+                await self._store.mark(tenant, taken, reserved=reserved)
+            except Unavailable:
+                _log.warning("accepted events could not be marked", events=len(taken))
+        return ended
+
+    def _single(
+        self,
+        result: Accepted | MillstreamError | None,
+        events: Sequence[_Event],
+        headers: list[tuple[str, str]],
+    ) -> Response:
+        if not isinstance(result, Accepted):
+            raise result or RuntimeError("an event without an outcome")
+        headers.append(("location", f"/api/v1/transactions/{result.id}"))
+        if events[0].repeated:
+            headers.append(("idempotent-replayed", "true"))
+        return json_response(202, result, headers)
+
+    def _several(
+        self,
+        results: Sequence[Accepted | MillstreamError | None],
+        request: Request,
+        headers: list[tuple[str, str]],
+    ) -> Response:
+        outcomes = []
+        first_refusal: Unavailable | None = None
+        accepted = 0
+        for index, result in enumerate(results):
+            if isinstance(result, Accepted):
+                accepted += 1
+                outcomes.append(Outcome(index, 202, accepted=result))
+                continue
+            refusal = result or RuntimeError("an event without an outcome")
+            if isinstance(refusal, Unavailable):
+                first_refusal = first_refusal or refusal
+            problem = problem_of(refusal, request.request_id)
+            outcomes.append(Outcome(index, status_of(refusal), problem=problem))
+        if accepted == len(results):
+            status = 202
+        elif first_refusal is not None and all(isinstance(result, Unavailable) for result in results):
+            raise first_refusal
+        else:
+            status = 207
+        return json_response(status, Outcomes(accepted, len(results) - accepted, outcomes), headers)
+
+    def _count(self, pipeline: str, results: Sequence[Accepted | MillstreamError | None]) -> None:
+        accepted = 0
+        for result in results:
+            if isinstance(result, Accepted):
+                accepted += 1
+            elif result is not None:
+                _REFUSED.labels(pipeline, result.code).inc()
+        if accepted:
+            _ACCEPTED.labels(pipeline).inc(accepted)
+
+
+def _accepted(id: str, acceptance: Acceptance) -> Accepted:
+    return Accepted(id, PROVISIONAL, acceptance.pipeline, from_millis(acceptance.received_at_ms))
+
+
+def _conflict(id: str) -> Conflict:
+    return Conflict(
+        f"event {id!r} was sent before with other content", mend="give an event with other content another id"
+    )

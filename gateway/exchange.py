@@ -1,0 +1,60 @@
+"""One request and its answer, free of the server that carried them."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from core.errors import InvalidInput
+from gateway.principals import ANONYMOUS, Principal
+
+Body = Callable[[int], Awaitable[bytes]]
+"""Reads the whole body; raises TooLarge above the number of bytes given, without reading on."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class Request:
+    """What came in. Header names are lower case; `parameters` are the values of the path's template."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: Body
+    request_id: str
+    query: str = ""
+    parameters: dict[str, str] = field(default_factory=dict)
+    principal: Principal = ANONYMOUS
+    traceparent: str | None = None
+
+    def option(self, name: str) -> str | None:
+        """The last value of a query option; an option without a value is the empty string."""
+        values = parse_qs(self.query, keep_blank_values=True).get(name)
+        return values[-1] if values else None
+
+    def count(self, name: str, *, default: int, most: int) -> int:
+        """A query option that is a whole number, 1 to `most`; raises InvalidInput otherwise."""
+        text = self.option(name)
+        if text is None:
+            return default
+        if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 9 or not 1 <= int(text) <= most:
+            raise InvalidInput(f"option {name!r} is no number from 1 to {most}", code="invalid_option")
+        return int(text)
+
+
+@dataclass(slots=True)
+class Response:
+    """What goes out. The server adds Content-Length, X-Request-ID and the headers that every answer has."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+def json_response(status: int, value: Any, headers: list[tuple[str, str]] | None = None) -> Response:
+    """`value` as JSON: structs, dictionaries, lists, datetimes as RFC 3339."""
+    return Response(status, _encode(value), headers=headers or [])

@@ -1,0 +1,172 @@
+"""API keys: `ms_<id>_<secret>_<checksum>`, kept in PostgreSQL as a public id and the SHA-256 of the secret.
+
+The secret is 256 random bits, shown once. A hash without salt and stretching is right for it: there is
+nothing to guess. The checksum (CRC-32 of what precedes it) tells a mistyped key from a wrong one without
+asking anybody, and lets scanners of leaked secrets recognise ours.
+"""
+
+import hashlib
+import os
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import psycopg
+
+from core.clock import Clock, SystemClock
+from core.errors import InvalidInput, Unavailable, UnknownName
+from core.settings import Settings
+from gateway.principals import SCOPES
+from pipelines.tables import create_tables
+
+PREFIX = "ms_"
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ID_LENGTH, _SECRET_LENGTH, _CHECKSUM_LENGTH = 12, 43, 6
+_SHAPE = re.compile(
+    rf"{PREFIX}([0-9A-Za-z]{{{_ID_LENGTH}}})_([0-9A-Za-z]{{{_SECRET_LENGTH}}})_([0-9A-Za-z]{{{_CHECKSUM_LENGTH}}})",
+    re.ASCII,
+)
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+_CONNECT_TIMEOUT_S = 5
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key as it is stored. Times are timezone-aware; `hash` is 32 bytes."""
+
+    id: str
+    hash: bytes
+    tenant: str
+    name: str
+    scopes: frozenset[str]
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+    def valid_at(self, now: datetime) -> bool:
+        """Neither revoked nor expired; a key is over at `expires_at` itself."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+COLUMNS = "id, hash, tenant, name, scopes, created_at, expires_at, revoked_at"
+
+
+def key_of_row(row: Sequence[object]) -> Key:
+    """A row of `COLUMNS` as a key."""
+    id, hash, tenant, name, scopes, created_at, expires_at, revoked_at = row
+    return Key(
+        id=str(id),
+        hash=bytes(hash),  # type: ignore[call-overload]
+        tenant=str(tenant),
+        name=str(name),
+        scopes=frozenset(scopes),  # type: ignore[call-overload]
+        created_at=created_at,  # type: ignore[arg-type]
+        expires_at=expires_at,  # type: ignore[arg-type]
+        revoked_at=revoked_at,  # type: ignore[arg-type]
+    )
+
+
+def mint() -> tuple[str, str, bytes]:
+    """A new key: its text, its public id, and the hash to store."""
+    id = _random(_ID_LENGTH)
+    secret = _base62(int.from_bytes(os.urandom(32)), _SECRET_LENGTH)
+    body = f"{PREFIX}{id}_{secret}"
+    return f"{body}_{_checksum(body)}", id, hashlib.sha256(secret.encode()).digest()
+
+
+def parse(text: str) -> tuple[str, bytes] | None:
+    """Public id and hash of a key's text; None when it has not the shape or the checksum of a key."""
+    found = _SHAPE.fullmatch(text)
+    if found is None or _checksum(text[: -_CHECKSUM_LENGTH - 1]) != found[3]:
+        return None
+    return found[1], hashlib.sha256(found[2].encode()).digest()
+
+
+def create_key(
+    settings: Settings,
+    tenant: str,
+    *,
+    name: str = "",
+    scopes: Iterable[str] | None = None,
+    expires_in: timedelta | None = None,
+    clock: Clock | None = None,
+) -> str:
+    """Make a key and return its text, which is not kept anywhere. Without `scopes` it may do everything.
+
+    Raises InvalidInput on a bad tenant name, UnknownName on an unknown scope, Unavailable while PostgreSQL
+    is away.
+    """
+    now = (clock or SystemClock()).now()
+    if not _TENANT.fullmatch(tenant):
+        raise InvalidInput(
+            f"tenant name {tenant!r}", mend="use 1 to 63 letters, digits, dots, dashes or underscores"
+        )
+    if expires_in is not None and expires_in <= timedelta(0):
+        raise InvalidInput("the key would have expired already", mend="give a positive time to live")
+    granted = frozenset(scopes) if scopes is not None else SCOPES
+    for scope in sorted(granted - SCOPES):
+        raise UnknownName("scope", scope, SCOPES)
+    text, id, hash = mint()
+    with _connect(settings) as connection:
+        create_tables(connection, now=now)
+        connection.execute(
+            "INSERT INTO api_keys (id, hash, tenant, name, scopes, created_at, expires_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            (id, hash, tenant, name, sorted(granted), now, now + expires_in if expires_in else None),
+        )
+    return text
+
+
+def list_keys(settings: Settings, tenant: str | None = None) -> list[Key]:
+    """Every key, newest first, or those of one tenant."""
+    with _connect(settings) as connection:
+        create_tables(connection)
+        rows = connection.execute(
+            f"SELECT {COLUMNS} FROM api_keys WHERE %s::text IS NULL OR tenant = %s"
+            " ORDER BY created_at DESC, id",
+            (tenant, tenant),
+        ).fetchall()
+    return [key_of_row(row) for row in rows]
+
+
+def revoke_key(settings: Settings, id: str, *, clock: Clock | None = None) -> Key:
+    """Revoke by public id or by the whole key; again is harmless. Gateways follow within a second."""
+    parsed = parse(id)
+    public = parsed[0] if parsed else id
+    with _connect(settings) as connection:
+        create_tables(connection)
+        row = connection.execute(
+            "UPDATE api_keys SET revoked_at = coalesce(revoked_at, %s) WHERE id = %s RETURNING " + COLUMNS,
+            ((clock or SystemClock()).now(), public),
+        ).fetchone()
+        if row is None:
+            known = connection.execute("SELECT id FROM api_keys LIMIT 1000").fetchall()
+            raise UnknownName("key", public[:80], [str(found[0]) for found in known])
+    return key_of_row(row)
+
+
+def _connect(settings: Settings) -> psycopg.Connection[tuple[object, ...]]:
+    try:
+        return psycopg.connect(settings.postgres.address, autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S)
+    except psycopg.OperationalError as error:
+        raise Unavailable(
+            "PostgreSQL is away", where="api keys", mend="start it with `millstream up --only postgres`"
+        ) from error
+
+
+def _checksum(body: str) -> str:
+    return _base62(zlib.crc32(body.encode()), _CHECKSUM_LENGTH)
+
+
+def _random(length: int) -> str:
+    return _base62(int.from_bytes(os.urandom(length)), length)
+
+
+def _base62(number: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, 62)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))

@@ -1,0 +1,261 @@
+"""The gateway process: everything put together, started, drained, stopped.
+
+It starts with any of its dependencies away, says so on `/ready`, and serves as they come.
+"""
+
+import asyncio
+import gc
+import signal
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+
+import psycopg_pool
+import redis
+import redis.asyncio
+import uvloop
+
+from core.clock import Clock, SystemClock
+from core.errors import StackError, Unavailable
+from core.settings import Settings
+from core.telemetry.log import logger
+from features.online.rolling import RollingStore
+from gateway import principals
+from gateway.acceptance import InMemoryAcceptance, RedisAcceptance
+from gateway.events import Door, EventsEndpoint
+from gateway.features import FeaturesEndpoint
+from gateway.health import Health
+from gateway.intake import Intake
+from gateway.keyring import Keyring, PostgresKeys
+from gateway.publisher import Publisher
+from gateway.push.catch_up import CatchUp
+from gateway.push.feed import Feed
+from gateway.push.hub import Hub
+from gateway.push.positions import Signer, position_secret
+from gateway.push.reader import PushReader
+from gateway.push.session import Sessions
+from gateway.reviews import ReviewsEndpoint
+from gateway.routing import Route, Router
+from gateway.schema_watch import SchemaWatch
+from gateway.server import Application, Listener, bearer
+from gateway.transactions import TransactionsEndpoint
+from pipelines.plan import Plan
+from pipelines.reviews import KafkaVerdicts
+from schemas.broker import producer
+from schemas.codec import RecordCodec
+from schemas.record import Record
+from schemas.registry import SchemaRegistry
+from schemas.topic import Topic
+
+DRAIN_S = 10.0
+_REGISTRY_TIMEOUT_S = 2.0
+_log = logger("gateway")
+
+
+def run(settings: Settings, plans: Mapping[str, Plan]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises StackError when the port is taken."""
+    uvloop.run(_until_signal(settings, plans))
+
+
+async def _until_signal(settings: Settings, plans: Mapping[str, Plan]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(settings, plans, stop=stop)
+
+
+async def serve(
+    settings: Settings, plans: Mapping[str, Plan], *, stop: asyncio.Event, clock: Clock | None = None
+) -> None:
+    """`run`, inside a loop of the caller's, until `stop` is set."""
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as exits:
+        gateway = await Assembly.make(settings, plans, clock or SystemClock(), exits)
+        listener = Listener(gateway.application, settings.gateway.host, settings.gateway.port)
+        listener.start()
+        gateway.health.started = True
+        gc.collect()
+        gc.freeze()  # what is here now stays; the collector need not look at it again
+        _log.info("serving", address=f"http://{settings.gateway.host}:{settings.gateway.port}")
+        ended = loop.create_task(listener.wait())
+        stopped = loop.create_task(stop.wait())
+        await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not stop.is_set():
+            raise _end_of(ended, settings)
+        await gateway.drain()
+        await listener.stop(DRAIN_S)
+        await asyncio.gather(ended, return_exceptions=True)
+        _log.info("stopped")
+
+
+class Assembly:
+    """The parts of one gateway, wired."""
+
+    def __init__(self, application: Application, health: Health, sessions: Sessions) -> None:
+        self.application = application
+        self.health = health
+        self.sessions = sessions
+
+    async def drain(self) -> None:
+        """Refuse readiness, close the sockets (1001), finish what was begun."""
+        self.health.draining = True
+        self.application.draining = True
+        await self.sessions.drain()
+        await self.application.drained(DRAIN_S)
+
+    @classmethod
+    async def make(
+        cls, settings: Settings, plans: Mapping[str, Plan], clock: Clock, exits: AsyncExitStack
+    ) -> "Assembly":
+        """Build everything; `exits` takes it down again, in reverse order."""
+        registry = SchemaRegistry(
+            settings.registry.address,
+            auto_register=settings.registry.auto_register,
+            timeout_s=_REGISTRY_TIMEOUT_S,
+        )
+        exits.callback(registry.close)
+        database, options = settings.postgres.address, {"autocommit": True}
+        pool = psycopg_pool.AsyncConnectionPool(database, min_size=1, max_size=8, open=False, kwargs=options)
+        await pool.open(wait=False)
+        exits.push_async_callback(pool.close, timeout=2.0)
+        blocking = psycopg_pool.ConnectionPool(database, min_size=1, max_size=4, open=False, kwargs=options)
+        blocking.open(wait=False)
+        exits.callback(blocking.close, timeout=2.0)
+        cache = redis.asyncio.Redis.from_url(settings.redis.address, socket_connect_timeout=1.0)
+        exits.push_async_callback(cache.aclose)
+        online = redis.Redis.from_url(settings.redis.address, socket_timeout=1.0, socket_connect_timeout=0.5)
+        exits.callback(online.close)
+
+        keyring = Keyring(PostgresKeys(pool), clock=clock)
+        publisher = Publisher(
+            lambda: producer(
+                settings,
+                message_timeout_ms=int(settings.gateway.publish_timeout_s * 1000),
+                delivery_timeout_ms=int(settings.gateway.publish_timeout_s * 1000),
+            ),
+            max_in_flight=settings.gateway.max_in_flight,
+        )
+        exits.callback(publisher.close, settings.gateway.publish_timeout_s)
+        doors = {name: _door(settings, plan, registry, clock) for name, plan in plans.items()}
+        schemas = SchemaWatch(registry, [door.codec for door in doors.values()])
+
+        feeds = _feeds(plans.values(), registry)
+        hub = Hub(feeds, Signer(position_secret(settings)), ring=settings.gateway.push_ring, clock=clock)
+        catch_up = CatchUp(settings, hub)
+        exits.push_async_callback(catch_up.close)
+        hub.elsewhere = catch_up
+        reader = PushReader(settings, feeds, hub, clock)
+        reader.start()
+        exits.callback(reader.close)
+        sessions = Sessions(hub, keyring, queue=settings.gateway.push_queue, bearer=bearer)
+        keyring.on_revoked = sessions.revoked
+        keyring.start()
+        exits.push_async_callback(keyring.close)
+
+        health = Health()
+        exits.callback(health.probe.close)
+        health.dependency("database", lambda: _ask_database(blocking), needed=True)
+        health.dependency("redis", lambda: _ask_redis(online), needed=False)
+        health.dependency("kafka", publisher.check, needed=True)
+        health.dependency("registry", schemas.check, needed=True)
+        health.dependency("push", lambda: _ask_hub(hub), needed=True)
+        health.part("push_reader", reader.check)
+        beat = asyncio.get_running_loop().create_task(_beat(health))
+        exits.callback(beat.cancel)
+
+        ttl = timedelta(seconds=settings.gateway.acceptance_ttl_s)
+        store, recent = RedisAcceptance(cache, ttl=ttl), InMemoryAcceptance(ttl=ttl)
+        events = EventsEndpoint(
+            settings.gateway,
+            doors,
+            store=store,
+            recent=recent,
+            publisher=publisher,
+            schemas=schemas,
+            clock=clock,
+        )
+        transactions = TransactionsEndpoint(pool, store, recent, hub.pushed)
+        stores = {plan.view.name: RollingStore(online, plan.view) for plan in plans.values()}
+        verdicts = {name: KafkaVerdicts(settings, plan.labels) for name, plan in plans.items()}
+        reviews = ReviewsEndpoint(blocking, verdicts, clock)
+        router = Router(
+            (
+                Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
+                Route("GET", "/api/v1/transactions/{id}", principals.TRANSACTIONS_READ, transactions.get),
+                Route(
+                    "GET",
+                    "/api/v1/features/{view}/{entity}",
+                    principals.FEATURES_READ,
+                    FeaturesEndpoint(stores, clock).get,
+                ),
+                Route("GET", "/api/v1/reviews", principals.REVIEWS_READ, reviews.get),
+                Route("POST", "/api/v1/reviews/{id}/decision", principals.REVIEWS_WRITE, reviews.decide),
+                *health.routes(),
+            )
+        )
+        return cls(Application(router, keyring, sessions), health, sessions)
+
+
+def _door(settings: Settings, plan: Plan, registry: SchemaRegistry, clock: Clock) -> Door:
+    return Door(
+        pipeline=plan.pipeline,
+        topic=plan.source,
+        intake=Intake(
+            _record_of(plan.source),
+            max_age=timedelta(seconds=settings.gateway.max_age_s),
+            max_ahead=timedelta(seconds=settings.gateway.max_ahead_s),
+            clock=clock,
+        ),
+        codec=_codec(plan.source, registry),
+    )
+
+
+def _feeds(plans: Iterable[Plan], registry: SchemaRegistry) -> list[Feed]:
+    """A feed per pipeline for its results, and one for each alerts topic."""
+    feeds: dict[str, Feed] = {}
+    for plan in plans:
+        feeds[plan.status.name] = Feed("results", plan.pipeline, plan.status, _codec(plan.status, registry))
+        if plan.alerts.name not in feeds:
+            feeds[plan.alerts.name] = Feed("alerts", None, plan.alerts, _codec(plan.alerts, registry))
+    return list(feeds.values())
+
+
+def _codec(topic: Topic, registry: SchemaRegistry) -> RecordCodec[Record]:
+    return RecordCodec(_record_of(topic), registry, topic.subject, max_bytes=topic.max_bytes)
+
+
+def _record_of(topic: Topic) -> type[Record]:
+    if topic.record is None:
+        raise StackError(f"topic {topic.name} has no record")
+    return topic.record
+
+
+async def _beat(health: Health) -> None:
+    while True:
+        health.beat()
+        await asyncio.sleep(1.0)
+
+
+def _ask_database(pool: "psycopg_pool.ConnectionPool[Any]") -> None:
+    with pool.connection(timeout=0.5) as connection:
+        connection.execute("SELECT 1")
+
+
+def _ask_redis(client: redis.Redis) -> None:
+    client.ping()
+
+
+def _ask_hub(hub: Hub) -> None:
+    if not hub.ready:
+        raise Unavailable("the status and alerts topics are not being read yet")
+
+
+def _end_of(ended: "asyncio.Task[None]", settings: Settings) -> Exception:
+    reason = ended.exception() if ended.done() and not ended.cancelled() else None
+    return StackError(
+        f"the server ended: {reason or 'it says no reason'}",
+        where=f"{settings.gateway.host}:{settings.gateway.port}",
+        mend="see whether the port is taken (`millstream doctor`), or set MILLSTREAM_GATEWAY__PORT",
+    )

@@ -1,0 +1,30 @@
+"""Who is calling: a tenant and what its credential may do."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+PUBLIC = "public"
+EVENTS_WRITE = "events:write"
+TRANSACTIONS_READ = "transactions:read"
+FEATURES_READ = "features:read"
+REVIEWS_READ = "reviews:read"
+REVIEWS_WRITE = "reviews:write"
+STREAM_READ = "stream:read"
+
+SCOPES = frozenset({EVENTS_WRITE, TRANSACTIONS_READ, FEATURES_READ, REVIEWS_READ, REVIEWS_WRITE, STREAM_READ})
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The holder of a credential. `credential` is its public id, never the secret."""
+
+    tenant: str
+    credential: str
+    scopes: frozenset[str]
+    expires_at: datetime | None = None
+
+    def may(self, permission: str) -> bool:
+        return permission == PUBLIC or permission in self.scopes
+
+
+ANONYMOUS = Principal(tenant="", credential="", scopes=frozenset())

@@ -1,0 +1,316 @@
+"""The hub: who listens to what, what was pushed lately, and the way back for those who were away.
+
+Lives in the event loop and is used from nowhere else; every method without `async` is atomic. Entries come
+in batches, in offset order per partition. A subscription is *live* on a partition, and is given what comes,
+or *behind*, and is brought along from the ring, or by the shared catch-up reader where the ring does not
+reach back; it goes live in the same step in which nothing is left to give.
+
+Promise: per partition, every first message of an outcome after the position resumed from, in order, once.
+The filter for repeats reaches back over the newest outcomes only (see `Hub.remembered`); beyond that a
+repeat may show.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from core.clock import Clock
+from core.errors import InvalidInput, Unavailable, UnknownName
+from core.telemetry.metrics import counter, gauge
+from gateway.push.feed import Feed
+from gateway.push.frames import Event, Gap, Subscribed, encode
+from gateway.push.positions import Position, Signer
+from gateway.push.ring import Entry, FirstWins, Ring
+
+_SCANNED = 1024
+_PUSHED = counter("gateway_frames_pushed_total", "Event frames queued for subscribers", ["channel"])
+_REPEATS = counter("gateway_repeats_dropped_total", "Messages whose outcome was pushed before", ["channel"])
+_SUBSCRIPTIONS = gauge("gateway_subscriptions", "Open subscriptions")
+
+
+class Receiver(Protocol):
+    """The connection behind a subscription."""
+
+    def offer(self, frame: str) -> bool:
+        """Queue a frame; False when the connection is closed or was closed for being too slow."""
+        ...
+
+    async def room(self) -> bool:
+        """Wait until half the queue is free; False when the connection is closed."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Subscription:
+    """One connection's interest in a channel. `floor` is the last offset dealt with, per partition."""
+
+    receiver: Receiver
+    tenant: str
+    group: str | None
+    floor: dict[int, int]
+    at_ms: dict[int, int] = field(default_factory=dict)
+    behind: set[int] = field(default_factory=set)
+    seen: dict[int, FirstWins] = field(default_factory=dict)
+    open: bool = True
+    tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    def wants(self, entry: Entry) -> bool:
+        return entry.tenant == self.tenant and (self.group is None or entry.group == self.group)
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A status that was pushed here. `record` decodes it."""
+
+    feed: Feed
+    entry: Entry
+
+    @property
+    def rank(self) -> int:
+        return self.entry.rank
+
+    def record(self) -> dict[str, Any]:
+        return self.feed.rows([self.entry])[0]
+
+
+class Elsewhere(Protocol):
+    """Brings a subscription along where the ring does not reach back to."""
+
+    async def bring(self, channel: "Channel", subscription: Subscription, partition: int) -> None:
+        """Give everything after the floor up to where the ring holds the rest. Raises Unavailable."""
+        ...
+
+    async def low(self, channel: "Channel", partition: int) -> int:
+        """The oldest offset that Kafka still has. Raises Unavailable."""
+        ...
+
+
+class Channel:
+    """One feed, its recent entries and its subscribers."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.epoch = 0
+        self.rings: dict[int, Ring] = {}
+        self.first = FirstWins(1)
+        self.subscribers: dict[str, set[Subscription]] = {}
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.rings)
+
+
+class Hub:
+    """All channels of one gateway."""
+
+    remembered = 200_000
+
+    def __init__(self, feeds: Iterable[Feed], signer: Signer, *, ring: int, clock: Clock) -> None:
+        self._channels = {feed.name: Channel(feed) for feed in feeds}
+        self._signer = signer
+        self._ring = ring
+        self._clock = clock
+        self._pushed: OrderedDict[tuple[str, str], tuple[Feed, Entry]] = OrderedDict()
+        self._count = 0
+        self.elsewhere: Elsewhere | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether every channel knows where it stands."""
+        return all(channel.ready for channel in self._channels.values())
+
+    @property
+    def channels(self) -> Mapping[str, Channel]:
+        return self._channels
+
+    def open(self, name: str, epoch: int, floors: Mapping[int, int]) -> None:
+        """A channel is read from here on: the first offset of each partition. Forgets what it held."""
+        channel = self._channels[name]
+        channel.epoch = epoch
+        limit = max(16, self._ring // len(floors))
+        channel.rings = {partition: Ring(limit, floor=floor) for partition, floor in floors.items()}
+        channel.first = FirstWins(self.remembered)
+
+    def ingest(self, name: str, entries: Sequence[Entry], reached: Mapping[int, int]) -> None:
+        """What one read brought: entries, and the last offset of each partition, unreadable ones too."""
+        channel = self._channels[name]
+        fresh: list[Entry] = []
+        for entry in entries:
+            if not channel.first.first(entry.key):
+                _REPEATS.labels(name).inc()
+                continue
+            channel.rings[entry.partition].append(entry)
+            if channel.feed.kind == "results":
+                self._remember(channel.feed, entry)
+            if entry.tenant in channel.subscribers:
+                fresh.append(entry)
+        for partition, offset in reached.items():
+            ring = channel.rings[partition]
+            ring.reached = max(ring.reached, offset)
+        if fresh:
+            self._dispatch(channel, fresh)
+        for entry in entries:
+            entry.decoded = None
+
+    def pushed(self, tenant: str, id: str) -> Pushed | None:
+        """The highest status of a transaction that came by here, while it is remembered."""
+        held = self._pushed.get((tenant, id))
+        return None if held is None else Pushed(*held)
+
+    async def subscribe(
+        self,
+        receiver: Receiver,
+        tenant: str,
+        name: str,
+        *,
+        group: str | None = None,
+        since: Sequence[str] | None = None,
+    ) -> Subscription:
+        """Start giving a channel to a receiver; queues the `subscribed` frame first.
+
+        Raises UnknownName for a channel that is not there, Unavailable while it is not being read yet.
+        """
+        channel = self._channels.get(name)
+        if channel is None:
+            raise UnknownName("channel", name[:100], self._channels)
+        if not channel.ready:
+            raise Unavailable("the channel is not being read yet", code="channel_starting", where=name)
+        gaps: list[Gap] = []
+        subscription = Subscription(receiver, tenant, group, floor={})
+        if since:
+            await self._place(channel, subscription, since, gaps)
+        for partition, ring in channel.rings.items():
+            subscription.floor.setdefault(partition, ring.reached)
+            if subscription.floor[partition] < ring.reached:
+                subscription.behind.add(partition)
+        channel.subscribers.setdefault(tenant, set()).add(subscription)
+        self._count += 1
+        _SUBSCRIPTIONS.set(self._count)
+        positions = {
+            str(partition): self._token(
+                channel, tenant, partition, offset, subscription.at_ms.get(partition, self._now_ms())
+            )
+            for partition, offset in sorted(subscription.floor.items())
+        }
+        receiver.offer(encode(Subscribed(name, not gaps, positions, gaps)))
+        for partition in subscription.behind:
+            task = asyncio.get_running_loop().create_task(self._bring_along(channel, subscription, partition))
+            subscription.tasks.add(task)
+            task.add_done_callback(subscription.tasks.discard)
+        return subscription
+
+    def unsubscribe(self, name: str, subscription: Subscription) -> None:
+        """Stop giving; harmless when repeated."""
+        if not subscription.open:
+            return
+        subscription.open = False
+        for task in list(subscription.tasks):
+            task.cancel()
+        subscribers = self._channels[name].subscribers
+        of_tenant = subscribers.get(subscription.tenant, set())
+        of_tenant.discard(subscription)
+        if not of_tenant:
+            subscribers.pop(subscription.tenant, None)
+        self._count -= 1
+        _SUBSCRIPTIONS.set(self._count)
+
+    def give(self, channel: Channel, subscription: Subscription, entries: Sequence[Entry]) -> bool:
+        """Queue the entries that the subscription wants; False when it is closed."""
+        wanted = [entry for entry in entries if subscription.wants(entry)]
+        if not subscription.open:
+            return False
+        return all(subscription.receiver.offer(frame) for _, frame in self._frames(channel, wanted))
+
+    async def _place(
+        self, channel: Channel, subscription: Subscription, since: Sequence[str], gaps: list[Gap]
+    ) -> None:
+        """Set the floors from tokens; what cannot be given any more goes to `gaps`."""
+        name = channel.feed.name
+        positions: dict[int, Position] = {}
+        for token in since:
+            try:
+                position = self._signer.read(token, subscription.tenant, name)
+            except InvalidInput:
+                gaps.append(Gap("a position that is not of this channel"))
+                continue
+            if position.epoch != channel.epoch or position.partition not in channel.rings:
+                gaps.append(Gap("the topic was made anew", partition=position.partition))
+                continue
+            held = positions.get(position.partition)
+            if held is None or held.offset < position.offset:
+                positions[position.partition] = position
+        for partition, ring in channel.rings.items():
+            found = positions.get(partition)
+            if found is None:
+                if not gaps:
+                    gaps.append(Gap("no position of this partition", partition=partition))
+                continue
+            subscription.floor[partition] = found.offset
+            subscription.at_ms[partition] = found.at_ms
+            if not ring.holds(found.offset) and self.elsewhere is not None:
+                low = await self.elsewhere.low(channel, partition)
+                if found.offset + 1 < low:
+                    gaps.append(Gap("older than the retention", partition, found.offset + 1, low - 1))
+                    subscription.floor[partition] = low - 1
+
+    async def _bring_along(self, channel: Channel, subscription: Subscription, partition: int) -> None:
+        """Give what is missing until the subscription is live on the partition."""
+        ring = channel.rings[partition]
+        while subscription.open:
+            if not ring.holds(subscription.floor[partition]):
+                if self.elsewhere is None:
+                    return
+                await self.elsewhere.bring(channel, subscription, partition)
+                continue
+            entries = ring.after(subscription.floor[partition])[:_SCANNED]
+            if not entries:
+                subscription.floor[partition] = max(subscription.floor[partition], ring.reached)
+                subscription.behind.discard(partition)
+                subscription.seen.pop(partition, None)
+                return
+            subscription.floor[partition] = entries[-1].offset
+            seen = subscription.seen.get(partition)
+            fresh = entries if seen is None else [entry for entry in entries if seen.first(entry.key)]
+            if not self.give(channel, subscription, fresh) or not await subscription.receiver.room():
+                return
+
+    def _dispatch(self, channel: Channel, entries: Sequence[Entry]) -> None:
+        """Give live subscribers what just came; each frame is encoded once for all of them."""
+        for entry, frame in self._frames(channel, entries):
+            for subscription in tuple(channel.subscribers.get(entry.tenant, ())):
+                if (
+                    not subscription.open
+                    or not subscription.wants(entry)
+                    or entry.partition in subscription.behind
+                ):
+                    continue
+                if entry.offset > subscription.floor[entry.partition]:
+                    subscription.floor[entry.partition] = entry.offset
+                    subscription.receiver.offer(frame)
+
+    def _frames(self, channel: Channel, entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
+        name = channel.feed.name
+        frames = []
+        now = self._clock.now()
+        for entry, row in zip(entries, channel.feed.rows(entries), strict=True):
+            token = self._token(channel, entry.tenant, entry.partition, entry.offset, entry.at_ms)
+            frames.append((entry, encode(Event(entry.id, name, entry.partition, token, now, row))))
+        _PUSHED.labels(name).inc(len(frames))
+        return frames
+
+    def _token(self, channel: Channel, tenant: str, partition: int, offset: int, at_ms: int) -> str:
+        return self._signer.sign(Position(channel.epoch, partition, offset, at_ms), tenant, channel.feed.name)
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now().timestamp() * 1000)
+
+    def _remember(self, feed: Feed, entry: Entry) -> None:
+        held = self._pushed.get((entry.tenant, entry.id))
+        if held is not None and held[1].rank >= entry.rank:
+            return
+        self._pushed[entry.tenant, entry.id] = (feed, entry)
+        self._pushed.move_to_end((entry.tenant, entry.id))
+        while len(self._pushed) > self._ring:
+            self._pushed.popitem(last=False)

@@ -1,0 +1,170 @@
+"""The reader: one thread, one consumer without a group, every partition of every feed.
+
+It starts as far back as the horizon (three checkpoint intervals and a margin, at least two minutes), so
+that the ring and the filter for repeats know what another gateway, or this one before, pushed lately. Each
+read wakes the event loop once, however many messages it brought, and at most `_AHEAD` reads wait there.
+"""
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+
+from confluent_kafka import OFFSET_END, Consumer, KafkaException, Message, TopicCollection, TopicPartition
+
+from core.clock import Clock, to_millis
+from core.errors import MillstreamError, Unavailable
+from core.settings import Settings
+from core.telemetry.log import logger
+from core.telemetry.metrics import counter
+from gateway.push.feed import Feed, Fetched
+from gateway.push.hub import Hub
+from schemas.broker import admin, consumer
+
+_READ = 500
+_POLL_S = 0.2
+_RETRY_S = 0.5
+_AHEAD = 8
+_TIMEOUT_S = 5.0
+_log = logger("gateway.push.reader")
+_UNREADABLE = counter(
+    "gateway_push_unreadable_total", "Messages that could not be decoded for pushing", ["channel"]
+)
+
+
+def horizon_s(settings: Settings) -> float:
+    """How far back repeats are looked for, in seconds."""
+    return max(120.0, 3 * settings.flink.checkpoint_interval_s + 60.0)
+
+
+class PushReader:
+    """Runs from `start` to `close`. `check` raises what a health probe should tell."""
+
+    def __init__(self, settings: Settings, feeds: Sequence[Feed], hub: Hub, clock: Clock) -> None:
+        self._settings = settings
+        self._feeds = {feed.topic.name: feed for feed in feeds}
+        self._hub = hub
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._stopping = threading.Event()
+        self._slots = threading.BoundedSemaphore(_AHEAD)
+        self._beat = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="push-reader", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading; blocks for at most a few seconds."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=_TIMEOUT_S)
+
+    def check(self) -> None:
+        """Raises when the thread is dead or stuck."""
+        if not self._thread.is_alive():
+            raise Unavailable("the push reader is dead")
+        silent = time.monotonic() - self._beat
+        if silent > 30.0:
+            raise Unavailable(f"the push reader has not moved for {silent:.0f} s")
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            client = consumer(self._settings, None)
+            try:
+                self._open(client)
+                self._read(client)
+            except (KafkaException, MillstreamError) as error:
+                _log.warning("push is not being read", reason=str(error).splitlines()[0])
+                self._beat = time.monotonic()
+                self._stopping.wait(_RETRY_S)
+            except Exception:
+                _log.exception("the push reader failed; it starts again")
+                self._stopping.wait(_RETRY_S)
+            finally:
+                client.close()
+
+    def _open(self, client: Consumer) -> None:
+        """Find where every partition starts, tell the hub, and assign."""
+        since_ms = to_millis(self._clock.now()) - int(horizon_s(self._settings) * 1000)
+        epochs = topic_epochs(self._settings, list(self._feeds))
+        assigned: list[TopicPartition] = []
+        for topic, feed in self._feeds.items():
+            self._beat = time.monotonic()
+            known = client.list_topics(topic, timeout=_TIMEOUT_S).topics[topic]
+            if known.error is not None or not known.partitions:
+                raise Unavailable(f"topic {topic} is not there", mend="run `millstream apply`")
+            asked = [TopicPartition(topic, partition, since_ms) for partition in known.partitions]
+            floors = {}
+            for found in client.offsets_for_times(asked, timeout=_TIMEOUT_S):
+                low, high = client.get_watermark_offsets(found, timeout=_TIMEOUT_S)
+                offset = high if found.offset in (OFFSET_END, -1) else max(low, found.offset)
+                floors[found.partition] = offset
+                assigned.append(TopicPartition(topic, found.partition, offset))
+            self._loop.call_soon_threadsafe(self._hub.open, feed.name, epochs[topic], floors)
+        client.assign(assigned)
+
+    def _read(self, client: Consumer) -> None:
+        while not self._stopping.is_set():
+            self._beat = time.monotonic()
+            first = client.poll(_POLL_S)
+            if first is None:
+                continue
+            messages = [first, *client.consume(_READ - 1, timeout=0)]
+            by_topic: dict[str, list[Message]] = {}
+            for message in messages:
+                error = message.error()
+                if error is None:
+                    by_topic.setdefault(str(message.topic()), []).append(message)
+                elif error.fatal() or not error.retriable():
+                    _log.warning("reading for push", reason=error.str())
+            for topic, found in by_topic.items():
+                self._hand_over(self._feeds[topic], found)
+
+    def _hand_over(self, feed: Feed, messages: Sequence[Message]) -> None:
+        fetched = [fetched_of(message) for message in messages]
+        while True:
+            try:
+                entries = feed.entries(fetched)
+                break
+            except Unavailable as error:  # a new schema, and the registry is away
+                self._beat = time.monotonic()
+                _log.warning("push waits for the registry", reason=error.what)
+                if self._stopping.wait(_RETRY_S):
+                    return
+        if len(entries) < len(fetched):
+            _UNREADABLE.labels(feed.name).inc(len(fetched) - len(entries))
+        reached = {message.partition: message.offset for message in fetched}
+        while not self._slots.acquire(timeout=_POLL_S):
+            if self._stopping.is_set():
+                return
+
+        def ingest() -> None:
+            try:
+                self._hub.ingest(feed.name, entries, reached)
+            finally:
+                self._slots.release()
+
+        self._loop.call_soon_threadsafe(ingest)
+
+
+def fetched_of(message: Message) -> Fetched:
+    """A Kafka message as the feeds take it."""
+    return Fetched(
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        at_ms=message.timestamp()[1],
+        value=message.value(),
+    )
+
+
+def topic_epochs(settings: Settings, topics: Sequence[str]) -> dict[str, int]:
+    """A number that changes when a topic is deleted and made again: 63 bits of the digest of its id."""
+    client = admin(settings)  # the futures fail when it is let go before they are done
+    described = client.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S)
+    epochs = {}
+    for topic, future in described.items():
+        identity = str(future.result().topic_id)
+        epochs[topic] = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8]) >> 1
+    return epochs

@@ -1,0 +1,96 @@
+"""The router: declared routes, each with the permission it asks for.
+
+    router = Router((Route("GET", "/api/v1/transactions/{id}", TRANSACTIONS_READ, read_transaction), ...))
+
+A route that names no permission, an unknown one, or one that another route hides does not start.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from core.errors import DeclarationError
+from gateway.exchange import Request, Response
+from gateway.principals import PUBLIC, SCOPES
+from gateway.problems import MethodNotAllowed, NotFound
+
+Handler = Callable[[Request], Awaitable[Response]]
+MAX_SEGMENT = 512
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method on one path template (`{name}` matches one segment) and the scope that it takes."""
+
+    method: str
+    template: str
+    permission: str
+    handler: Handler
+
+
+class Router:
+    """Finds the route of a request, one dictionary look-up per segment of its path."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._root = _Node()
+        for route in self.routes:
+            self._add(route)
+
+    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+        """The route and the values of its template. Raises NotFound, MethodNotAllowed."""
+        node: _Node = self._root
+        parameters: dict[str, str] = {}
+        for segment in path.split("/")[1:]:
+            below = node.fixed.get(segment)
+            if below is None:
+                if node.variable is None or not segment or len(segment) > MAX_SEGMENT:
+                    raise NotFound("no such path")
+                parameters[node.name] = segment
+                below = node.variable
+            node = below
+        route = node.routes.get(method)
+        if route is None and method == "HEAD":
+            route = node.routes.get("GET")
+        if route is None:
+            if node.routes:
+                allowed = tuple(sorted(node.routes))
+                raise MethodNotAllowed(f"method {method[:16]!r} on this path", allowed=allowed)
+            raise NotFound("no such path")
+        return route, parameters
+
+    def _add(self, route: Route) -> None:
+        where = f"{route.method} {route.template}"
+        if route.permission != PUBLIC and route.permission not in SCOPES:
+            raise DeclarationError(
+                f"route without a declared permission: {route.permission!r}",
+                where=where,
+                mend=f"name one of {', '.join(sorted(SCOPES))}, or PUBLIC",
+            )
+        if not route.template.startswith("/"):
+            raise DeclarationError("a path template starts with /", where=where)
+        node = self._root
+        for segment in route.template.split("/")[1:]:
+            if segment.startswith("{") and segment.endswith("}"):
+                name = segment[1:-1]
+                if node.variable is None:
+                    node.variable, node.name = _Node(), name
+                elif node.name != name:
+                    raise DeclarationError(
+                        f"{{{name}}} stands where another route has {{{node.name}}}", where=where
+                    )
+                node = node.variable
+            else:
+                node = node.fixed.setdefault(segment, _Node())
+        if route.method in node.routes:
+            raise DeclarationError("the route is declared twice", where=where)
+        node.routes[route.method] = route
+
+
+class _Node:
+    __slots__ = ("fixed", "name", "routes", "variable")
+
+    def __init__(self) -> None:
+        self.fixed: dict[str, _Node] = {}
+        self.variable: _Node | None = None
+        self.name = ""
+        self.routes: dict[str, Route] = {}

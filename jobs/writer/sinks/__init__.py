@@ -1,0 +1,1 @@
+"""The named sinks. Each says in its docstring when a write counts as done."""

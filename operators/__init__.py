@@ -1,0 +1,1 @@
+"""What can happen to records, on columns. The outside comes in through `ports`: no engine, no client."""

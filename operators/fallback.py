@@ -1,0 +1,72 @@
+"""Fallback: which level answered, and why not the best one.
+
+Two levels so far. `live`: the model with all its features. `no_features`: the model without the windowed
+features of rows that came too late for their windows, because the online store could not be read; trees take
+the missing values as missing. The result says so: `degraded`, `level`, `degraded_reason`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from core.errors import Unavailable
+from operators.breaker import Breaker
+from operators.ports import FeatureReader
+
+Level = Literal["live", "no_features"]
+MAX_REASON = 300
+
+
+@dataclass(frozen=True)
+class Filled:
+    """`batch` has the feature columns of its late rows; `missing` (bool, rows) marks late rows without."""
+
+    batch: pa.RecordBatch
+    missing: npt.NDArray[np.bool_]
+    reason: str | None
+
+
+def fill_late(
+    batch: pa.RecordBatch,
+    late: npt.NDArray[np.bool_],
+    names: Sequence[str],
+    reader: FeatureReader | None,
+    breaker: Breaker,
+) -> Filled:
+    """Give the rows marked in `late` the features `names`, read as of their own time.
+
+    Rows that are not late keep theirs. Never raises for a store that is away: those rows stay without
+    features, are marked in `missing`, and `reason` says why.
+    """
+    rows = np.flatnonzero(late)
+    if len(rows) == 0:
+        return Filled(batch, np.zeros(len(late), np.bool_), None)
+    if reader is None:
+        return Filled(batch, late.copy(), "no online store is configured")
+    if breaker.open:
+        return Filled(batch, late.copy(), "the online store was unreachable a moment ago")
+    try:
+        read = reader.read_rows(batch.take(pa.array(rows)))
+    except Unavailable as error:
+        breaker.failed()
+        return Filled(batch, late.copy(), f"online store: {error.what}"[:MAX_REASON])
+    breaker.succeeded()
+    mask = pa.array(late)
+    columns = list(batch.columns)
+    for name in names:
+        index = batch.schema.get_field_index(name)
+        kind = batch.schema.field(index).type
+        columns[index] = pc.replace_with_mask(columns[index], mask, _column(read[name], kind))
+    return Filled(
+        pa.RecordBatch.from_arrays(columns, schema=batch.schema), np.zeros(len(late), np.bool_), None
+    )
+
+
+def _column(values: pa.Array | Sequence[object], kind: pa.DataType) -> pa.Array:
+    array = values if isinstance(values, pa.Array) else pa.array(values, kind)
+    return array if array.type == kind else array.cast(kind)

@@ -1,0 +1,135 @@
+"""Infer: encode a batch to one matrix, score it in one call, and isolate the rows that break the model.
+
+A batch that raises is halved until the rows that raise stand alone; only those fail. Before the first cut
+the model itself is checked, so that a broken model fails the call and not every record of the stream.
+Cost of isolation: at most `2 * bad * log2(rows)` further calls.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from core.errors import ModelError, ModelFailed
+from operators.ports import Matrix, Scorer
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """A row the model cannot score, and why."""
+
+    row: int
+    error: ModelFailed
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """Named outputs. `ok`: rows scored (ascending, int64), with their probabilities (float32, in [0, 1]) and
+    their rows of the model's input matrix. `failed`: every other row, ascending."""
+
+    ok: npt.NDArray[np.int64]
+    probabilities: Matrix
+    matrix: Matrix
+    failed: tuple[FailedRow, ...]
+
+
+def infer(batch: pa.RecordBatch, scorer: Scorer) -> Inferred:
+    """Score every row of `batch`.
+
+    Raises what `scorer.check()` raises (a ModelError) when the model itself does not work any more; then no
+    row is to blame and nothing was scored. A row fails with ModelFailed when encoding or scoring it raises,
+    and when its output is not a finite number in [0, 1].
+    """
+    rows = batch.num_rows
+    if rows == 0:
+        return Inferred(
+            np.empty(0, np.int64), np.empty(0, np.float32), np.empty((0, len(scorer.inputs)), np.float32), ()
+        )
+    try:
+        matrix, probabilities = _call(batch, scorer)
+    except Exception:
+        scorer.check()
+        return _isolate(batch, scorer)
+    return _outputs(np.arange(rows, dtype=np.int64), matrix, probabilities, [], scorer)
+
+
+def _call(batch: pa.RecordBatch, scorer: Scorer) -> tuple[Matrix, Matrix]:
+    matrix = scorer.encode(batch)
+    probabilities = scorer.score(matrix)
+    if matrix.shape != (batch.num_rows, len(scorer.inputs)) or probabilities.shape != (batch.num_rows,):
+        raise ModelError(
+            f"{batch.num_rows} rows became inputs of shape {matrix.shape}, outputs of {probabilities.shape}",
+            where=f"model {scorer.name} {scorer.version}",
+            mend="the engine must give one row of inputs and one probability per row",
+        )
+    return matrix, probabilities
+
+
+def _isolate(batch: pa.RecordBatch, scorer: Scorer) -> Inferred:
+    parts: list[tuple[int, Matrix, Matrix]] = []
+    failed: list[FailedRow] = []
+    for start, length, error in _halves(batch, scorer, parts):
+        failed.append(FailedRow(start, _failed(scorer, f"the model raised {_name(error)}", length)))
+    parts.sort(key=lambda part: part[0])
+    if not parts:
+        empty = np.empty((0, len(scorer.inputs)), np.float32)
+        return Inferred(np.empty(0, np.int64), np.empty(0, np.float32), empty, tuple(failed))
+    ok = np.concatenate([np.arange(start, start + len(p), dtype=np.int64) for start, _, p in parts])
+    matrix = np.concatenate([matrix for _, matrix, _ in parts])
+    probabilities = np.concatenate([p for _, _, p in parts])
+    return _outputs(ok, matrix, probabilities, failed, scorer)
+
+
+def _halves(
+    batch: pa.RecordBatch, scorer: Scorer, parts: list[tuple[int, Matrix, Matrix]]
+) -> Iterator[tuple[int, int, Exception]]:
+    """Adds what can be scored to `parts`; yields (row, 1, error) for every row that cannot."""
+    todo = [(half, half_rows) for half, half_rows in _cut(0, batch.num_rows)]
+    while todo:
+        start, length = todo.pop()
+        try:
+            matrix, probabilities = _call(batch.slice(start, length), scorer)
+        except Exception as error:
+            if length == 1:
+                yield start, length, error
+            else:
+                todo.extend(_cut(start, length))
+        else:
+            parts.append((start, matrix, probabilities))
+
+
+def _cut(start: int, length: int) -> list[tuple[int, int]]:
+    if length == 1:
+        return [(start, 1)]
+    half = length // 2
+    return [(start + half, length - half), (start, half)]
+
+
+def _outputs(
+    ok: npt.NDArray[np.int64],
+    matrix: Matrix,
+    probabilities: Matrix,
+    failed: list[FailedRow],
+    scorer: Scorer,
+) -> Inferred:
+    good = (probabilities >= 0.0) & (probabilities <= 1.0)
+    if not good.all():
+        for index in np.flatnonzero(~good):
+            what = f"the model gave {probabilities[index]}, not a number from 0 to 1"
+            failed.append(FailedRow(int(ok[index]), _failed(scorer, what, 1)))
+        ok, matrix, probabilities = ok[good], matrix[good], probabilities[good]
+    return Inferred(ok, probabilities, matrix, tuple(sorted(failed, key=lambda item: item.row)))
+
+
+def _failed(scorer: Scorer, what: str, rows: int) -> ModelFailed:
+    return ModelFailed(
+        what,
+        where=f"model {scorer.name} {scorer.version}, {rows} row",
+        mend="look at the record with `millstream dlq show`; requeue it once the model can take it",
+    )
+
+
+def _name(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:300]}"
