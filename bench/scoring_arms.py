@@ -5,6 +5,7 @@ JSON: CPU and wall seconds of the pass and the rows. CPU is that of the process 
 client's included, from subscribing to the last acknowledgement and commit. Wall runs from the first message.
 """
 
+import gc
 import io
 import json
 import sys
@@ -18,16 +19,16 @@ from typing import Any
 
 import fastavro
 import numpy as np
-import onnxruntime
 import psutil
-import xgboost
 from confluent_kafka import Consumer, TopicPartition
 
-from bench.scoring_corpus import MODEL, Corpus, load_rows
-from core.clock import SystemClock
+from bench.scoring_corpus import MODEL, Corpus, load_rows, record_of
+from bench.scoring_peer import HandModel, result_head
+from core.clock import SystemClock, from_millis
 from core.ids import new_id
 from core.settings import settings
 from core.telemetry.probe import Probe
+from features.catalog.card_activity import CARD_ACTIVITY
 from jobs.worker.batch import BatchWork
 from jobs.worker.host import Host, Limits, Route
 from jobs.worker.outbox import PRODUCER_SETTINGS, Outbox
@@ -36,12 +37,10 @@ from jobs.worker.scoring import Declared, Scoring
 from jobs.worker.serving import Serving
 from models.encode import Encoder
 from models.load import StoredModels
-from models.signature import parse
-from models.store import BOOSTER, MODEL as MODEL_FILE, SIGNATURE, ModelStore
-from operators.dedupe import Dedupe
+from models.store import ModelStore
 from operators.decide import Bands
+from operators.dedupe import Dedupe
 from pipelines.catalog.fraud import BANDS, ENRICHED, RESULTS
-from features.catalog.card_activity import CARD_ACTIVITY
 from schemas import broker
 from schemas.avro import schema_text
 from schemas.codec import RecordCodec
@@ -61,8 +60,8 @@ def ours(corpus: Corpus, bands: Bands) -> Pass:
     """The worker as it is: `jobs.worker`'s host, batch, scoring and outbox on a fresh group per pass."""
     registry = SchemaRegistry.of(settings())
     clock = SystemClock()
-    decoder = RecordCodec(ENRICHED.record, registry, ENRICHED.subject, max_bytes=ENRICHED.max_bytes)
-    encoder = RecordCodec(RESULTS.record, registry, RESULTS.subject, max_bytes=RESULTS.max_bytes)
+    decoder = RecordCodec(record_of(ENRICHED), registry, ENRICHED.subject, max_bytes=ENRICHED.max_bytes)
+    encoder = RecordCodec(record_of(RESULTS), registry, RESULTS.subject, max_bytes=RESULTS.max_bytes)
     serving = Serving(StoredModels(ModelStore(Path(corpus.models)), MODEL), pipeline="bench", every_s=3600)
     serving.start()
     declared = Declared("fraud", "card_id", "occurred_at", CARD_ACTIVITY.feature_names, bands, BATCH)
@@ -75,6 +74,7 @@ def ours(corpus: Corpus, bands: Bands) -> Pass:
             rows, stop, meter, decoder=decoder, encoder=encoder, dedupe=Dedupe(), scoring=scoring, clock=clock
         )
         dead: set[tuple[int, int]] = set()
+        producer = broker.producer(settings(), **PRODUCER_SETTINGS)
         host = Host(
             connect=lambda committed: broker.consumer(
                 settings(),
@@ -82,9 +82,7 @@ def ours(corpus: Corpus, bands: Bands) -> Pass:
                 on_commit=committed,
                 partition_assignment_strategy="cooperative-sticky",
             ),
-            outbox=Outbox(
-                broker.producer(settings(), **PRODUCER_SETTINGS), topic=output, job="bench", clock=clock, dead=dead
-            ),
+            outbox=Outbox(producer, topic=output, job="bench", clock=clock, dead=dead),
             work=work,
             serving=serving,
             readback=Readback(
@@ -99,7 +97,10 @@ def ours(corpus: Corpus, bands: Bands) -> Pass:
             stop=stop,
         )
         host.run()
-        return meter.read(work.seen)
+        measured = meter.read(work.seen)
+        del host
+        gc.collect()  # the clients of this pass, before the next one
+        return measured
 
     return run
 
@@ -141,84 +142,11 @@ class Counted(BatchWork):
         return outputs
 
 
-class HandModel:
-    """What a hand-written scorer has at hand: the session, the vocabulary, the booster for reasons."""
-
-    def __init__(self, corpus: Corpus) -> None:
-        stored = ModelStore(Path(corpus.models)).resolve(MODEL)
-        self.signature = parse(stored.read(SIGNATURE), where=stored.where)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            stored.read(MODEL_FILE), options, providers=["CPUExecutionProvider"]
-        )
-        self.version = stored.version
-        self.booster = xgboost.Booster({"nthread": 1})
-        self.booster.load_model(bytearray(stored.read(BOOSTER)))
-        self.columns = [
-            (i.column, {word: float(n) for n, word in enumerate(i.vocabulary)} if i.vocabulary else None)
-            for i in self.signature.inputs
-        ]
-        self.names = [item.column for item in self.signature.inputs]
-
-    def features(self, row: dict[str, Any]) -> list[float]:
-        nan = float("nan")
-        values = []
-        for column, words in self.columns:
-            value = row[column]
-            if words is not None:
-                value = words.get(value)
-            values.append(nan if value is None else value)
-        return values
-
-    def score(self, features: list[list[float]]) -> tuple[Any, Any]:
-        matrix = np.array(features, dtype=np.float32)
-        return matrix, self.session.run(None, {"inputs": matrix})[0]
-
-    def reasons(self, matrix: Any) -> list[list[dict[str, Any]]]:
-        shares = self.booster.predict(xgboost.DMatrix(matrix), pred_contribs=True, approx_contribs=True)
-        found = []
-        for row in shares[:, :-1]:
-            best = sorted(zip(row.tolist(), self.names, strict=True), key=lambda pair: -pair[0])[:4]
-            found.append([{"input": name, "contribution": share} for share, name in best if share > 0])
-        return found
-
-    def result(self, row: dict[str, Any], score: float, times: dict[str, Any]) -> dict[str, Any]:
-        if score > 80:
-            decision, status = "block", "blocked"
-        elif score < 20:
-            decision, status = "confirm", "confirmed"
-        else:
-            decision, status = "review", "in_review"
-        return {
-            "tenant": row["tenant"],
-            "id": row["id"],
-            "entity": row["card_id"],
-            "occurred_at": row["occurred_at"],
-            "pipeline": "fraud",
-            "score": score,
-            "decision": decision,
-            "status": status,
-            "model": MODEL,
-            "model_version": self.version,
-            "assignment_unit": row["card_id"],
-            "late": row["late"],
-            "feature_time": row["occurred_at"],
-            "reasons": [],
-            "source": row["source"],
-            "traceparent": row["traceparent"],
-            "received_at": row["received_at"],
-            **times,
-        }
-
-
 def hand(corpus: Corpus, reasons: bool) -> Pass:
     """A loop as one writes it by hand: confluent-kafka, fastavro, the same session, batches of 512."""
     model = HandModel(corpus)
-    assert ENRICHED.record is not None
-    assert RESULTS.record is not None
-    reader = fastavro.parse_schema(json.loads(schema_text(ENRICHED.record.spec())))
-    writer = fastavro.parse_schema(json.loads(schema_text(RESULTS.record.spec())))
+    reader = fastavro.parse_schema(json.loads(schema_text(record_of(ENRICHED).spec())))
+    writer = fastavro.parse_schema(json.loads(schema_text(record_of(RESULTS).spec())))
     head = result_head()
 
     def run(output: str, rows: int) -> dict[str, float]:
@@ -245,7 +173,7 @@ def hand(corpus: Corpus, reasons: bool) -> Pass:
             began = time.perf_counter()
             results = []
             for message, row, probability in zip(messages, decoded, probabilities, strict=True):
-                enriched_at = broker_time(message.timestamp()[1])
+                enriched_at = from_millis(message.timestamp()[1])
                 times = {
                     "enriched_at": enriched_at,
                     "decided_at": clock.now(),
@@ -301,19 +229,6 @@ def model_only(corpus: Corpus) -> Pass:
         return meter.read(done)
 
     return run
-
-
-def result_head() -> bytes:
-    """The wire header of a result: magic byte and schema id, as a hand-written client asks for it once."""
-    assert RESULTS.record is not None
-    number = SchemaRegistry.of(settings()).id_of(RESULTS.subject, schema_text(RESULTS.record.spec()))
-    return b"\x00" + number.to_bytes(4)
-
-
-def broker_time(millis: int) -> Any:
-    from core.clock import from_millis
-
-    return from_millis(millis)
 
 
 ARMS: dict[str, Callable[[Corpus], Pass]] = {

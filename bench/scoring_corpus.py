@@ -1,15 +1,17 @@
 """What the scoring benchmark works on: enriched payments on a topic, and a trained model of 200 trees."""
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import NewTopic
 
-from core.errors import MillstreamError, Unavailable
+from core.errors import InternalError, MillstreamError, Unavailable
 from core.ids import new_id
 from core.settings import settings
 from features.catalog.card_activity import CARD_ACTIVITY
@@ -21,10 +23,13 @@ from schemas import broker
 from schemas.avro import schema_text
 from schemas.codec import RecordCodec, arrow_schema
 from schemas.keys import key_of
+from schemas.record import Record
 from schemas.registry import SchemaRegistry
+from schemas.topic import Topic
 
 PARTITIONS = 4
 MODEL = "fraud"
+LEADERS_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,12 @@ def prepare(rows: int, folder: Path) -> Corpus:
     return Corpus(topic, rows, str(store.root), str(path), size, source.name)
 
 
+def record_of(topic: Topic) -> type[Record]:
+    if topic.record is None:
+        raise InternalError(f"topic {topic.name} has no record", where="bench")
+    return topic.record
+
+
 def load_rows(corpus: Corpus) -> pa.RecordBatch:
     with pa.memory_map(corpus.enriched) as source:
         return pa.ipc.open_file(source).read_all().combine_chunks().to_batches()[0]
@@ -88,6 +99,24 @@ def create_topic(name: str, *, append_time: bool = False) -> None:
     )
     for future in client.create_topics([new], operation_timeout=20).values():
         future.result()
+    _wait_for_leaders(name)
+
+
+def _wait_for_leaders(name: str) -> None:
+    consumer = broker.consumer(settings(), None)
+    deadline = time.monotonic() + LEADERS_S
+    try:
+        for number in range(PARTITIONS):
+            while True:
+                try:
+                    consumer.get_watermark_offsets(TopicPartition(name, number), timeout=5)
+                    break
+                except KafkaException as error:
+                    if time.monotonic() > deadline:
+                        raise Unavailable(f"no leader for {name}[{number}]", where="bench") from error
+                    time.sleep(0.1)
+    finally:
+        consumer.close()
 
 
 def delete_topics(names: list[str]) -> None:
@@ -100,13 +129,11 @@ def register() -> None:
     """The schemas of the enriched and the results record, as `apply` would."""
     registry = SchemaRegistry.of(settings())
     for topic in (ENRICHED, RESULTS):
-        assert topic.record is not None
-        registry.register(topic.subject, schema_text(topic.record.spec()))
+        registry.register(topic.subject, schema_text(record_of(topic).spec()))
 
 
 def _enriched(table: pa.Table, features: pa.Table) -> pa.RecordBatch:
-    assert ENRICHED.record is not None
-    schema = arrow_schema(ENRICHED.record.spec())
+    schema = arrow_schema(record_of(ENRICHED).spec())
     rows = table.num_rows
     occurred = table.column("occurred_at").cast(pa.int64()).to_numpy()
     received = occurred + timedelta(milliseconds=40) // timedelta(milliseconds=1)
@@ -124,11 +151,11 @@ def _enriched(table: pa.Table, features: pa.Table) -> pa.RecordBatch:
 def _fill(topic: str, batch: pa.RecordBatch) -> int:
     register()
     create_topic(topic, append_time=True)
-    assert ENRICHED.record is not None
-    codec = RecordCodec(ENRICHED.record, SchemaRegistry.of(settings()), ENRICHED.subject)
-    producer = broker.producer(settings())
+    codec = RecordCodec(record_of(ENRICHED), SchemaRegistry.of(settings()), ENRICHED.subject)
+    # as Flink's sink writes them; Faust's client has no lz4
+    producer = broker.producer(settings(), compression_type="none")
     tenants, cards = batch.column("tenant").to_pylist(), batch.column("card_id").to_pylist()
-    size = 0
+    size: int = 0
     for start in range(0, batch.num_rows, 5000):
         values = codec.encode_batch(batch.slice(start, 5000))
         size += sum(map(len, values))
@@ -136,4 +163,4 @@ def _fill(topic: str, batch: pa.RecordBatch) -> int:
             producer.produce(topic, key=key_of(tenants[at], cards[at]), value=value)
         if producer.flush(60):
             raise Unavailable("the corpus could not be written", where=topic, mend="look at the broker")
-    return size // batch.num_rows
+    return size // int(batch.num_rows)

@@ -74,7 +74,9 @@ def conduct(run: "Demo") -> dict[str, Any]:
             return report
     finally:
         if not (run.options.keep and finished):
-            run.stop(was_running=was_running)
+            say("stopping what was started")
+            with uninterrupted():
+                run.stop(was_running=was_running)
 
 
 @contextmanager
@@ -89,6 +91,17 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C does not cut the stopping short."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def steps() -> Any:

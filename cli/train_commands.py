@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         say(f"data: {report.data} (licence: {report.licence})")
         say(f"{report.model} {report.version}: {report.trained_rows:,} rows until {report.trained_until:%F}")
         say(
-            f"AUC {report.auc:.4f}, average precision {report.average_precision:.4f} on {report.tested_rows:,}"
+            f"AUC {report.auc:.4f}, average precision {report.average_precision:.4f} on {report.tested_rows}"
             f" later rows; without the view {report.auc_without_view:.4f} and "
             f"{report.average_precision_without_view:.4f}"
         )

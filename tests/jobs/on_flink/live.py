@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +26,6 @@ from schemas.broker import admin, consumer, producer
 from schemas.codec import RecordCodec
 from schemas.headers import event_headers
 from schemas.keys import key_of
-from schemas.record import Record
 from schemas.registry import SchemaRegistry
 from schemas.topic import Topic
 from stack.artifacts import ArtifactCache
@@ -110,10 +108,10 @@ class Live:
 
     # -- what came out ----------------------------------------------------------------------------
 
-    def enriched(self) -> list[Record]:
+    def enriched(self) -> list[Any]:
         return [record for record, _ in self.read(self.stream.enriched)]
 
-    def alerts(self) -> list[Record]:
+    def alerts(self) -> list[Any]:
         return [record for record, _ in self.read(self.stream.alerts)]
 
     def read(self, topic: Topic) -> list[tuple[Any, int]]:
@@ -176,10 +174,6 @@ class Live:
             stopping.set()
             keeper.join(60)
             assert not keeper.is_alive()
-
-    def savepoints(self) -> list[Path]:
-        job = FlinkJob(self.stream, self.settings, java_parts(self.settings))
-        return sorted(job.folders.savepoints.iterdir())
 
     def close(self) -> None:
         """Cancel what a failed test left running."""

@@ -15,6 +15,7 @@ from core.telemetry.probe import Probe
 from jobs.on_flink.keeper import Keeper
 from jobs.on_flink.rest import JobState
 from jobs.on_flink.restore_points import StateFolders
+from jobs.on_flink.submit import Refused
 from tests.jobs.on_flink.test_restore_points import put
 
 
@@ -62,7 +63,7 @@ class Bench:
     folders: StateFolders
     flink: MadeUpFlink = field(default_factory=MadeUpFlink)
     submitted: list[Path | None] = field(default_factory=list)
-    refuses: bool = False
+    refuses: Exception | None = None
     clock: ManualClock = field(default_factory=ManualClock)
 
     def __post_init__(self) -> None:
@@ -78,7 +79,7 @@ class Bench:
 
     def submit(self, point: Any) -> str:
         if self.refuses:
-            raise StackError("Flink refuses to execute the job")
+            raise self.refuses
         self.submitted.append(point.path if point else None)
         return self.runs(f"job{len(self.submitted)}")
 
@@ -158,6 +159,18 @@ def test_a_point_that_does_not_load_gives_way_to_the_next_older(bench: Bench) ->
     assert bench.submitted == [newer, older]
 
 
+def test_a_point_that_is_refused_at_submission_gives_way_too(bench: Bench) -> None:
+    older = put(bench.folders.checkpoints / "j" / "chk-1", 100)
+    put(bench.folders.savepoints / "savepoint-1", 200)
+    bench.refuses = Refused(
+        "Flink refuses", job="fraud-abc", trace="... restoreSavepoint\nCaused by: EOFException"
+    )
+    bench.steps()
+    bench.refuses = None
+    bench.steps(6)
+    assert bench.submitted == [older]
+
+
 def test_a_job_that_keeps_failing_to_restore_is_cancelled_for_an_older_point(bench: Bench) -> None:
     older = put(bench.folders.checkpoints / "j" / "chk-1", 100)
     newer = put(bench.folders.checkpoints / "j" / "chk-2", 200)
@@ -167,6 +180,16 @@ def test_a_job_that_keeps_failing_to_restore_is_cancelled_for_an_older_point(ben
     bench.steps(6)
     assert bench.flink.log == ["cancel job1"]
     assert bench.submitted == [newer, older]
+
+
+def test_when_no_point_loads_nothing_is_begun_anew(bench: Bench) -> None:
+    put(bench.folders.checkpoints / "j" / "chk-1", 100)
+    bench.flink.cause = "CheckpointCoordinator.restoreSavepoint"
+    for number in range(1, 5):
+        bench.steps(60)
+        assert len(bench.submitted) == number
+        bench.flink.end(f"job{number}", "FAILED")
+    assert None not in bench.submitted
 
 
 def test_an_ordinary_failure_does_not_cost_the_restore_point(bench: Bench) -> None:
@@ -190,13 +213,13 @@ def test_only_one_job_of_a_pipeline_may_write(bench: Bench) -> None:
 
 
 def test_refusals_back_off(bench: Bench) -> None:
-    bench.refuses = True
+    bench.refuses = StackError("Flink refuses to execute the job")
     calls: list[float] = []
     original = bench.keeper.job.submit
 
-    def counted(point: Any) -> str:
+    def counted(restore_from: Any) -> str:
         calls.append(bench.clock.elapsed)
-        return original(point)
+        return original(restore_from)
 
     bench.keeper.job.submit = counted  # type: ignore[method-assign]
     bench.steps(100)

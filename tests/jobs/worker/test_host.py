@@ -104,9 +104,10 @@ class World:
 
     def next(self, count: int) -> list[Message]:
         self.clock.elapsed += 0.001
-        if count > 1 or not self.batches:
-            if not self.batches:
-                self.stop.set()
+        if count > 1:  # the rest of a batch
+            return []
+        if not self.batches:
+            self.stop.set()
             return []
         return self.batches.pop(0)  # type: ignore[return-value]
 

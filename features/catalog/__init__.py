@@ -1,0 +1,1 @@
+"""Feature views and patterns shipped with the framework, one per file."""

@@ -1,0 +1,1 @@
+"""Views and patterns to SQL: one file per engine."""

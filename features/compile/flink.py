@@ -1,0 +1,262 @@
+"""Views and patterns of a pipeline to Flink SQL: source, first per id, narrow chain, join, sinks.
+
+    events ─ watermark, late or not ─ first per (tenant, id) ─┬─ one OVER per window, narrow ─┐
+                                                              ├─ full event, LEFT JOIN ───────┴─> enriched
+                                                              └─ MATCH_RECOGNIZE ───────────────> alerts
+
+Every event leaves exactly once: with its features, or, too late for its windows, with nulls and `late`.
+Whether it is too late is decided once, at the source: it is at or behind the highest watermark that its own
+partition ever gave. Such rows stay out of the windows. It has to be once, and out of the job's state: each
+OVER takes a row that is behind the clock as long as nothing newer of its entity fired a timer, a join does
+not, and after a restart all clocks begin anew; a row would be counted by some windows and yet come out as
+late. The partition's own watermark is never behind that of a later operator, so that a row that is in time
+here is so everywhere, also when it is replayed.
+
+A message without a value is a tick (see `jobs.on_flink.clock`): it moves the clock of its partition and
+goes no further.
+
+The text depends on nothing but the arguments, so that it can be committed. Columns whose names begin with
+two underscores are the stream's own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
+
+from core.errors import DeclarationError
+from core.ids import digest
+from features.compile import flink_features, flink_patterns
+from features.compile.flink_columns import columns_ddl, interval, quote, text
+from features.patterns import Pattern
+from features.view import FeatureView
+from schemas.avro import schema_text
+from schemas.keys import key_sql
+from schemas.topic import Topic
+
+FORMAT = "millstream-avro"
+EVENTS, TIMED, FIRST, ENRICHED, ALERTS = "events", "timed_events", "first_events", "enriched", "alerts"
+PARTITION = "__partition"
+AT, HEADERS, PUBLISHED, SEEN, KEY, LATE = "__at", "__headers", "__published", "__seen", "__key", "__late"
+RESERVED = "__"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What one Flink job computes: all views and patterns of a pipeline over its source."""
+
+    pipeline: str
+    source: Topic
+    view: FeatureView
+    patterns: tuple[Pattern, ...]
+    enriched: Topic
+    alerts: Topic
+
+    def __post_init__(self) -> None:
+        if self.source.append_time:
+            raise DeclarationError(
+                f"topic {self.source.name} is stamped by the broker",
+                where=f"pipeline {self.pipeline}",
+                mend="let it carry event times (append_time=False); ticks are told by them",
+            )
+        views_and_patterns: tuple[FeatureView | Pattern, ...] = (self.view, *self.patterns)
+        for declared in views_and_patterns:
+            if declared.source is not self.source.record:
+                raise DeclarationError(
+                    f"{declared.where} reads another record than topic {self.source.name}",
+                    where=f"pipeline {self.pipeline}",
+                    mend="declare it over the record of the pipeline's source",
+                )
+            if declared.entity != self.view.entity:
+                raise DeclarationError(
+                    f"{declared.where} has entity {declared.entity!r}, the view has {self.view.entity!r}",
+                    where=f"pipeline {self.pipeline}",
+                    mend="key views and patterns of one source by the same field",
+                )
+        for name in self.view.source.spec().names:
+            if name.startswith(RESERVED):
+                raise DeclarationError(
+                    f"field {name!r} begins with {RESERVED}", where=self.view.where, mend="rename the field"
+                )
+
+    @cached_property
+    def lineage(self) -> str:
+        """SHA-256 that names the job's state: all of the script but addresses, schema texts and disorder.
+
+        Equal lineages have equal topologies and row types, so one can resume from the other's state.
+        """
+        return digest(compile_stream(self, PLACEHOLDER, disorder=timedelta(0)).text.encode())
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the job finds Kafka and the registry. `kafka` are further client properties (TLS, SASL).
+
+    `schemas`: whether the text of each schema is in the script, or a placeholder of its subject.
+    """
+
+    bootstrap: str
+    registry: str
+    kafka: Mapping[str, str] = field(default_factory=dict)
+    schemas: bool = True
+
+
+PLACEHOLDER = Connection(bootstrap="${kafka}", registry="${registry}", schemas=False)
+"""Stands for any connection: in committed texts, and in the digest that names a job's state."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """The SQL of a job: tables and views, one statement each, then one statement set."""
+
+    tables: tuple[str, ...]
+    statement_set: str
+
+    @property
+    def text(self) -> str:
+        return ";\n\n".join((*self.tables, self.statement_set)) + ";\n"
+
+
+def compile_stream(stream: Stream, connection: Connection, *, disorder: timedelta | None = None) -> Script:
+    """The script of a stream. `disorder` overrides the view's bound (replayed time is scaled time); below a
+    millisecond it is one: a row is late at the watermark, not only behind it."""
+    bound = max(stream.view.disorder if disorder is None else disorder, timedelta(milliseconds=1))
+    tables = [
+        _source(stream, connection, bound),
+        _sink(ENRICHED, stream.enriched, connection),
+        _timed(stream, bound),
+        _first(stream),
+        *flink_features.views(stream.view, FIRST, AT, LATE),
+    ]
+    inserts = [_enrich(stream)]
+    if stream.patterns:
+        tables.insert(2, _sink(ALERTS, stream.alerts, connection))
+        inserts += [
+            flink_patterns.insert(
+                pattern, source=stream.pipeline, events=FIRST, at=AT, late=LATE, alerts=ALERTS, key=KEY
+            )
+            for pattern in stream.patterns
+        ]
+    return Script(
+        tuple(tables), "STATEMENT SET BEGIN\n" + "".join(f"{insert};\n" for insert in inserts) + "END"
+    )
+
+
+def _source(stream: Stream, connection: Connection, disorder: timedelta) -> str:
+    spec = stream.view.source.spec()
+    # All nullable: a tick is a row of nulls.
+    items = [
+        *columns_ddl(spec, nullable=True),
+        f"{quote(HEADERS)} MAP<STRING, BYTES> METADATA FROM 'headers' VIRTUAL",
+        f"{quote(PUBLISHED)} TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL",
+        f"{quote(PARTITION)} INT METADATA FROM 'partition' VIRTUAL",
+        f"{quote(AT)} AS CASE WHEN `id` IS NULL THEN CAST({quote(PUBLISHED)} AS TIMESTAMP(3)) "
+        f"+ {interval(disorder)} "
+        f"ELSE {quote(stream.view.time)} END",
+        f"{quote(SEEN)} AS PROCTIME()",
+        f"WATERMARK FOR {quote(AT)} AS {quote(AT)} - {interval(disorder)}",
+    ]
+    options = _kafka(stream.source, connection) | {
+        "properties.group.id": f"millstream-{stream.pipeline}-flink",
+        "properties.enable.auto.commit": "false",
+        "properties.isolation.level": "read_committed",
+        "scan.startup.mode": "earliest-offset",
+        "scan.topic-partition-discovery.interval": "60 s",
+        "value.format": FORMAT,
+        **_format(stream.source, connection),
+    }
+    return _table(EVENTS, items, options)
+
+
+def _sink(name: str, topic: Topic, connection: Connection) -> str:
+    if topic.record is None:
+        raise DeclarationError(f"topic {topic.name} declares no record", mend="give the topic its record")
+    items = [f"{quote(KEY)} STRING", *columns_ddl(topic.record.spec(), nullable=True)]
+    options = _kafka(topic, connection) | {
+        "properties.acks": "all",
+        "properties.linger.ms": "2",
+        "sink.delivery-guarantee": "at-least-once",
+        "key.format": "raw",
+        "key.fields": KEY,
+        "value.format": FORMAT,
+        "value.fields-include": "EXCEPT_KEY",
+        **_format(topic, connection),
+    }
+    return _table(name, items, options)
+
+
+def _kafka(topic: Topic, connection: Connection) -> dict[str, str]:
+    given = {f"properties.{name}": value for name, value in connection.kafka.items()}
+    return {
+        "connector": "kafka",
+        "topic": topic.name,
+        "properties.bootstrap.servers": connection.bootstrap,
+        "properties.allow.auto.create.topics": "false",
+        **given,
+    }
+
+
+def _format(topic: Topic, connection: Connection) -> dict[str, str]:
+    if topic.record is None:
+        raise DeclarationError(f"topic {topic.name} declares no record", mend="give the topic its record")
+    return {
+        f"value.{FORMAT}.url": connection.registry,
+        f"value.{FORMAT}.subject": topic.subject,
+        f"value.{FORMAT}.schema": schema_text(topic.record.spec())
+        if connection.schemas
+        else f"${{schema of {topic.subject}}}",
+    }
+
+
+def _table(name: str, items: list[str], options: Mapping[str, str]) -> str:
+    columns = ",\n  ".join(items)
+    settings = ",\n  ".join(f"{text(key)} = {text(value)}" for key, value in options.items())
+    return f"CREATE TEMPORARY TABLE {quote(name)} (\n  {columns}\n) WITH (\n  {settings}\n)"
+
+
+def _timed(stream: Stream, disorder: timedelta) -> str:
+    """The events and ticks with `__late`. The running maximum is state of the job, in watermarks and not in
+    event times, so that it stays where it was when the disorder bound is changed."""
+    given = [*stream.view.source.spec().names, AT, HEADERS, SEEN]
+    at = quote(AT)
+    return (
+        f"CREATE TEMPORARY VIEW {quote(TIMED)} AS\nSELECT {', '.join(quote(name) for name in given)},\n"
+        f"  {at} <= MAX(CAST({at} AS TIMESTAMP(3)) - {interval(disorder)}) OVER (\n"
+        f"    PARTITION BY {quote(PARTITION)} ORDER BY {quote(SEEN)}\n"
+        f"    ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW\n  ) AS {quote(LATE)}\nFROM {quote(EVENTS)}"
+    )
+
+
+def _first(stream: Stream) -> str:
+    """The first record per (tenant, id) in order of arrival; `__at` stays a time attribute."""
+    names = [*stream.view.source.spec().names, AT, HEADERS, LATE]
+    return (
+        f"CREATE TEMPORARY VIEW {quote(FIRST)} AS\n"
+        f"SELECT {', '.join(quote(name) for name in names)}\n"
+        "FROM (\n  SELECT *,\n"
+        f"    ROW_NUMBER() OVER (PARTITION BY `tenant`, `id` ORDER BY {quote(SEEN)}) AS `__nth`\n"
+        f"  FROM {quote(TIMED)}\n  WHERE `id` IS NOT NULL\n)\nWHERE `__nth` = 1"
+    )
+
+
+def _enrich(stream: Stream) -> str:
+    view = stream.view
+    fields = view.source.spec().names
+    time, entity = quote(AT), quote(view.entity)
+    selected: dict[str, str] = {KEY: key_sql("e.`tenant`", f"e.{entity}")}
+    selected |= {name: f"e.{quote(name)}" for name in fields}
+    selected |= {name: f"f.{quote(name)}" for name in view.feature_names}
+    selected |= {
+        "late": "f.`id` IS NULL",
+        "received_at": "CAST(TO_TIMESTAMP_LTZ(TRY_CAST("
+        f"CAST(e.{quote(HEADERS)}['ce_receivedat'] AS STRING) AS BIGINT), 3) AS TIMESTAMP(3))",
+        "source": f"CAST(e.{quote(HEADERS)}['ce_source'] AS STRING)",
+        "traceparent": f"CAST(e.{quote(HEADERS)}['traceparent'] AS STRING)",
+    }
+    items = ",\n  ".join(f"{value} AS {quote(name)}" for name, value in selected.items())
+    return (
+        f"INSERT INTO {quote(ENRICHED)}\nSELECT\n  {items}\n"
+        f"FROM {quote(FIRST)} AS e\nLEFT JOIN {quote(flink_features.LAST)} AS f\n"
+        f"ON e.`tenant` = f.`tenant` AND e.`id` = f.`id` AND e.{entity} = f.{entity}\n"
+        f"AND f.{time} BETWEEN e.{time} AND e.{time}"
+    )

@@ -1,0 +1,1 @@
+"""The Flink side: submitting, watching and resuming the SQL job of a pipeline."""

@@ -1,0 +1,210 @@
+"""The stream's clock: ticks, so that a quiet partition holds nobody up and the last rows get out.
+
+Event time moves only with events, and a job's clock is that of its slowest partition. So the tail of the
+source topic is watched, and a partition that has fallen silent is sent a tick: a message without key and
+value whose timestamp is the watermark it stands for (the job adds its own disorder bound to it, so a tick
+means the same to a job with another bound). It lies behind the partition's events, so it can never overtake
+one, however far behind the job is.
+
+- While others go on, a silent partition is ticked with the newest event time seen less the disorder bound,
+  every `lag`.
+- When all are silent for `quiet`, each is ticked once with that time itself: the clock reaches the last
+  event and no further, so that nothing newer than it can become late by a tick.
+
+Delivery: ticks are at-least-once and harmless to repeat; none is sent before the first event.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from confluent_kafka import (
+    TIMESTAMP_NOT_AVAILABLE,
+    Consumer,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+
+from core.clock import Clock, SystemClock, from_millis
+from core.settings import Settings
+from core.telemetry.log import logger
+from core.telemetry.metrics import counter
+from schemas.broker import consumer, producer
+from schemas.headers import header, rfc3339
+
+log = logger("jobs.on_flink.clock")
+TICKS = counter("flink_ticks", "Ticks published to source topics", ("topic",))
+
+TICK_TYPE = "millstream.tick"
+NEWEST = "tick_newest"
+"""Header of a tick: the newest event time behind it, in epoch milliseconds."""
+
+LAG = timedelta(milliseconds=50)
+_LOOK_BACK = 200
+_LOOK_EVERY_S = 30.0
+_BATCH = 1_000
+_POLL_S = 0.02
+_RETRY_S = 1.0
+_TIMEOUT_S = 5.0
+
+
+@dataclass
+class Ticker:
+    """When which partition is due a tick. Times in epoch milliseconds, `now` in monotonic seconds.
+
+    `_reached`: the watermark that a partition's last message stands for.
+    """
+
+    disorder_ms: int
+    quiet_s: float
+    lag_s: float
+    newest: int | None = None
+    _reached: dict[int, int | None] = field(default_factory=dict)
+    _touched: dict[int, float] = field(default_factory=dict)
+    _event_at: float = 0.0
+
+    def partitions(self, numbers: list[int], now: float) -> None:
+        """All partitions of the topic; new ones join."""
+        for number in numbers:
+            self._reached.setdefault(number, None)
+            self._touched.setdefault(number, now)
+
+    def event(self, partition: int, at_ms: int, now: float) -> None:
+        self.newest = at_ms if self.newest is None else max(self.newest, at_ms)
+        self._event_at = now
+        self._moved(partition, at_ms - self.disorder_ms, now)
+
+    def tick(self, partition: int, at_ms: int, newest_ms: int | None, now: float) -> None:
+        """A tick lies in the partition, ours or that of a clock before us."""
+        if newest_ms is not None:
+            self.newest = newest_ms if self.newest is None else max(self.newest, newest_ms)
+        self._moved(partition, at_ms, now)
+
+    def due(self, now: float) -> list[tuple[int, int]]:
+        """(partition, watermark) for every partition that is to be ticked now."""
+        if self.newest is None:
+            return []
+        quiet = now - self._event_at >= self.quiet_s
+        target = self.newest if quiet else self.newest - self.disorder_ms
+        return [
+            (partition, target)
+            for partition, reached in sorted(self._reached.items())
+            if (reached is None or reached < target) and now - self._touched[partition] >= self.lag_s
+        ]
+
+    def _moved(self, partition: int, at_ms: int, now: float) -> None:
+        reached = self._reached.get(partition)
+        self._reached[partition] = at_ms if reached is None else max(reached, at_ms)
+        self._touched[partition] = now
+
+
+class StreamClock:
+    """Watches one topic and ticks it; `run` until `stop` is set.
+
+    `beat` is called on every round, for the health of the process. Kafka being away is waited out.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        *,
+        disorder: timedelta,
+        quiet: timedelta,
+        beat: Callable[[], None] = lambda: None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._beat = beat
+        self._clock = clock or SystemClock()
+        self._ticker = Ticker(
+            disorder_ms=disorder // timedelta(milliseconds=1),
+            quiet_s=quiet.total_seconds(),
+            lag_s=min(LAG, quiet / 2).total_seconds(),
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                self._watch(stop)
+            except KafkaException as error:
+                log.warning("the clock cannot reach Kafka", topic=self._topic, error=str(error))
+                self._beat()
+                stop.wait(_RETRY_S)
+
+    def _watch(self, stop: threading.Event) -> None:
+        # A tick that is published twice costs nothing, and a client without idempotence starts faster.
+        ticks = producer(self._settings, linger_ms=0, enable_idempotence=False, delivery_timeout_ms=5_000)
+        watcher = consumer(self._settings, None, queued_max_messages_kbytes=8_192)
+        try:
+            partitions = self._assign(watcher)
+            looked_at = self._clock.monotonic()
+            while not stop.is_set():
+                self._beat()
+                messages = watcher.consume(_BATCH, _POLL_S)
+                now = self._clock.monotonic()
+                for message in messages:
+                    self._see(message, now)
+                if len(messages) < _BATCH:
+                    for partition, at_ms in self._ticker.due(now):
+                        self._publish(ticks, partition, at_ms, now)
+                ticks.poll(0)
+                if now - looked_at >= _LOOK_EVERY_S:
+                    looked_at = now
+                    if self._partitions(watcher) != partitions:
+                        return
+        finally:
+            ticks.flush(1.0)
+            watcher.close()
+
+    def _assign(self, watcher: Consumer) -> list[int]:
+        """Read from a little before the end of each partition: enough to know how far time has come."""
+        partitions = self._partitions(watcher)
+        starts = []
+        for number in partitions:
+            low, high = watcher.get_watermark_offsets(TopicPartition(self._topic, number), timeout=_TIMEOUT_S)
+            starts.append(TopicPartition(self._topic, number, max(low, high - _LOOK_BACK)))
+        watcher.assign(starts)
+        self._ticker.partitions(partitions, self._clock.monotonic())
+        return partitions
+
+    def _partitions(self, watcher: Consumer) -> list[int]:
+        found = watcher.list_topics(self._topic, timeout=_TIMEOUT_S).topics[self._topic]
+        if found.error is not None:
+            raise KafkaException(found.error)
+        return sorted(found.partitions)
+
+    def _see(self, message: Message, now: float) -> None:
+        error = message.error()
+        if error is not None:
+            raise KafkaException(error)
+        partition, headers = message.partition(), message.headers()
+        kind, at_ms = message.timestamp()
+        if partition is None or kind == TIMESTAMP_NOT_AVAILABLE:
+            return
+        if message.value() is None:
+            newest = header(headers, NEWEST)
+            known = int(newest) if newest is not None and newest.isdecimal() else None
+            self._ticker.tick(partition, at_ms, known, now)
+        else:
+            self._ticker.event(partition, at_ms, now)
+
+    def _publish(self, ticks: Producer, partition: int, at_ms: int, now: float) -> None:
+        newest = self._ticker.newest or at_ms
+        ticks.produce(
+            self._topic,
+            value=None,
+            partition=partition,
+            timestamp=at_ms,
+            headers=[
+                ("ce_type", TICK_TYPE.encode()),
+                ("ce_time", rfc3339(from_millis(at_ms)).encode()),
+                (NEWEST, str(newest).encode()),
+            ],
+        )
+        self._ticker.tick(partition, at_ms, newest, now)
+        TICKS.labels(topic=self._topic).inc()

@@ -1,0 +1,1 @@
+"""The scoring worker: batch-first and columnar, from the enriched topic to the results topic."""

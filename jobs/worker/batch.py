@@ -1,0 +1,109 @@
+"""Batch: from wire bytes to wire bytes. Decode, drop repeats, score, encode; nothing leaves from here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from core.clock import Clock, to_millis
+from jobs.worker import metrics
+from jobs.worker.inputs import Inputs
+from jobs.worker.scoring import Scoring
+from operators.dedupe import Dedupe, record_keys
+from operators.ports import Scorer
+from schemas.codec import RecordCodec
+from schemas.dead_letters import Stage
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A message to be dead-lettered: its index in the inputs, at which stage, and why."""
+
+    index: int
+    stage: Stage
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a batch came to. `values[i]` is the result of input `indexes[i]`; `keys` are the ids that have an
+    outcome now. An input that is in neither `indexes` nor `refused` repeats an id that had one before."""
+
+    indexes: list[int]
+    values: Sequence[bytes]
+    refused: list[Refused]
+    keys: list[str]
+    started_ms: int
+    oldest_queue_ms: float = 0.0
+    repeats: int = 0
+
+
+def refusal(stage: Stage, code: str, reason: str) -> Outputs:
+    """The outputs of a batch of one message that cannot be handled."""
+    return Outputs([], [], [Refused(0, stage, code, reason)], [], 0)
+
+
+class BatchWork:
+    """Works a batch without side effects but for the online store's reads; safe to try again."""
+
+    def __init__(
+        self,
+        *,
+        decoder: RecordCodec[Any],
+        encoder: RecordCodec[Any],
+        dedupe: Dedupe,
+        scoring: Scoring,
+        clock: Clock,
+    ) -> None:
+        self.dedupe = dedupe
+        self.scoring = scoring
+        self._decoder = decoder
+        self._encoder = encoder
+        self._clock = clock
+
+    def work(self, inputs: Inputs, scorer: Scorer) -> Outputs:
+        """Raises Unavailable (registry away) or ModelError (model broken) when nothing can be said of the
+        batch now; the same inputs can then be given again."""
+        started_ms = to_millis(self._clock.now())
+        decoded = self._decoder.decode_batch(inputs.values)
+        refused = [Refused(int(bad.index), "decode", bad.code, bad.reason) for bad in decoded.bad]
+        batch = decoded.batch
+        if batch.num_rows == 0:
+            return Outputs([], [], refused, [], started_ms)
+        keys = record_keys(batch)
+        first = self.dedupe.first(keys)
+        repeats = len(keys) - len(first)
+        origin = decoded.kept
+        if repeats:
+            if len(first) == 0:
+                return Outputs([], [], refused, [], started_ms, repeats=repeats)
+            batch, origin = batch.take(pa.array(first)), origin[first]
+            keys = [keys[row] for row in first]
+        appended = inputs.appended_ms[origin] if len(origin) != len(inputs) else inputs.appended_ms
+        scored = self.scoring.step(batch, appended, scorer, started_ms=started_ms)
+        for failed in scored.failed:
+            refused.append(Refused(int(origin[failed.row]), "model", failed.error.code, failed.error.what))
+        indexes = origin if len(scored.rows) == len(origin) else origin[scored.rows]
+        values = self._encoder.encode_batch(scored.results)
+        return Outputs(
+            indexes=indexes.tolist(),
+            values=values,
+            refused=refused,
+            keys=keys,
+            started_ms=started_ms,
+            oldest_queue_ms=float(max(started_ms - int(appended.min()), 0)),
+            repeats=repeats,
+        )
+
+    def done(self, outputs: Outputs) -> None:
+        """The outputs were handed to Kafka: their ids are remembered from now on."""
+        pipeline = self.scoring.declared.pipeline
+        if outputs.keys:
+            self.dedupe.remember(outputs.keys, outputs.started_ms)
+        metrics.REMEMBERED.labels(pipeline).set(len(self.dedupe))
+        if outputs.repeats:
+            metrics.REPEATS.labels(pipeline).inc(outputs.repeats)
+        if outputs.values:
+            metrics.QUEUE_MS.labels(pipeline).observe(outputs.oldest_queue_ms)

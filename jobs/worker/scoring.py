@@ -1,0 +1,131 @@
+"""Scoring: what a worker does with a decoded batch. No Kafka here: columns in, columns out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from core.clock import Clock, to_millis
+from core.telemetry.log import logger
+from jobs.worker import metrics
+from jobs.worker.results import Constants, Stages, no_reasons, reasons_column, result_batch
+from operators.breaker import Breaker
+from operators.decide import Bands, decide
+from operators.fallback import Filled, fill_late
+from operators.infer import FailedRow, infer
+from operators.ports import FeatureReader, Matrix, Scorer
+
+_LOG = logger("worker.scoring")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The parts of a plan that scoring needs."""
+
+    pipeline: str
+    entity: str
+    time: str
+    features: tuple[str, ...]
+    bands: Bands
+    batch: int
+    explain: bool = True
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Named outputs of one batch. `rows` (ascending): the input rows that have a result, in the order of
+    `results` (Decision columns). `failed`: the rows the model could not score, to be dead-lettered."""
+
+    rows: npt.NDArray[np.int64]
+    results: pa.RecordBatch
+    failed: tuple[FailedRow, ...]
+
+
+class Scoring:
+    """Late rows get their features, the model is called once, scores become decisions, decisions reasons.
+
+    Deterministic but for the times it records, which come from `clock`. Not safe for several threads.
+    """
+
+    def __init__(self, declared: Declared, *, clock: Clock, reader: FeatureReader | None) -> None:
+        self.declared = declared
+        self._clock = clock
+        self._reader = reader
+        self._breaker = Breaker(clock)
+        self._constants = Constants(declared.batch)
+        self._inputs: tuple[str, pa.StringArray] = ("", pa.array([], pa.utf8()))
+
+    def step(
+        self,
+        batch: pa.RecordBatch,
+        enriched_ms: npt.NDArray[np.int64],
+        scorer: Scorer,
+        *,
+        started_ms: int,
+    ) -> Scored:
+        """Score a batch of enriched records that reached Kafka at `enriched_ms` (epoch, one per row).
+
+        `started_ms` is when the worker took the batch up. Raises ModelError when the model as a whole does
+        not work; then nothing was decided and the same batch can be given again.
+        """
+        declared, clock = self.declared, self._clock
+        late = batch.column(batch.schema.get_field_index("late")).to_numpy(zero_copy_only=False).astype(bool)
+        began = clock.monotonic()
+        filled = fill_late(batch, late, declared.features, self._reader, self._breaker)
+        inferred = infer(filled.batch, scorer)
+        modelled = clock.monotonic()
+        if inferred.failed:
+            rows = pa.array(inferred.ok)
+            filled = Filled(filled.batch.take(rows), filled.missing[inferred.ok], filled.reason)
+            enriched_ms = enriched_ms[inferred.ok]
+        scores = inferred.probabilities * np.float32(100)
+        decided = decide(scores, declared.bands)
+        decided_at_ms = to_millis(clock.now())
+        reasons = self._reasons(scorer, inferred.matrix, decided.explained)
+        stages = Stages(
+            enriched_ms=enriched_ms,
+            queue_ms=np.maximum(started_ms - enriched_ms, 0).astype(np.float32),
+            model_ms=(modelled - began) * 1000,
+            decide_ms=(clock.monotonic() - modelled) * 1000,
+            decided_at_ms=decided_at_ms,
+        )
+        results = result_batch(
+            filled,
+            entity=declared.entity,
+            time=declared.time,
+            pipeline=declared.pipeline,
+            scorer=scorer,
+            scores=scores,
+            decided=decided,
+            reasons=reasons,
+            stages=stages,
+            constants=self._constants,
+        )
+        self._count(decided.band, late, filled)
+        return Scored(inferred.ok, results, inferred.failed)
+
+    def _reasons(self, scorer: Scorer, matrix: Matrix, explained: npt.NDArray[np.int64]) -> pa.ListArray:
+        if not self.declared.explain or len(explained) == 0:
+            return no_reasons(len(matrix))
+        key = f"{scorer.name} {scorer.version}"
+        if self._inputs[0] != key:
+            self._inputs = (key, pa.array(list(scorer.inputs), pa.utf8()))
+        try:
+            shares = scorer.contributions(matrix[explained])
+            return reasons_column(len(matrix), explained, shares, self._inputs[1])
+        except Exception as error:  # a decision without its reasons is worth more than no decision
+            metrics.REASONS_FAILED.labels(self.declared.pipeline).inc()
+            _LOG.warning("no reasons for a batch", model=key, error=f"{type(error).__name__}: {error}")
+            return no_reasons(len(matrix))
+
+    def _count(self, band: npt.NDArray[np.int8], late: npt.NDArray[np.bool_], filled: Filled) -> None:
+        pipeline = self.declared.pipeline
+        for index, count in enumerate(np.bincount(band, minlength=len(self.declared.bands.all))):
+            if count:
+                decision = self.declared.bands.all[index].decision
+                metrics.RECORDS.labels(pipeline, decision).inc(int(count))
+        if late.any():
+            missing = int(filled.missing.sum())
+            metrics.LATE.labels(pipeline, "no_features").inc(missing)
+            metrics.LATE.labels(pipeline, "live").inc(int(late.sum()) - missing)
