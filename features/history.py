@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 
 from core.errors import InvalidInput, UnknownName
 from features.compile import duckdb as compiled
+from features.times import millis
 from features.view import FeatureView
 
 _ROW = "row_number_"
@@ -51,20 +52,3 @@ def first_per_id(table: pa.Table) -> pa.Table:
     firsts = numbered.group_by(["tenant", "id"]).aggregate([(_ROW, "min")])
     rows = firsts.column(f"{_ROW}_min")
     return table.take(rows.take(pc.array_sort_indices(rows.combine_chunks())))
-
-
-def millis(times: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Event times as int64 milliseconds since the epoch, rounded down."""
-    if pa.types.is_integer(times.type):
-        return times.cast(pa.int64())
-    if not pa.types.is_timestamp(times.type):
-        raise InvalidInput(f"event times of type {times.type}", mend="give timestamps or int64 milliseconds")
-    if times.type.unit == "s":
-        return pc.multiply(times.cast(pa.int64()), 1000)
-    per_milli = {"ms": 1, "us": 1_000, "ns": 1_000_000}[times.type.unit]
-    whole = times.cast(pa.int64())
-    if per_milli == 1:
-        return whole
-    remainder = pc.subtract(whole, pc.multiply(pc.divide(whole, per_milli), per_milli))
-    negative = pc.cast(pc.less(remainder, 0), pa.int64())
-    return pc.subtract(pc.divide(whole, per_milli), negative)

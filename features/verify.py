@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.errors import UnknownName
-from features.history import compute, first_per_id, millis
+from features.history import compute, first_per_id
+from features.times import millis
 from features.view import FeatureView
 
 LATE = "late"

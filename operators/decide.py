@@ -153,8 +153,12 @@ def decide(scores: Scores | pa.Array | Sequence[float | None], bands: Bands) -> 
     values = _column(scores)
     band = np.full(len(values), len(bands.bands), dtype=np.int8)
     for index, given in enumerate(bands.bands):
-        low, high = given.interval
-        band[(values > low) & (values < high)] = index
+        matches = ~np.isnan(values)
+        if given.above is not None:
+            matches &= values > given.above
+        if given.below is not None:
+            matches &= values < given.below
+        band[matches] = index
     return Decided(bands, band)
 
 

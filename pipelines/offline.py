@@ -6,7 +6,6 @@ time of the enriched message). The table's log keeps, per Kafka partition, the n
 
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
@@ -34,6 +33,8 @@ def read_offline(root: Path, topic: str) -> pa.Table:
     Reads the table's files with DuckDB; deltalake's own reader aborts the interpreter at exit with the
     pyarrow that Beam pins.
     """
+    import duckdb  # 25 MB that the writer, which only appends, does not need
+
     path = offline_path(root, topic)
     try:
         files = DeltaTable(path).file_uris()

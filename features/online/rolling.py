@@ -24,8 +24,8 @@ import redis
 
 from core.clock import to_millis
 from core.errors import InvalidInput
-from features.history import millis
 from features.online.rows import Reader, ReadResult, Row, Tile, fold
+from features.times import millis
 from features.view import FeatureView
 from schemas.keys import key_of
 

@@ -32,6 +32,8 @@ _LOG = logger("worker.host")
 IDLE_S = 0.2
 SETTLE_S = 30.0
 HOLD_FIRST_S, HOLD_LONGEST_S = 0.1, 5.0
+# a group takes a member for dead after a session of 6 s without a heartbeat
+LEASE_S, ASK_S = 4.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Host:
         self._done: dict[int, int] = {}
         self._uncommitted = False
         self._broken = False
-        self._committed_at = clock.monotonic()
+        self._committed_at = self._asked_at = clock.monotonic()
         self._holding = False
         self._taken_away: set[int] = set()
         self._late_arrivals: list[Message] = []
@@ -150,6 +152,7 @@ class Host:
         more = self._limits.batch - len(messages)
         if more > 0:
             messages += self._consumer.consume(more, timeout=self._limits.wait_s)
+        self._asked_at = self._clock.monotonic()
         messages = self._sound(messages)
         if self._taken_away:  # in between; their next owner starts at what was committed
             messages = [m for m in messages if m.partition() not in self._taken_away]
@@ -186,6 +189,8 @@ class Host:
             _LOG.exception("a message that nothing was prepared for", offset=inputs.offsets[0])
             code = error.code if isinstance(error, MillstreamError) else "internal_error"
             worked = inputs, refusal("decide", code, f"{type(error).__name__}: {error}")
+        if worked is not None and self._clock.monotonic() - self._asked_at > LEASE_S:
+            worked = self._still_ours(*worked)
         if worked is None:
             return
         inputs, outputs = worked
@@ -198,6 +203,15 @@ class Host:
         metrics.BATCH_MS.labels(pipeline).observe((self._clock.monotonic() - began) * 1000)
         for refused in outputs.refused:
             metrics.DEAD_LETTERS.labels(pipeline, refused.stage, refused.code).inc()
+
+    def _still_ours(self, inputs: Inputs, outputs: Outputs) -> tuple[Inputs, Outputs] | None:
+        """Asked after a long silence: a process that was stopped, or a slow model. Lets the client find out
+        whether the group went on without this worker, and drops what others answer by now."""
+        kept = self._hold(inputs, ASK_S)
+        if len(kept) < len(inputs):
+            return self._try(kept)
+        self._go_on()
+        return inputs, outputs
 
     def _try(self, inputs: Inputs) -> tuple[Inputs, Outputs] | None:
         """The outputs; holds the batch back while the registry or the model is away. None when it was told to
@@ -215,12 +229,15 @@ class Host:
                 if isinstance(error, ModelError):
                     self._serving.refresh(again=True)
             else:
-                if self._holding:
-                    self._holding = False
-                    self._consumer.resume(self._consumer.assignment())
-                    self._probe.set_ready(True)
+                self._go_on()
                 return inputs, outputs
         return None
+
+    def _go_on(self) -> None:
+        if self._holding:
+            self._holding = False
+            self._consumer.resume(self._consumer.assignment())
+            self._probe.set_ready(True)
 
     def _hold(self, inputs: Inputs, wait_s: float) -> Inputs:
         """Wait without losing the place in the group: paused, but answering rebalances."""
@@ -233,6 +250,7 @@ class Host:
             if message is not None and message.error() is None:
                 self._late_arrivals.append(message)
             self._probe.beat("loop")
+        self._asked_at = self._clock.monotonic()
         gone = set(self._taken_away)
         self._late_arrivals = [m for m in self._late_arrivals if m.partition() not in gone]
         return inputs.without(gone)

@@ -1,10 +1,13 @@
 """Shares by ONNX Runtime are those of XGBoost, on rows with gaps and on the boundaries of splits."""
 
+import json
+
 import numpy as np
 import pytest
 import xgboost
 
 from core.errors import ModelRefused
+from models.engines import ubjson
 from models.engines.contributions import ContributionEngine
 from models.export import boundaries
 
@@ -50,3 +53,34 @@ def test_another_width_and_damaged_bytes_are_refused(trained: tuple[xgboost.Boos
         engine(trained[0], 5)
     with pytest.raises(ModelRefused):
         ContributionEngine(b"no booster", inputs=6, where="test")
+
+
+def test_ubjson_reads_what_xgboost_writes(trained: tuple[xgboost.Booster, np.ndarray]) -> None:
+    def rounded(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: rounded(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [rounded(inner) for inner in value]
+        return np.float32(value) if isinstance(value, float) else value
+
+    booster = trained[0]
+    assert rounded(ubjson.parse(bytes(booster.save_raw("ubj")))) == rounded(
+        json.loads(booster.save_raw("json"))
+    )
+
+
+def test_damaged_boosters_are_refused_and_never_hang(trained: tuple[xgboost.Booster, np.ndarray]) -> None:
+    good = bytes(trained[0].save_raw("ubj"))
+    random = np.random.default_rng(5)
+    refused = 0
+    for cut in random.integers(0, len(good), 20):
+        with pytest.raises(ModelRefused):
+            ContributionEngine(good[:cut], inputs=6, where="test")
+    for at in random.integers(0, len(good), 60):
+        damaged = bytearray(good)
+        damaged[at] ^= 1 << int(random.integers(0, 8))
+        try:
+            ContributionEngine(bytes(damaged), inputs=6, where="test")
+        except ModelRefused:
+            refused += 1
+    assert refused > 0

@@ -159,6 +159,7 @@ def checkpoints(live: Live) -> int:
     return int(live.rest.checkpoints(running[0])["completed"]) if running else 0
 
 
+@pytest.mark.full
 def test_a_damaged_restore_point_is_passed_over(live: Live) -> None:
     job = FlinkJob(live.stream, live.settings, java_parts(live.settings))
     job.submit(None)  # without a keeper, so that nobody resumes it at once

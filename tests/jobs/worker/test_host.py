@@ -86,6 +86,7 @@ class World:
         self.while_held: list[Callable[[Client], None]] = []
         self.failures: list[Exception] = []
         self.poison: set[int] = set()
+        self.pause_s = 0.0
         self.dedupe = Dedupe()
         self.host = Host(
             connect=lambda committed: Client(self),
@@ -120,6 +121,7 @@ class World:
 
     # the work
     def work(self, inputs: Inputs, scorer: object) -> Outputs:
+        self.clock.elapsed += self.pause_s
         if self.failures:
             raise self.failures.pop(0)
         if self.poison.intersection(inputs.offsets):
@@ -245,3 +247,20 @@ def test_an_error_of_the_client_ends_the_session_without_a_commit() -> None:
         world.host.run()
     assert not any(entry[0] == "commit" for entry in world.log)
     assert world.log[-1] == ("close",)
+
+
+def test_after_a_long_silence_what_others_answer_by_now_is_dropped() -> None:
+    world = World([[Message(0, 1), Message(1, 1)]])
+    world.pause_s = 60.0  # stopped in the middle of the batch
+    world.while_held = [lambda client: world.handlers["lost"](client, [TopicPartition("in", 1)])]
+    world.host.run()
+    assert [entry for entry in world.log if entry[0] == "send"] == [("send", [1], [])]
+    assert [entry for entry in world.log if entry[0] == "commit"][-1] == ("commit", {0: 2})
+
+
+def test_a_slow_model_whose_partitions_are_still_there_is_answered_once() -> None:
+    world = World([[Message(0, 1)], [Message(0, 2)]])
+    world.pause_s = 60.0
+    world.host.run()
+    assert [entry for entry in world.log if entry[0] == "send"] == [("send", [1], []), ("send", [2], [])]
+    assert world.log.count(("pause",)) == world.log.count(("resume",)) == 2
