@@ -114,7 +114,8 @@ class Kafka(Service):
             return
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = self._java("-Xmx128m", "kafka.tools.StorageTool")
-        command += ["format", "--standalone", "-t", cluster, "-c", str(self._properties)]
+        # as one word: an id may begin with a dash
+        command += ["format", "--standalone", f"--cluster-id={cluster}", "-c", str(self._properties)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=FORMAT_TIMEOUT_S, check=False)
         if done.returncode != 0:
             raise StackError(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cli.demo.figures import Tally
-from core.errors import Unavailable
+from core.errors import MillstreamError, Unavailable
 from gateway.client import GatewayClient
 
 TICK_S = 0.02
@@ -86,10 +86,15 @@ async def replay(
     done = 0
     gate = asyncio.Semaphore(IN_FLIGHT)
     running: set[asyncio.Task[None]] = set()
+    failures: list[MillstreamError] = []
 
     async def one(row: int) -> None:
-        async with gate:
+        try:
             await sender.send([event(row)])  # made when it is sent, so that "now" is now
+        except MillstreamError as error:
+            failures.append(error)
+        finally:
+            gate.release()
 
     while done < table.num_rows:
         ready = int(np.searchsorted(due_s, time.monotonic() - start, side="right"))
@@ -99,18 +104,21 @@ async def replay(
         last = min(ready, done + (IN_FLIGHT if single else MAX_REQUEST))
         if single:
             for row in range(done, last):
+                await gate.acquire()  # behind schedule, tasks must not pile up
                 task = asyncio.create_task(one(row))
                 running.add(task)
                 task.add_done_callback(running.discard)
             await asyncio.sleep(0)
-            for task in [task for task in running if task.done()]:
-                task.result()
+            if failures:
+                break
         else:
             await sender.send([event(row) for row in range(done, last)])
         done = last
         sent(done)
     if running:
         await asyncio.gather(*running)
+    if failures:
+        raise failures[0]
 
 
 class Events:
