@@ -12,6 +12,8 @@ from core.clock import to_millis
 Headers = list[tuple[str, bytes]]
 CONTENT_TYPE = "application/avro"
 DEAD_LETTER = "dlq_"
+TICK = "millstream.tick"
+"""`ce_type` of a message that has no value and only says how far event time has come."""
 
 
 def event_headers(
@@ -43,6 +45,11 @@ def event_headers(
         ("deadline", None if deadline is None else str(to_millis(deadline))),
     ]
     return [(name, value.encode()) for name, value in pairs if value is not None]
+
+
+def is_tick(message: Any) -> bool:
+    """Whether a Kafka message is a tick: no event, nothing to handle, no dead letter."""
+    return message.value() is None and header(message.headers(), "ce_type") == TICK
 
 
 def dead_letter_headers(

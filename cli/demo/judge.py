@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -61,27 +60,18 @@ def judge(
 
 def _scores(plan: Plan, model: LoadedModel, events: pa.Table, wanted: set[str]) -> dict[str, float]:
     """Scores of the first event per id, features from history over all of them."""
-    first = _first_per_id(events)
+    if not wanted:
+        return {}
+    first = history.first_per_id(events)
     computed = history.compute(plan.view, first)
     columns = {name: first.column(name) for name in first.column_names}
     columns |= {name: computed.column(name) for name in plan.view.feature_names}
-    table = pa.table(columns).filter(pc.is_in(first.column("id"), pa.array(sorted(wanted))))
+    table = pa.table(columns).filter(pc.is_in(first.column("id"), pa.array(sorted(wanted), pa.string())))
     scores: dict[str, float] = {}
     for batch in table.to_batches(max_chunksize=4096):
         values = model.score(model.encode(batch))
         scores.update(zip(batch.column("id").to_pylist(), (float(v) * 100 for v in values), strict=True))
     return scores
-
-
-def _first_per_id(events: pa.Table) -> pa.Table:
-    ids = events.column("id").to_pylist()
-    seen: set[str] = set()
-    keep = np.zeros(len(ids), dtype=bool)
-    for row, id in enumerate(ids):
-        if id not in seen:
-            seen.add(id)
-            keep[row] = True
-    return events.filter(pa.array(keep))
 
 
 def quality(labels: dict[str, int], scores: dict[str, float]) -> dict[str, Any]:

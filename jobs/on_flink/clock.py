@@ -33,12 +33,11 @@ from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter
 from schemas.broker import consumer, producer
-from schemas.headers import header, rfc3339
+from schemas.headers import TICK, header, rfc3339
 
 log = logger("jobs.on_flink.clock")
 TICKS = counter("flink_ticks", "Ticks published to source topics", ("topic",))
 
-TICK_TYPE = "millstream.tick"
 NEWEST = "tick_newest"
 """Header of a tick: the newest event time behind it, in epoch milliseconds."""
 
@@ -201,7 +200,7 @@ class StreamClock:
             partition=partition,
             timestamp=at_ms,
             headers=[
-                ("ce_type", TICK_TYPE.encode()),
+                ("ce_type", TICK.encode()),
                 ("ce_time", rfc3339(from_millis(at_ms)).encode()),
                 (NEWEST, str(newest).encode()),
             ],

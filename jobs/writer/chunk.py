@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.codec import RecordCodec
+from schemas.headers import is_tick
 from schemas.topic import Topic
 
 
@@ -38,10 +39,12 @@ class Chunk:
 
 
 def decode(topic: Topic, codec: RecordCodec[Any], messages: Sequence[Any]) -> Chunk:
-    """Decode the values of `messages`; what the codec cannot read is rejected with the codec's code.
+    """Decode the values of `messages`; what the codec cannot read is rejected with the codec's code. Ticks
+    are left out: they are no events and nothing is wrong with them.
 
     Raises Unavailable while the schema registry is away.
     """
+    messages = [message for message in messages if not is_tick(message)]
     decoded = codec.decode_batch([message.value() for message in messages])
     rejected = tuple(Rejected(messages[bad.index], bad.code, bad.reason) for bad in decoded.bad)
     kept = tuple(messages[index] for index in decoded.kept.tolist())

@@ -96,3 +96,11 @@ def test_exactly_the_bad_are_refused_and_the_rest_written_in_order(count: int, b
     isolate(numbered(count), write, lambda part, _: refused.append(part.messages[0].offset()))
     assert written == [number for number in range(count) if number not in bad]
     assert refused == [number for number in range(count) if number in bad]
+
+
+def test_a_tick_is_neither_a_row_nor_rejected_and_another_message_without_value_is() -> None:
+    made = codec()
+    tick = FakeMessage(0, None, with_headers=[("ce_type", b"millstream.tick")])
+    chunk = decode(TOPIC, made, [tick, FakeMessage(1, None)])
+    assert len(chunk) == 0
+    assert [one.message.offset() for one in chunk.rejected] == [1]
