@@ -133,8 +133,8 @@ class FlinkJob:
             "execution.buffer-timeout.interval": "5 ms",
             "parallelism.default": str(flink.parallelism),
             "state.backend.type": "rocksdb",
-            # Every checkpoint flushes some eighty small column families; compacting them (one thread) took 24 %
-            # of a core at 200 events/s, 16 % like this. Timers are few (one per row in flight) and fit the heap.
+            # Every checkpoint flushes some eighty small column families; compacting them took 24 % of a
+            # core at 200 events/s, 16 % like this. Timers are few (one per row in flight), they fit the heap.
             "state.backend.rocksdb.timer-service.factory": "HEAP",
             "state.backend.rocksdb.compaction.style": "UNIVERSAL",
             "state.backend.rocksdb.compression.per.level": "NO_COMPRESSION",
