@@ -1,5 +1,6 @@
 """Settings: environment over file over default, and every value can tell where it comes from."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from core.settings import Settings, with_origins
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in ("MILLSTREAM_KAFKA__PORT", "MILLSTREAM_KAFKA__BOOTSTRAP", "MILLSTREAM_REDIS__PORT"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("MILLSTREAM_")]:
+        monkeypatch.delenv(name)
     return tmp_path
 
 

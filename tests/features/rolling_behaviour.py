@@ -42,7 +42,12 @@ class RollingBehaviour:
     def make(self) -> Make:
         raise NotImplementedError
 
-    @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    # each backend inherits the suite and makes a store of its own
+    @settings(
+        deadline=None,
+        max_examples=25,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+    )
     @given(events=swipes(), shuffle=st.randoms(use_true_random=False))
     def test_any_order_and_any_repeats_read_as_the_oracle_says(
         self, make: Make, events: list[Swipe], shuffle: Any

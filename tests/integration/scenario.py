@@ -144,7 +144,8 @@ class Scenario:
             if self.disturb is not None and disturbance is None and count >= self.events // 3:
                 disturbance = asyncio.ensure_future(asyncio.to_thread(self.disturb, self.deployed))
 
-        await replay(sender, self.rows, due_s=due, event=event, single=True, sent=sent)
+        # one request at a time: the order of the times is then that of the partitions, on any machine
+        await replay(sender, self.rows, due_s=due, event=event, single=False, sent=sent)
         if disturbance is not None:
             await disturbance
 

@@ -1,6 +1,7 @@
 """The whole path, undisturbed and disturbed: every accepted event has exactly one result, every feature is
 what DuckDB says, whatever process dies in the middle."""
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -14,8 +15,11 @@ def killed(unit: str) -> Callable[[Deployed], None]:
     def disturb(deployed: Deployed) -> None:
         before = deployed.restarts(unit)
         deployed.kill(unit)
+        deadline = time.monotonic() + 60
+        while deployed.restarts(unit) == before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert deployed.restarts(unit) > before, "the supervisor did not notice"
         deployed.stack.wait_ready([unit], 120)
-        assert deployed.restarts(unit) > before
 
     return disturb
 

@@ -134,14 +134,14 @@ def test_inputs_that_flink_sends_again_after_a_restart_of_both_give_no_second_re
 
 
 def test_a_graceful_stop_commits_what_was_done_and_leaves_the_group(bench: Bench) -> None:
-    payments = some(400)
+    payments = some(3000)
     bench.send(payments)
-    with bench.worker(pause_ms=10) as worker:
+    with bench.worker(pause_ms=200) as worker:
         until(lambda: bench.count(bench.plan.results) >= 100, "100 results")
         assert worker.stop() == 0
     made = bench.count(bench.plan.results)
-    assert 100 <= made < 400
-    assert bench.lag() == 400 - made  # exactly what was answered is committed
+    assert 100 <= made < 3000
+    assert bench.lag() == 3000 - made  # exactly what was answered is committed
     admin = broker.admin(settings())
     (group,) = admin.describe_consumer_groups([f"{bench.plan.pipeline}-worker"]).values()
     assert group.result(20).members == []
