@@ -58,7 +58,7 @@ def run() -> None:
     if project not in sys.path:
         sys.path.append(project)  # a user's own packages; never before ours
     try:
-        register()(standalone_mode=False)
+        code = register()(standalone_mode=False)  # an Exit inside comes back as its code
     except typer.Exit as exit_:
         sys.exit(exit_.exit_code)
     except typer.Abort:
@@ -73,6 +73,8 @@ def run() -> None:
             error.show()
             sys.exit(getattr(error, "exit_code", 2))
         raise
+    if isinstance(code, int):
+        sys.exit(code)
 
 
 def _show(error: MillstreamError) -> None:
