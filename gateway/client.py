@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-import httpx
+import aiohttp
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
@@ -58,6 +58,12 @@ class Batch:
 
     outcomes: list[Outcome]
     server_ms: dict[str, float]
+
+
+class _Answer(NamedTuple):
+    status: int
+    body: bytes
+    timing: str
 
 
 class PushedEvent(msgspec.Struct, frozen=True, tag="event"):
@@ -115,12 +121,9 @@ class GatewayClient:
     def __init__(self, url: str, key: str, *, timeout_s: float = 30.0, connections: int = 32) -> None:
         self._url = url.rstrip("/")
         self._key = key
-        self._http = httpx.AsyncClient(
-            base_url=self._url,
-            timeout=timeout_s,
-            headers={"authorization": f"Bearer {key}"},
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-        )
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._connections = connections
+        self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -128,7 +131,8 @@ class GatewayClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        if self._http is not None:
+            await self._http.close()
 
     async def publish(
         self, pipeline: str, events: Iterable[Any], *, batch: int = 500, parallel: int = 4
@@ -153,19 +157,14 @@ class GatewayClient:
     async def publish_batch(self, pipeline: str, events: Sequence[Any]) -> Batch:
         """One request. Raises Denied (401, 403), InvalidInput (any other 4xx of the request as a whole)."""
         body = b"\n".join(map(_encode, events))
-        try:
-            answer = await self._http.post(
-                f"/api/v1/pipelines/{pipeline}/events", content=body, headers=NDJSON
-            )
-        except httpx.TransportError as error:
-            raise Unavailable(f"the gateway does not answer: {error!r}", where=self._url) from error
-        timing = _server_timing(answer.headers.get("server-timing", ""))
-        if answer.status_code in (202, 207):
-            return Batch(_outcomes.decode(answer.content).outcomes, timing)
+        answer = await self._request("POST", f"/api/v1/pipelines/{pipeline}/events", body, NDJSON)
+        timing = _server_timing(answer.timing)
+        if answer.status in (202, 207):
+            return Batch(_outcomes.decode(answer.body).outcomes, timing)
         problem = _problem(answer)
-        if answer.status_code == 503:
+        if answer.status == 503:
             return Batch([Outcome(i, 503, problem=problem) for i in range(len(events))], timing)
-        raise _error_of(answer.status_code, problem)
+        raise _error_of(answer.status, problem)
 
     async def transaction(self, id: str) -> dict[str, Any] | None:
         """The status of one event; None where there is none."""
@@ -255,23 +254,43 @@ class GatewayClient:
                 return
 
     async def _get(self, path: str) -> dict[str, Any] | None:
-        try:
-            answer = await self._http.get(path)
-        except httpx.TransportError as error:
-            raise Unavailable(f"the gateway does not answer: {error!r}", where=self._url) from error
-        if answer.status_code == 404:
+        answer = await self._request("GET", path)
+        if answer.status == 404:
             return None
-        if answer.status_code != 200:
-            raise _error_of(answer.status_code, _problem(answer))
-        found: dict[str, Any] = msgspec.json.decode(answer.content)
+        if answer.status != 200:
+            raise _error_of(answer.status, _problem(answer))
+        found: dict[str, Any] = msgspec.json.decode(answer.body)
         return found
 
+    async def _request(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> _Answer:
+        try:
+            async with self._session().request(method, self._url + path, data=body, headers=headers) as answer:
+                timing = answer.headers.get("server-timing", "")
+                return _Answer(answer.status, await answer.read(), timing)
+        except aiohttp.InvalidURL as error:
+            raise InvalidInput(f"no gateway address: {self._url}") from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unavailable(f"the gateway does not answer: {error!r}", where=self._url) from error
 
-def _problem(answer: httpx.Response) -> dict[str, Any]:
+    def _session(self) -> aiohttp.ClientSession:
+        """Made at the first request: a session belongs to the event loop that it is made in."""
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections),
+                timeout=self._timeout,
+                headers={"authorization": f"Bearer {self._key}"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._http
+
+
+def _problem(answer: _Answer) -> dict[str, Any]:
     try:
-        return dict(msgspec.json.decode(answer.content))
+        return dict(msgspec.json.decode(answer.body))
     except (msgspec.DecodeError, TypeError, ValueError):
-        return {"detail": f"the gateway answered {answer.status_code}", "code": "unknown"}
+        return {"detail": f"the gateway answered {answer.status}", "code": "unknown"}
 
 
 def _error_of(status: int, problem: Mapping[str, Any]) -> Denied | InvalidInput | Unavailable:
