@@ -85,7 +85,8 @@ class Stream:
 
         Equal lineages have equal topologies and row types, so one can resume from the other's state.
         """
-        return digest(compile_stream(self, PLACEHOLDER, disorder=timedelta(0)).text.encode())
+        script = compile_stream(self, PLACEHOLDER, disorder=timedelta(0))
+        return digest(f"{TOPOLOGY}\n{script.text}".encode())
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Connection:
 
 PLACEHOLDER = Connection(bootstrap="${kafka}", registry="${registry}", schemas=False)
 """Stands for any connection: in committed texts, and in the digest that names a job's state."""
+TOPOLOGY = 2
+"""Goes up with every change in how a script becomes operators: state kept by others cannot be resumed."""
 
 
 @dataclass(frozen=True)

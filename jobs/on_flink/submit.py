@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from core.errors import DeclarationError, StackError
 from core.ids import canonical_json, digest
 from core.settings import Settings
-from features.compile.flink import Connection, Script, Stream, compile_stream
+from features.compile.flink import TOPOLOGY, Connection, Script, Stream, compile_stream
 from jobs.on_flink.java_parts import SUBMIT, JavaParts, flink_home
 from jobs.on_flink.restore_points import RestorePoint, StateFolders
 from jobs.on_flink.stream import name_of
@@ -29,6 +30,8 @@ DEDUPE_HORIZON = timedelta(hours=24)
 _TIMEOUT_S = 180.0
 _TABLE_SETTINGS = {
     "table.local-time-zone": "UTC",
+    # What the views share is computed once: one dedupe instead of one for each reader of the first events.
+    "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
     "table.exec.mini-batch.enabled": "false",
     # A quiet partition holds the clock; its ticks move it on. Idleness would let the others run ahead of
     # a partition that is merely slow to be read, and its rows would come out late.
@@ -85,6 +88,8 @@ class FlinkJob:
             "jar": jar.name,
             "flink": [path.name for path in self.java.flink],
             "horizon": str(DEDUPE_HORIZON),
+            "settings": _TABLE_SETTINGS,
+            "topology": TOPOLOGY,
         }
         folder = self.settings.root / "flink" / self.stream.pipeline
         target = folder / f"{digest(canonical_json(made_of))[:32]}.json"
@@ -184,14 +189,13 @@ class FlinkJob:
         return done.stdout
 
 
-def with_state_ttl(plan: dict[str, object]) -> dict[str, object]:
+def with_state_ttl(plan: dict[str, Any]) -> dict[str, Any]:
     """The plan with the dedupe's horizon; windows, joins and patterns drop their state by event time.
 
     Raises DeclarationError when no dedupe has a state to bound: then the plan is not what we think.
     """
     bounded = 0
-    nodes = plan.get("nodes")
-    for node in nodes if isinstance(nodes, list) else []:
+    for node in plan.get("nodes", []):
         if str(node.get("type", "")).startswith("stream-exec-deduplicate"):
             for state in node.get("state", []):
                 state["ttl"] = f"{DEDUPE_HORIZON // timedelta(milliseconds=1)} ms"
