@@ -78,7 +78,7 @@ class Memory:
     def taskmanager_options(self) -> list[str]:
         heap, direct = self.TM_FRAMEWORK + self.task_heap, self.TM_FRAMEWORK + self.TM_NETWORK
         options = [f"-Xmx{heap}m", "-Xms128m", f"-XX:MaxMetaspaceSize={self.TM_METASPACE}m"]
-        return [*options, f"-XX:MaxDirectMemorySize={direct}m", "-XX:+UseG1GC"]
+        return [*options, f"-XX:MaxDirectMemorySize={direct}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 
 
 class Flink(Service):

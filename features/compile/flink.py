@@ -163,6 +163,9 @@ def _source(stream: Stream, connection: Connection, disorder: timedelta) -> str:
         "properties.group.id": f"millstream-{stream.pipeline}-flink",
         "properties.enable.auto.commit": "false",
         "properties.isolation.level": "read_committed",
+        # Few larger fetches: every record that comes alone wakes each thread of the job.
+        "properties.fetch.min.bytes": "65536",
+        "properties.fetch.max.wait.ms": "10",
         "scan.startup.mode": "earliest-offset",
         "scan.topic-partition-discovery.interval": "60 s",
         "value.format": FORMAT,

@@ -20,10 +20,11 @@ from core.telemetry.log import logger
 from core.telemetry.metrics import counter
 from gateway.push.feed import Feed, Fetched
 from gateway.push.hub import Hub
-from schemas.broker import admin, consumer
+from schemas.broker import admin, consumer, gathering
 
 _READ = 500
 _POLL_S = 0.2
+_GATHER_MS = 10
 _RETRY_S = 0.5
 _AHEAD = 8
 _TIMEOUT_S = 5.0
@@ -71,7 +72,7 @@ class PushReader:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            client = consumer(self._settings, None)
+            client = consumer(self._settings, None, **gathering(_GATHER_MS))
             try:
                 self._open(client)
                 self._read(client)

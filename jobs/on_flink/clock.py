@@ -32,7 +32,7 @@ from core.clock import Clock, SystemClock, from_millis
 from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter
-from schemas.broker import consumer, producer
+from schemas.broker import consumer, gathering, producer
 from schemas.headers import TICK, header, rfc3339
 
 log = logger("jobs.on_flink.clock")
@@ -138,7 +138,7 @@ class StreamClock:
     def _watch(self, stop: threading.Event) -> None:
         # A tick that is published twice costs nothing, and a client without idempotence starts faster.
         ticks = producer(self._settings, linger_ms=0, enable_idempotence=False, delivery_timeout_ms=5_000)
-        watcher = consumer(self._settings, None, queued_max_messages_kbytes=8_192)
+        watcher = consumer(self._settings, None, queued_max_messages_kbytes=8_192, **gathering(20))
         try:
             partitions = self._assign(watcher)
             looked_at = self._clock.monotonic()

@@ -39,6 +39,7 @@ CHECKPOINTS = 3
 BACKLOG, MAX_BATCH = 8, 10_000
 BACKOFF_FIRST_S, BACKOFF_LONGEST_S = 0.5, 10.0
 REDIS_TIMEOUT_S = 0.25
+GATHER_MS = 10
 SESSION_MS = 6000  # the least that brokers allow by default: how long a killed worker's partitions wait
 
 
@@ -199,6 +200,7 @@ class Worker:
             on_commit=committed,
             partition_assignment_strategy="cooperative-sticky",
             session_timeout_ms=SESSION_MS,
+            **broker.gathering(GATHER_MS),
         )
 
     def _tail_reader(self) -> Consumer:

@@ -24,7 +24,7 @@ from jobs.writer.sinks.offline import OfflineSink
 from jobs.writer.sinks.online import OnlineSink
 from jobs.writer.sinks.status import ArrivalSink, StatusSink
 from pipelines.plan import Plan
-from schemas.broker import admin, consumer, producer
+from schemas.broker import admin, consumer, gathering, producer
 from schemas.codec import RecordCodec
 from schemas.registry import SchemaRegistry
 from schemas.topic import Topic
@@ -33,6 +33,7 @@ SWITCH_S = 0.0005  # Python's thread switch is 5 ms by default; a decision would
 HEARTBEAT_S = 60.0  # a write that takes longer than this counts as hung
 READY_S = 0.2
 STOP_S = 15.0
+READ_MS = 10
 
 
 def group_of(pipeline: str, sink: str) -> str:
@@ -120,7 +121,7 @@ class Writer:
                     self._settings,
                     group,
                     partition_assignment_strategy="cooperative-sticky",
-                    fetch_wait_max_ms=10,
+                    **gathering(max(sink.wait_s * 1000, READ_MS)),
                     queued_max_messages_kbytes=16_384,
                 ),
                 codecs=self._codecs,

@@ -22,7 +22,7 @@ class OnlineSink:
     the same row again changes nothing. Undecodable messages are the worker's to dead-letter."""
 
     name = "online"
-    wait_s = 0.02
+    wait_s = 0.05
     dead_letters = False
     commits = True
 
