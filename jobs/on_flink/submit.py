@@ -138,8 +138,12 @@ class FlinkJob:
             "execution.buffer-timeout.interval": "5 ms",
             "parallelism.default": str(flink.parallelism),
             "state.backend.type": "rocksdb",
-            # Every checkpoint flushes some eighty small column families; compacting them took 24 % of a
-            # core at 200 events/s, 16 % like this. Timers are few (one per row in flight), they fit the heap.
+            # Some fifty column families, most of them small, share one memory. A family takes an eighth of its
+            # write buffer at the first row: with the default of 64 MB the sum passed the limit and every write
+            # flushed something, a third of the TaskManager's CPU at 200 events/s. And every checkpoint flushes
+            # all of them, hence the compaction. Timers are few (one per row in flight), they fit the heap.
+            "state.backend.rocksdb.writebuffer.size": "2 mb",
+            "state.backend.rocksdb.memory.managed": "false",
             "state.backend.rocksdb.timer-service.factory": "HEAP",
             "state.backend.rocksdb.compaction.style": "UNIVERSAL",
             "state.backend.rocksdb.compression.per.level": "NO_COMPRESSION",
