@@ -266,7 +266,9 @@ class GatewayClient:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> _Answer:
         try:
-            async with self._session().request(method, self._url + path, data=body, headers=headers) as answer:
+            async with self._session().request(
+                method, self._url + path, data=body, headers=headers
+            ) as answer:
                 timing = answer.headers.get("server-timing", "")
                 return _Answer(answer.status, await answer.read(), timing)
         except aiohttp.InvalidURL as error:

@@ -19,7 +19,9 @@ _PROVIDER = TracerProvider()
 _TRACER = _PROVIDER.get_tracer("millstream")
 _PROPAGATOR = TraceContextTextMapPropagator()
 _IDS = RandomIdGenerator()
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})", re.ASCII)
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})", re.ASCII
+)
 
 KafkaHeaders = Sequence[tuple[str, bytes | None]]
 

@@ -135,13 +135,15 @@ class FlinkJob:
             "pipeline.max-parallelism": "128",
             "pipeline.object-reuse": "true",
             "pipeline.auto-watermark-interval": "20 ms",
-            "execution.buffer-timeout.interval": "5 ms",
+            "execution.buffer-timeout.interval": "0 ms",
             "parallelism.default": str(flink.parallelism),
             "state.backend.type": "rocksdb",
-            # Some fifty column families, most of them small, share one memory. A family takes an eighth of its
-            # write buffer at the first row: with the default of 64 MB the sum passed the limit and every write
-            # flushed something, a third of the TaskManager's CPU at 200 events/s. And every checkpoint flushes
-            # all of them, hence the compaction. Timers are few (one per row in flight), they fit the heap.
+            # Some fifty column families, most of them small, share one memory. At its first row each takes an
+            # arena block, 1 MB with the default write buffer: their sum passed what a slot's share leaves to
+            # write buffers (28 MB), and every write flushed something, a third of the TaskManager's CPU at
+            # 200 events/s. A block is an eighth of the write buffer, and the memory is the TaskManager's.
+            # Every checkpoint flushes all families, hence the compaction. Timers are few (one per row in
+            # flight), they fit the heap.
             "state.backend.rocksdb.writebuffer.size": "2 mb",
             "state.backend.rocksdb.memory.managed": "false",
             "state.backend.rocksdb.timer-service.factory": "HEAP",

@@ -133,6 +133,8 @@ CREATE TEMPORARY TABLE `events` (
   'properties.group.id' = 'millstream-fraud-flink',
   'properties.enable.auto.commit' = 'false',
   'properties.isolation.level' = 'read_committed',
+  'properties.fetch.min.bytes' = '65536',
+  'properties.fetch.max.wait.ms' = '10',
   'scan.startup.mode' = 'earliest-offset',
   'scan.topic-partition-discovery.interval' = '60 s',
   'value.format' = 'millstream-avro',
