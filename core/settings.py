@@ -60,7 +60,7 @@ class Flink(Section):
     parallelism: int = Field(1, ge=1, description="default parallelism of a pipeline's job")
     checkpoint_interval_s: float = Field(10.0, gt=0)
     jobmanager_memory_mb: int = Field(700, ge=512)
-    taskmanager_memory_mb: int = Field(1100, ge=768)
+    taskmanager_memory_mb: int = Field(900, ge=768)
     checkpoints: str | None = Field(None, description="checkpoint folder URI; default inside home")
 
     @property

@@ -15,7 +15,7 @@ from pathlib import Path
 from core.errors import StackError
 from core.settings import LOOPBACK
 from stack.artifacts import ArtifactCache
-from stack.service import Port, Progress, Service, java, need_package, package_version, render
+from stack.service import SMALL_JVM, Port, Progress, Service, java, need_package, package_version, render
 from stack.unit import Probe, Unit
 
 JOBMANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
@@ -43,8 +43,8 @@ class Memory:
 
     @property
     def managed(self) -> int:
-        """For RocksDB: 40 % of what is left for Flink, as Flink itself would set aside."""
-        return int((self.taskmanager_mb - self.TM_METASPACE - self.TM_OVERHEAD) * 0.4)
+        """For RocksDB: a quarter of what is left for Flink. Narrow rows need less than Flink's usual 40 %."""
+        return (self.taskmanager_mb - self.TM_METASPACE - self.TM_OVERHEAD) // 4
 
     @property
     def task_heap(self) -> int:
@@ -73,12 +73,12 @@ class Memory:
 
     def jobmanager_options(self) -> list[str]:
         heap = self.jobmanager_heap
-        return [f"-Xmx{heap}m", "-Xms64m", f"-XX:MaxMetaspaceSize={self.JM_METASPACE}m", "-XX:+UseSerialGC"]
+        return [f"-Xmx{heap}m", "-Xms64m", f"-XX:MaxMetaspaceSize={self.JM_METASPACE}m", *SMALL_JVM]
 
     def taskmanager_options(self) -> list[str]:
         heap, direct = self.TM_FRAMEWORK + self.task_heap, self.TM_FRAMEWORK + self.TM_NETWORK
         options = [f"-Xmx{heap}m", "-Xms128m", f"-XX:MaxMetaspaceSize={self.TM_METASPACE}m"]
-        return [*options, f"-XX:MaxDirectMemorySize={direct}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        return [*options, f"-XX:MaxDirectMemorySize={direct}m", *SMALL_JVM]
 
 
 class Flink(Service):

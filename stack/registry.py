@@ -4,7 +4,7 @@ from pathlib import Path
 
 from core.settings import LOOPBACK
 from stack.artifacts import ROOTS, ArtifactCache, Coordinate
-from stack.service import Port, Progress, Service, java
+from stack.service import SMALL_JVM, Port, Progress, Service, java
 from stack.unit import Probe, Unit
 
 
@@ -61,7 +61,7 @@ class Registry(Service):
             java(),
             "-Xmx256m",
             "-Xms64m",
-            "-XX:+UseSerialGC",
+            *SMALL_JVM,
             "-XX:+ExitOnOutOfMemoryError",
         ]
         argv += [f"-D{key}={value}" for key, value in properties.items()]

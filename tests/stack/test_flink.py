@@ -13,10 +13,10 @@ from core.settings import Settings
 from stack.flink import Flink, Memory
 from stack.service import java
 
-SIZES = [(700, 1100), (512, 768), (2048, 8192)]
+SIZES = [(700, 900), (512, 768), (2048, 8192)]
 
 
-def flink(tmp_path: Path, jobmanager_mb: int = 700, taskmanager_mb: int = 1100) -> Flink:
+def flink(tmp_path: Path, jobmanager_mb: int = 700, taskmanager_mb: int = 900) -> Flink:
     given = FlinkSettings(jobmanager_memory_mb=jobmanager_mb, taskmanager_memory_mb=taskmanager_mb)
     service = Flink(Settings(home=tmp_path, flink=given))
     service.prepare()
