@@ -17,7 +17,6 @@ from schemas.dead_letters import DeadLetter
 from schemas.headers import rfc3339
 
 SUFFIX = ".dlq"
-REQUEUED = "dlq_requeued"
 MOST = 1000
 READ_S = 15.0
 ACK_S = 10.0
@@ -96,8 +95,8 @@ class DeadLetters:
         raise UnknownName("dead letter", reference, (), where=f"offsets {low} to {high} of {topic}")
 
     def requeue(self, references: Sequence[str]) -> list[Entry]:
-        """Send the originals back to their source topics, bytes and headers unchanged but for one more
-        header, `dlq_requeued`, that tells which letter and when. The letters stay where they are.
+        """Send the originals back to their source topics, bytes, headers and event time unchanged but for one
+        more header, `dlq_requeued`, that tells which letter and when. The letters stay where they are.
 
         All references are read before the first is sent. Raises Unavailable when one is not acknowledged;
         sending again is safe, since an event counts once per id.
@@ -111,16 +110,8 @@ class DeadLetters:
                 failures.append(str(error))
 
         for entry in entries:
-            letter = entry.letter
             mark = f"{entry.reference} at {rfc3339(datetime.now(UTC))}"
-            kept = [(name, value) for name, value in letter.headers if name != REQUEUED]
-            sender.produce(
-                letter.topic,
-                key=letter.key,
-                value=letter.value,
-                headers=[*kept, (REQUEUED, mark.encode())],
-                on_delivery=delivered,
-            )
+            entry.letter.requeue(sender, mark, delivered)
         left = sender.flush(ACK_S)
         if left or failures:
             reason = failures[0] if failures else f"no acknowledgement within {ACK_S:.0f} s"

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from core.clock import Clock, SystemClock
+from core.clock import EPOCH, Clock, SystemClock, to_millis
 from core.errors import DeclarationError
 from schemas.headers import Headers, dead_letter_headers, header, pairs_of
 
 Stage = Literal["decode", "features", "model", "decide", "store"]
 STAGES = ("decode", "features", "model", "decide", "store")
+REQUEUED = "dlq_requeued"
 REASON_LIMIT = 2000  # characters of a reason kept; a stack of text must not outgrow the message
 
 
@@ -81,10 +82,27 @@ class DeadLetter:
             job=text["job"],
         )
 
-    def requeue(self, producer: Produces, on_delivery: Callable[[Any, Any], None] | None = None) -> None:
-        """Send the original to where it came from, without the `dlq_` headers."""
-        more = {} if on_delivery is None else {"on_delivery": on_delivery}
-        producer.produce(self.topic, key=self.key, value=self.value, headers=self.headers, **more)
+    @property
+    def timestamp_ms(self) -> int | None:
+        """The original's event time, from its header `ce_time`; None when it tells none."""
+        told = header(self.headers, "ce_time")
+        try:
+            at = datetime.fromisoformat(told) if told else None
+        except ValueError:
+            return None
+        return to_millis(at) if at is not None and at.tzinfo is not None and at >= EPOCH else None
+
+    def requeue(
+        self, producer: Produces, mark: str, on_delivery: Callable[[Any, Any], None] | None = None
+    ) -> None:
+        """Send the original to where it came from: bytes, headers and, where they tell it, the event time as
+        message timestamp. Of the `dlq_` headers it gets one, `dlq_requeued`, with `mark`."""
+        at_ms = self.timestamp_ms
+        more: dict[str, Any] = {} if on_delivery is None else {"on_delivery": on_delivery}
+        if at_ms is not None:
+            more["timestamp"] = at_ms
+        headers = [*self.headers, (REQUEUED, mark.encode())]
+        producer.produce(self.topic, key=self.key, value=self.value, headers=headers, **more)
 
 
 def dead_letter(

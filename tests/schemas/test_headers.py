@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.clock import ManualClock
+from core.clock import ManualClock, to_millis
 from core.errors import DeclarationError
 from schemas.dead_letters import REASON_LIMIT, DeadLetter, dead_letter
 from schemas.headers import event_headers, header
@@ -95,11 +95,25 @@ def test_a_requeued_letter_that_fails_again_does_not_grow() -> None:
 
 def test_requeue_sends_the_original_to_where_it_came_from() -> None:
     producer = Producer()
-    dead_letter(producer, Message("t.d.events.v1", [("a", b"1")]), "c", "r", "model", "j")
-    DeadLetter.read(Message("t.d.events.v1.dlq", producer.sent[0][1]["headers"])).requeue(producer)
+    given = [("ce_time", b"2026-01-02T03:04:05.678Z")]
+    dead_letter(producer, Message("t.d.events.v1", given), "c", "r", "model", "j")
+    DeadLetter.read(Message("t.d.events.v1.dlq", producer.sent[0][1]["headers"])).requeue(producer, "by hand")
     topic, sent = producer.sent[1]
     assert topic == "t.d.events.v1"
-    assert sent == {"key": b"k", "value": b"\0v", "headers": [("a", b"1")]}
+    marked = [*given, ("dlq_requeued", b"by hand")]
+    event_time = to_millis(AT)
+    assert sent == {"key": b"k", "value": b"\0v", "headers": marked, "timestamp": event_time}
+
+
+@pytest.mark.parametrize("told", [None, b"yesterday", b"2026-01-02T03:04:05", b"1066-10-14T09:00:00Z"])
+def test_a_requeued_letter_that_tells_no_event_time_gets_none(told: bytes | None) -> None:
+    producer = Producer()
+    given = [] if told is None else [("ce_time", told)]
+    dead_letter(producer, Message("t.d.events.v1", given), "c", "r", "model", "j")
+    letter = DeadLetter.read(Message("t.d.events.v1.dlq", producer.sent[0][1]["headers"]))
+    assert letter.timestamp_ms is None
+    letter.requeue(producer, "by hand")
+    assert "timestamp" not in producer.sent[1][1]
 
 
 def test_a_long_reason_is_cut() -> None:
