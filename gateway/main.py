@@ -4,7 +4,6 @@ It starts with any of its dependencies away, says so on `/ready`, and serves as 
 """
 
 import asyncio
-import gc
 import signal
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -16,6 +15,7 @@ import redis
 import redis.asyncio
 import uvloop
 
+from core import collector
 from core.clock import Clock, SystemClock
 from core.errors import StackError, Unavailable
 from core.settings import Settings
@@ -75,8 +75,7 @@ async def serve(
         listener = Listener(gateway.application, settings.gateway.host, settings.gateway.port)
         listener.start()
         gateway.health.started = True
-        gc.collect()
-        gc.freeze()  # what is here now stays; the collector need not look at it again
+        collector.calm()
         _log.info("serving", address=f"http://{settings.gateway.host}:{settings.gateway.port}")
         ended = loop.create_task(listener.wait())
         stopped = loop.create_task(stop.wait())

@@ -10,6 +10,7 @@ import psycopg
 import pyarrow as pa
 from redis import Redis
 
+from core import collector
 from core.clock import Clock, SystemClock
 from core.errors import DeclarationError, Unavailable
 from core.settings import Settings
@@ -68,6 +69,7 @@ class Writer:
         for runner in self.runners:
             self.probe.check(f"sink {runner.sink.name}", runner.check)
             threads.append(threading.Thread(target=runner.run, name=f"sink-{runner.sink.name}", daemon=True))
+        collector.calm()
         for thread in threads:
             thread.start()
         self._log.info("started", sinks=[runner.sink.name for runner in self.runners])
