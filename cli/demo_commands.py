@@ -134,7 +134,7 @@ def summary(report: dict[str, Any], broken: list[str]) -> None:
         ),
         "accepted to pushed": f"p50 {latency.get('p50', '-')} ms, p99 {latency.get('p99', '-')} ms",
         "AUC streamed, offline": f"{report['auc_stream']}, {report['auc_offline']} on {report['auc_rows']}",
-        "AUC without the view (training)": report["auc_without_view"],
+        "AUC in training with, without the view": f"{report['auc_with_view']}, {report['auc_without_view']}",
         "average precision streamed, offline": f"{report['ap_stream']}, {report['ap_offline']}",
         "features checked, mismatched, missing, extra": ", ".join(
             f"{features[name]:,}" for name in ("checked", "mismatched", "missing", "extra")
