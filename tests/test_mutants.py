@@ -1,0 +1,178 @@
+"""Mutants: a planted mistake in each rule that matters must make the tests of that rule fail.
+
+Each runs the named tests in a copy of the code that differs by one line. The unchanged copy passes first.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = (
+    "core", "schemas", "operators", "features", "models", "pipelines", "jobs", "gateway", "stack", "cli",
+    "bench",
+)  # fmt: skip
+MUTANTS = {
+    "80 blocks": (
+        "operators/decide.py",
+        "values > given.above",
+        "values >= given.above",
+        "tests/operators/test_decide.py",
+    ),
+    "repeats in a batch": ("operators/dedupe.py", "and key not in met", "", "tests/operators/test_dedupe.py"),
+    "repeats over batches": (
+        "operators/dedupe.py",
+        "self._seen.update(new)",
+        "pass",
+        "tests/operators/test_dedupe.py",
+    ),
+    "a score above one": (
+        "operators/infer.py",
+        "& (probabilities <= 1.0)",
+        "",
+        "tests/operators/test_infer.py",
+    ),
+    "a window's far end": (
+        "features/online/memory.py",
+        "if since <= row[0] <= at_ms",
+        "if row[0] <= at_ms",
+        "tests/features/test_rolling_in_memory.py",
+    ),
+    "a window without its first moment": (
+        "features/online/rows.py",
+        "bisect_left(times, since)",
+        "bisect_right(times, since)",
+        "tests/features/test_rolling_in_memory.py",
+    ),
+    "the judge's window": (
+        "features/compile/duckdb.py",
+        "PRECEDING AND CURRENT ROW",
+        "PRECEDING AND 1 PRECEDING",
+        "tests/features/test_history.py",
+    ),
+    "a clock that overtakes": (
+        "jobs/on_flink/clock.py",
+        "self.newest if quiet else self.newest - self.disorder_ms",
+        "self.newest",
+        "tests/jobs/on_flink/test_clock.py",
+    ),
+    "a position of somebody else": (
+        "gateway/push/positions.py",
+        "message = struct.pack(\">I\", len(who)) + who + ",
+        "message = ",
+        "tests/gateway/test_positions.py",
+    ),
+    "a gap that is not told": (
+        "gateway/push/ring.py",
+        "return offset + 1 >= self.floor",
+        "return True",
+        "tests/gateway/test_hub.py",
+    ),
+    "an older status": (
+        "gateway/push/hub.py",
+        "held[1].rank >= entry.rank",
+        "held[1].rank < 0",
+        "tests/gateway/test_hub.py",
+    ),
+    "a foreign tenant": (
+        "gateway/intake.py",
+        '"tenant" in given and given["tenant"] != tenant',
+        "False",
+        "tests/gateway/test_intake.py",
+    ),
+    "a damaged model": (
+        "models/store.py",
+        "if found != entry.sha256:",
+        "if False:",
+        "tests/models/test_store.py tests/models/test_load.py",
+    ),
+    "a model that answers otherwise": (
+        "models/golden.py",
+        "<= TOLERANCE",
+        "<= 1",
+        "tests/models/test_load.py",
+    ),
+    "a wrong digest": (
+        "stack/artifacts.py",
+        "if found != artifact.sha256:",
+        "if False:",
+        "tests/stack/test_artifacts.py",
+    ),
+    "an event too large": (
+        "schemas/codec/record_codec.py",
+        "max(sizes) <= self.max_bytes",
+        "True",
+        "tests/schemas/test_codec.py",
+    ),
+    "lateness beyond the promise": (
+        "cli/demo/figures.py",
+        '0.01 * report["accepted"]',
+        'report["accepted"]',
+        "tests/cli/test_figures.py",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("mutants")
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in (*PACKAGES, "tests", "flink-conf"):
+        shutil.copytree(ROOT / name, target / name, ignore=ignored)
+    for name in ("pyproject.toml", "millstream", "requirements.lock", "README.md"):
+        shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+def run(copy: Path, tests: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "MILLSTREAM_REQUIRE_SERVICES"}
+    command = [
+        *(sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
+        *("-m", "not services and not full"),
+        *tests.split(),
+    ]
+    return subprocess.run(
+        command,
+        cwd=copy,
+        env={**environment, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def test_the_unchanged_copy_passes(copy: Path) -> None:
+    tests = " ".join(sorted({test for *_, names in MUTANTS.values() for test in names.split()}))
+    done = run(copy, tests)
+    assert done.returncode == 0, done.stdout[-3000:]
+    where = [sys.executable, "-c", "import operators.decide as m; print(m.__file__)"]
+    found = subprocess.run(
+        where,
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == str(copy / "operators/decide.py"), "the copy is what is tested"
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_caught(name: str, copy: Path) -> None:
+    file, right, wrong, tests = MUTANTS[name]
+    source = copy / file
+    text = source.read_text()
+    assert text.count(right) >= 1, f"{file} has no {right!r} any more"
+    source.write_text(text.replace(right, wrong))
+    try:
+        done = run(copy, tests)
+    finally:
+        source.write_text(text)
+    assert done.returncode == 1, f"nothing noticed:\n{done.stdout[-2000:]}"
