@@ -24,6 +24,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from bench.scoring_corpus import MODEL, Corpus, load_rows, record_of
 from bench.scoring_peer import HandModel, result_head
+from core import collector
 from core.clock import SystemClock, from_millis
 from core.ids import new_id
 from core.settings import settings
@@ -69,6 +70,7 @@ def ours(corpus: Corpus, bands: Bands) -> Pass:
     bounds = limits(load_plan("fraud"), settings())
     declared = Declared("fraud", "card_id", "occurred_at", CARD_ACTIVITY.feature_names, bands, bounds.batch)
     scoring = Scoring(declared, clock=clock, reader=None)
+    collector.calm()  # as the worker does
 
     def run(output: str, rows: int) -> dict[str, float]:
         stop = threading.Event()

@@ -16,7 +16,6 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from core import collector
 from core.clock import Clock
 from core.errors import MillstreamError, ModelError, Unavailable
 from core.telemetry.log import logger
@@ -121,7 +120,6 @@ class Host:
                     on_revoke=self._revoked,
                     on_lost=self._lost,
                 )
-                collector.calm()
                 while not self._stop.is_set():
                     self._turn()
                 self._outbox.settle(SETTLE_S)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import redis
 from confluent_kafka import Consumer
 
+from core import collector
 from core.clock import Clock, SystemClock
 from core.errors import DeclarationError, MillstreamError, Unavailable
 from core.settings import Settings
@@ -129,6 +130,7 @@ class Worker:
         self._probe.check("redis", self._ping)
         self._waiting(self._serving.start, "waiting for the model")
         self._probe.check("model", self._has_model)
+        collector.calm()  # once: what a session leaves behind must not be kept for good
         try:
             while not self._stop.is_set():
                 self._waiting(self._session, "joining")
