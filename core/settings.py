@@ -58,7 +58,7 @@ class Flink(Section):
     rpc_port: int = Field(6123, description="RPC port of the local JobManager")
     slots: int = Field(4, ge=1, description="task slots of the local TaskManager")
     parallelism: int = Field(1, ge=1, description="default parallelism of a pipeline's job")
-    checkpoint_interval_s: float = Field(10.0, gt=0)
+    checkpoint_interval_s: float = Field(30.0, gt=0)
     jobmanager_memory_mb: int = Field(700, ge=512)
     taskmanager_memory_mb: int = Field(900, ge=768)
     checkpoints: str | None = Field(None, description="checkpoint folder URI; default inside home")

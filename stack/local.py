@@ -137,11 +137,12 @@ class Stack:
     ) -> None:
         """Until the units (or services) of these names, or all, are ready.
 
-        Raises `StackError` after `timeout` seconds, or when one of them was restarted more often than
-        the supervisor tolerates, with the end of its log.
+        Raises `StackError` after `timeout` seconds, or when one of them was restarted meanwhile more often
+        than the supervisor tolerates, with the end of its log.
         """
         told = progress or Silent()
         begin, seen, wanted = time.monotonic(), set[str](), None if names is None else set(names)
+        before: dict[str, int] = {}  # restarts of earlier days are no failure of today
         while True:
             rows = [row for row in self.status() if row.state != EXTERNAL]
             chosen = [row for row in rows if wanted is None or {row.name, row.service} & wanted]
@@ -156,7 +157,10 @@ class Stack:
             late = [row for row in chosen if row.state != State.READY]
             if not late:
                 return
-            failing = [row for row in late if row.restarts > self.settings.supervisor.alert_restarts]
+            tolerated = self.settings.supervisor.alert_restarts
+            failing = [
+                row for row in late if row.restarts - before.setdefault(row.name, row.restarts) > tolerated
+            ]
             if failing or time.monotonic() - begin > timeout:
                 raise self._not_ready((failing or late)[0], time.monotonic() - begin)
             time.sleep(POLL_S)
