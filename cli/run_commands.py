@@ -44,16 +44,37 @@ def register(app: typer.Typer) -> None:
         disorder_ms: Annotated[
             int | None, typer.Option(help="disorder bound instead of the view's, for replays")
         ] = None,
+        quiet_ms: Annotated[
+            int | None, typer.Option(help="silence after which the last events are let out, for replays")
+        ] = None,
+        replay: Annotated[
+            str | None, typer.Option(help="name of a replay: recorded events, a state of their own")
+        ] = None,
+        since: Annotated[
+            str | None, typer.Option(help="where the replay begins: partition:offset, separated by commas")
+        ] = None,
     ) -> None:
         """Keep a pipeline's Flink job running."""
+        from core.errors import InvalidInput
         from core.settings import settings
         from jobs.on_flink.java_parts import JavaParts
         from jobs.on_flink.keeper import run as keep
+        from jobs.on_flink.stream import Replay, parse_offsets
         from pipelines.load import load_plan
         from stack.flink import Flink
         from stack.service import Silent, java
 
+        if (replay is None) != (since is None):
+            raise InvalidInput("a replay has a name and a beginning", mend="give both --replay and --since")
+        replayed = None if replay is None else Replay(replay, parse_offsets(since or ""))
         cluster = Flink(settings())
         cluster.fetch(Silent())  # an external Flink is not fetched by `up`, its connectors are wanted here
         parts = JavaParts(java(), cluster.compiler(), cluster.connectors())
-        keep(load_plan(pipeline), settings(), parts, disorder_ms=disorder_ms)
+        keep(
+            load_plan(pipeline),
+            settings(),
+            parts,
+            disorder_ms=disorder_ms,
+            quiet_ms=quiet_ms,
+            replay=replayed,
+        )

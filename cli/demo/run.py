@@ -1,6 +1,7 @@
 """The demo from start to summary: stack, plan, model, jobs, history, two phases, check."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,11 +23,13 @@ from cli.demo.schedule import Recorded, wall_clock
 from cli.jobs import GATEWAY, job_specs
 from cli.stack_commands import local_stack
 from core.clock import from_millis, to_millis
-from core.errors import StackError
+from core.errors import MillstreamError
 from core.ids import new_id
 from core.settings import Settings
 from gateway.client import GatewayClient
 from gateway.keys import create_key
+from jobs.on_flink.restore_points import StateFolders
+from jobs.on_flink.stream import Replay, format_offsets, name_of, stream_of
 from jobs.sources.card_fraud import LABEL
 from pipelines.plan import Plan
 from stack.local import Stack
@@ -37,6 +40,7 @@ RECORDED_RATE = 1000.0
 SETTLE_S = 120.0
 READY_S = 180.0
 _MS = timedelta(milliseconds=1)
+REPLAY_QUIET_MS = 5_000
 REPLAY_MAX_AGE_S = 40 * 86400.0
 
 Say = Callable[[str], None]
@@ -63,18 +67,22 @@ class Demo:
         self.tally = Tally()
         self.board = Board(self.tally)
 
-    def deploy(self, *, disorder_ms: int | None) -> None:
-        """The jobs of the pipeline; with a disorder bound, as a replay of recorded time needs them."""
+    def deploy(self, recording: Recording, *, disorder_ms: int | None) -> None:
+        """The jobs of the pipeline, the stream's with a state of this run alone: its events go back in time.
+        With a disorder bound, as a replay of recorded time needs them."""
         for spec in job_specs([self.plan], self.settings):
-            self.stack.add_job(self._for_replay(spec, disorder_ms) if disorder_ms is not None else spec)
+            self.stack.add_job(self._for_replay(spec, recording, disorder_ms))
         self.stack.wait_ready([spec.name for spec in job_specs([self.plan], self.settings)], READY_S)
 
-    def _for_replay(self, spec: JobSpec, disorder_ms: int) -> JobSpec:
-        if spec.name == GATEWAY:
+    def _for_replay(self, spec: JobSpec, recording: Recording, disorder_ms: int | None) -> JobSpec:
+        if spec.name == GATEWAY and disorder_ms is not None:
             env = {**spec.env, "MILLSTREAM_GATEWAY__MAX_AGE_S": str(REPLAY_MAX_AGE_S)}
             return msgspec.structs.replace(spec, env=env)
         if spec.name.endswith("-flink"):
-            return msgspec.structs.replace(spec, argv=(*spec.argv, "--disorder-ms", str(disorder_ms)))
+            more: tuple[str, ...] = ("--replay", self.tenant, "--since", format_offsets(recording.events))
+            if disorder_ms is not None:
+                more += ("--disorder-ms", str(disorder_ms), "--quiet-ms", str(REPLAY_QUIET_MS))
+            return msgspec.structs.replace(spec, argv=(*spec.argv, *more))
         return spec
 
     async def stream(self, material: Material) -> Recording:
@@ -84,8 +92,8 @@ class Demo:
         table = pa.concat_tables([slices.history, slices.recorded])
         clock = Recorded.of(_millis(table), now=now, rate=RECORDED_RATE)
         self.say(f"recorded time runs {clock.speed:,.0f} times as fast")
-        self.deploy(disorder_ms=clock.scaled(self.plan.view.disorder) // _MS)
         recording = Recording.start(self.plan, self.settings)
+        self.deploy(recording, disorder_ms=clock.scaled(self.plan.view.disorder) // _MS)
         key = create_key(self.settings, self.tenant, name="demo")
         url = f"http://{self.settings.gateway.host}:{self.settings.gateway.port}"
         async with GatewayClient(url, key, connections=80) as client:
@@ -105,7 +113,7 @@ class Demo:
                     await self._phase(sender, "recorded clock", table.slice(cut), clock.at[cut:])
                     await self._settle()
                     self.board.phase = "changing to the wall clock"
-                    await asyncio.to_thread(self.deploy, disorder_ms=None)
+                    await asyncio.to_thread(self.deploy, recording, disorder_ms=None)
                     listener.timed = True
                     await self._phase(sender, "wall clock", slices.wall, None)
                     await self._settle()
@@ -213,13 +221,17 @@ class Demo:
         }
 
     def stop(self, *, was_running: bool) -> None:
-        """Stop what this run started: the whole stack, or only the jobs where the stack ran before."""
+        """Stop what this run started: the whole stack, or only the jobs where the stack ran before. The
+        stream's state goes with it."""
+        specs = job_specs([self.plan], self.settings)
+        for spec in specs:
+            with suppress(MillstreamError):
+                self.stack.remove_job(spec.name)
         if not was_running:
             self.stack.down()
-            return
-        for spec in job_specs([self.plan], self.settings):
-            with suppress(StackError):
-                self.stack.remove_job(spec.name)
+        state = StateFolders.of(self.settings, name_of(stream_of(self.plan), Replay(self.tenant, {})))
+        for folder in (state.checkpoints, state.savepoints):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _rounded(value: float | None) -> float | None:

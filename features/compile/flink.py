@@ -120,12 +120,19 @@ class Script:
         return ";\n\n".join((*self.tables, self.statement_set)) + ";\n"
 
 
-def compile_stream(stream: Stream, connection: Connection, *, disorder: timedelta | None = None) -> Script:
+def compile_stream(
+    stream: Stream,
+    connection: Connection,
+    *,
+    disorder: timedelta | None = None,
+    since: Mapping[int, int] | None = None,
+) -> Script:
     """The script of a stream. `disorder` overrides the view's bound (replayed time is scaled time); below a
-    millisecond it is one: a row is late at the watermark, not only behind it."""
+    millisecond it is one: a row is late at the watermark, not only behind it. `since`: the offset per
+    partition at which a job without state begins; by default with the oldest message."""
     bound = max(stream.view.disorder if disorder is None else disorder, timedelta(milliseconds=1))
     tables = [
-        _source(stream, connection, bound),
+        _source(stream, connection, bound, since),
         _sink(ENRICHED, stream.enriched, connection),
         _timed(stream, bound),
         _first(stream),
@@ -145,7 +152,9 @@ def compile_stream(stream: Stream, connection: Connection, *, disorder: timedelt
     )
 
 
-def _source(stream: Stream, connection: Connection, disorder: timedelta) -> str:
+def _source(
+    stream: Stream, connection: Connection, disorder: timedelta, since: Mapping[int, int] | None
+) -> str:
     spec = stream.view.source.spec()
     # All nullable: a tick is a row of nulls.
     items = [
@@ -166,12 +175,19 @@ def _source(stream: Stream, connection: Connection, disorder: timedelta) -> str:
         # Few larger fetches: every record that comes alone wakes each thread of the job.
         "properties.fetch.min.bytes": "65536",
         "properties.fetch.max.wait.ms": "10",
-        "scan.startup.mode": "earliest-offset",
+        **_startup(since),
         "scan.topic-partition-discovery.interval": "60 s",
         "value.format": FORMAT,
         **_format(stream.source, connection),
     }
     return _table(EVENTS, items, options)
+
+
+def _startup(since: Mapping[int, int] | None) -> dict[str, str]:
+    if since is None:
+        return {"scan.startup.mode": "earliest-offset"}
+    offsets = ";".join(f"partition:{number},offset:{offset}" for number, offset in sorted(since.items()))
+    return {"scan.startup.mode": "specific-offsets", "scan.startup.specific-offsets": offsets}
 
 
 def _sink(name: str, topic: Topic, connection: Connection) -> str:

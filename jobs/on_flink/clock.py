@@ -7,7 +7,8 @@ means the same to a job with another bound). It lies behind the partition's even
 one, however far behind the job is.
 
 - While others go on, a silent partition is ticked with the newest event time seen less the disorder bound,
-  every `lag`.
+  every `lag`, which is half of `quiet`: what was sent at the same time to several partitions must have
+  arrived in all of them by then. A replay, where a moment of sending is an hour of events, gives more time.
 - When all are silent for `quiet`, each is ticked once with that time itself: the clock reaches the last
   event and no further, so that nothing newer than it can become late by a tick.
 
@@ -15,7 +16,7 @@ Delivery: ticks are at-least-once and harmless to repeat; none is sent before th
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -41,7 +42,6 @@ TICKS = counter("flink_ticks", "Ticks published to source topics", ("topic",))
 NEWEST = "tick_newest"
 """Header of a tick: the newest event time behind it, in epoch milliseconds."""
 
-LAG = timedelta(milliseconds=50)
 _LOOK_BACK = 200
 _LOOK_EVERY_S = 30.0
 _BATCH = 1_000
@@ -103,7 +103,8 @@ class Ticker:
 class StreamClock:
     """Watches one topic and ticks it; `run` until `stop` is set.
 
-    `beat` is called on every round, for the health of the process. Kafka being away is waited out.
+    Nothing before the offsets of `since` is looked at. `beat` is called on every round, for the health of
+    the process. Kafka being away is waited out.
     """
 
     def __init__(
@@ -113,17 +114,19 @@ class StreamClock:
         *,
         disorder: timedelta,
         quiet: timedelta,
+        since: Mapping[int, int] | None = None,
         beat: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
     ) -> None:
         self._settings = settings
         self._topic = topic
+        self._since = since or {}
         self._beat = beat
         self._clock = clock or SystemClock()
         self._ticker = Ticker(
             disorder_ms=disorder // timedelta(milliseconds=1),
             quiet_s=quiet.total_seconds(),
-            lag_s=min(LAG, quiet / 2).total_seconds(),
+            lag_s=(quiet / 2).total_seconds(),
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -166,7 +169,8 @@ class StreamClock:
         starts = []
         for number in partitions:
             low, high = watcher.get_watermark_offsets(TopicPartition(self._topic, number), timeout=_TIMEOUT_S)
-            starts.append(TopicPartition(self._topic, number, max(low, high - _LOOK_BACK)))
+            first = max(low, high - _LOOK_BACK, self._since.get(number, low))
+            starts.append(TopicPartition(self._topic, number, first))
         watcher.assign(starts)
         self._ticker.partitions(partitions, self._clock.monotonic())
         return partitions

@@ -27,7 +27,7 @@ from jobs.on_flink.clock import StreamClock
 from jobs.on_flink.java_parts import JavaParts
 from jobs.on_flink.rest import FlinkRest, JobState
 from jobs.on_flink.restore_points import RestorePoint, restore_points
-from jobs.on_flink.stream import stream_of
+from jobs.on_flink.stream import Replay, stream_of
 from jobs.on_flink.submit import FlinkJob, Refused
 from pipelines.plan import Plan
 
@@ -195,6 +195,7 @@ def run(
     *,
     disorder_ms: int | None = None,
     quiet_ms: int | None = None,
+    replay: Replay | None = None,
 ) -> None:
     """Keep the job of `plan` until SIGTERM or SIGINT, then stop it with a savepoint.
 
@@ -202,13 +203,14 @@ def run(
     disorder_ms: overrides the view's bound, in event time; the state is kept over a change of it.
     quiet_ms: how long, by the wall clock, all partitions are silent before the last rows are let out;
         by default twice the view's own bound, at least 100 ms.
+    replay: recorded events are sent, from these offsets on; the job has a state of its own.
     """
     disorder = None if disorder_ms is None else timedelta(milliseconds=disorder_ms)
     quiet = None if quiet_ms is None else timedelta(milliseconds=quiet_ms)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    keep(FlinkJob(stream_of(plan), settings, java, disorder), stopping, quiet=quiet)
+    keep(FlinkJob(stream_of(plan), settings, java, disorder, replay), stopping, quiet=quiet)
 
 
 def keep(
@@ -224,6 +226,7 @@ def keep(
         stream.source.name,
         disorder=stream.view.disorder if job.disorder is None else job.disorder,
         quiet=max(QUIET, 2 * stream.view.disorder) if quiet is None else quiet,
+        since=None if job.replay is None else job.replay.since,
         beat=lambda: told.beat("clock"),
     )
     ticker = threading.Thread(target=ticking.run, args=(stopping,), name="clock", daemon=True)

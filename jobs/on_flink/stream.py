@@ -1,10 +1,42 @@
 """What Flink computes of a plan, and the name its job and state go by."""
 
-from core.errors import Unavailable
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from core.errors import InvalidInput, Unavailable
+from core.ids import digest
 from core.settings import Settings
 from features.compile.flink import Stream
 from jobs.on_flink.rest import FlinkRest
 from pipelines.plan import Plan
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Recorded events sent again through a live pipeline: event time goes back, so the job needs a state of
+    its own, and begins where the replay does. Replays of one `name` share their state.
+
+    since: the offset per partition of the source topic at which the replay begins.
+    """
+
+    name: str
+    since: Mapping[int, int]
+
+
+def format_offsets(since: Mapping[int, int]) -> str:
+    """`partition:offset` of each, separated by commas."""
+    return ",".join(f"{number}:{offset}" for number, offset in sorted(since.items()))
+
+
+def parse_offsets(text: str) -> dict[int, int]:
+    """What `format_offsets` wrote. Raises InvalidInput for anything else."""
+    found = {}
+    for part in text.split(","):
+        number, colon, offset = part.partition(":")
+        if not (colon and number.isdecimal() and offset.isdecimal()):
+            raise InvalidInput(f"no offsets: {text!r}", mend="give partition:offset, separated by commas")
+        found[int(number)] = int(offset)
+    return found
 
 
 def stream_of(plan: Plan) -> Stream:
@@ -19,9 +51,10 @@ def stream_of(plan: Plan) -> Stream:
     )
 
 
-def name_of(stream: Stream) -> str:
-    """`<pipeline>-<first 12 of the lineage's digest>`."""
-    return f"{stream.pipeline}-{stream.lineage[:12]}"
+def name_of(stream: Stream, replay: Replay | None = None) -> str:
+    """`<pipeline>-<first 12 of the lineage's digest>`, of a replay the digest of lineage and name."""
+    state = stream.lineage if replay is None else digest(f"{stream.lineage}\n{replay.name}".encode())
+    return f"{stream.pipeline}-{state[:12]}"
 
 
 def job_name(plan: Plan) -> str:

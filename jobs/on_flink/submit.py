@@ -22,7 +22,7 @@ from core.settings import Settings
 from features.compile.flink import TOPOLOGY, Connection, Script, Stream, compile_stream
 from jobs.on_flink.java_parts import SUBMIT, JavaParts, flink_home
 from jobs.on_flink.restore_points import RestorePoint, StateFolders
-from jobs.on_flink.stream import name_of
+from jobs.on_flink.stream import Replay, name_of
 
 DEDUPE_HORIZON = timedelta(hours=24)
 """For how long the stream remembers an id. A repeat after that comes out again."""
@@ -62,11 +62,12 @@ class FlinkJob:
     settings: Settings
     java: JavaParts
     disorder: timedelta | None = None
+    replay: Replay | None = None
 
     @property
     def name(self) -> str:
         """The name that the job and its state go by."""
-        return name_of(self.stream)
+        return name_of(self.stream, self.replay)
 
     @property
     def folders(self) -> StateFolders:
@@ -78,7 +79,8 @@ class FlinkJob:
         connection = Connection(
             given.kafka.address, given.registry.address, java_security(given.kafka.security)
         )
-        return compile_stream(self.stream, connection, disorder=self.disorder)
+        since = None if self.replay is None else self.replay.since
+        return compile_stream(self.stream, connection, disorder=self.disorder, since=since)
 
     def plan(self) -> Path:
         """The compiled plan, from the data folder or compiled now (a few seconds)."""

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from core.errors import DeclarationError
+from core.errors import DeclarationError, InvalidInput
 from core.settings import Flink, Settings
 from jobs.on_flink.java_parts import JavaParts
 from jobs.on_flink.restore_points import RestorePoint
+from jobs.on_flink.stream import Replay, format_offsets, parse_offsets
 from jobs.on_flink.submit import FlinkJob, java_security, properties, with_state_ttl
 from tests.jobs.on_flink.payments import Names
 
@@ -100,3 +101,28 @@ def test_only_the_disorder_bound_differs_between_two_deployments_of_one_lineage(
     assert "WATERMARK" in differing[0][0]
     assert len(differing) == 2
     assert normal.script.statement_set == scaled.script.statement_set
+
+
+def test_a_replay_has_a_state_of_its_own_and_begins_where_it_is_told(tmp_path: Path) -> None:
+    live = job(tmp_path)
+    first = FlinkJob(live.stream, live.settings, live.java, replay=Replay("first", {1: 40, 0: 12}))
+    again = FlinkJob(live.stream, live.settings, live.java, replay=Replay("first", {0: 12, 1: 40}))
+    second = FlinkJob(live.stream, live.settings, live.java, replay=Replay("second", {0: 12, 1: 40}))
+    assert len({live.name, first.name, second.name}) == 3
+    assert first.name == again.name
+    assert all(made.name.rpartition("-")[0] == "unit" for made in (first, second)), (
+        "as the keeper looks for it"
+    )
+    assert first.folders != live.folders
+    assert "'scan.startup.mode' = 'earliest-offset'" in live.script.text
+    assert "'partition:0,offset:12;partition:1,offset:40'" in first.script.text
+    assert first.script == again.script
+
+
+def test_offsets_are_read_as_they_are_written() -> None:
+    since = {1: 40, 0: 12}
+    assert format_offsets(since) == "0:12,1:40"
+    assert parse_offsets(format_offsets(since)) == since
+    for nonsense in ("", "1", "1:", ":1", "a:b", "1:2,", "1:-2"):
+        with pytest.raises(InvalidInput, match="no offsets"):
+            parse_offsets(nonsense)
