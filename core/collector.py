@@ -1,5 +1,6 @@
 """Python's cyclic garbage collector, tuned for a process that serves for hours and works in batches."""
 
+import atexit
 import gc
 
 YOUNG = 50_000
@@ -11,3 +12,4 @@ def calm() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, 20, 50)
+    atexit.register(gc.unfreeze)  # at the end everything goes, or extensions report it as leaked
