@@ -58,7 +58,7 @@ def span(
 def new_traceparent(parent: str | None = None) -> str:
     """A fresh `traceparent`, continuing `parent` where that is valid; for hot paths without a block.
 
-    Only ids are made, as no span is recorded here: a hundredth of what a span costs.
+    Only ids are made: a span that nobody records took a fifth of the gateway's time for a request.
     """
     fields = _TRACEPARENT.fullmatch(parent) if parent else None
     trace_id = fields[1] if fields else f"{_IDS.generate_trace_id():032x}"
