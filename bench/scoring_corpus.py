@@ -1,7 +1,6 @@
 """What the scoring benchmark works on: enriched payments on a topic, and a trained model of 200 trees."""
 
 import json
-import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -104,17 +103,11 @@ def create_topic(name: str, *, append_time: bool = False) -> None:
 
 def _wait_for_leaders(name: str) -> None:
     consumer = broker.consumer(settings(), None)
-    deadline = time.monotonic() + LEADERS_S
     try:
         for number in range(PARTITIONS):
-            while True:
-                try:
-                    consumer.get_watermark_offsets(TopicPartition(name, number), timeout=5)
-                    break
-                except KafkaException as error:
-                    if time.monotonic() > deadline:
-                        raise Unavailable(f"no leader for {name}[{number}]", where="bench") from error
-                    time.sleep(0.1)
+            broker.watermarks(consumer, TopicPartition(name, number), LEADERS_S)
+    except KafkaException as error:
+        raise Unavailable(f"no leader for {name}", where="bench") from error
     finally:
         consumer.close()
 

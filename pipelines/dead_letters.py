@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from core.errors import DeclarationError, Rejected, Unavailable, UnknownName
 from core.settings import Settings
-from schemas.broker import admin, consumer, producer
+from schemas.broker import admin, consumer, producer, watermarks
 from schemas.dead_letters import DeadLetter
 from schemas.headers import rfc3339
 
@@ -155,7 +155,7 @@ def _reading(settings: Settings) -> Iterator[Consumer]:
 
 def _bounds(reader: Consumer, position: TopicPartition) -> tuple[int, int]:
     try:
-        low, high = reader.get_watermark_offsets(position, timeout=5.0)
+        low, high = watermarks(reader, position, 5.0)
     except KafkaException as problem:
         raise Unavailable(f"Kafka does not answer: {problem}", code="kafka_unavailable") from problem
     return low, high

@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from core.errors import DeclarationError, Unavailable
 from core.settings import Settings
-from schemas.broker import consumer
+from schemas.broker import consumer, watermarks
 from schemas.codec import RecordCodec, arrow_schema
 from schemas.registry import SchemaRegistry
 from schemas.topic import Topic
@@ -118,7 +118,7 @@ def _bounds(reader: Consumer, topic: Topic) -> dict[int, tuple[int, int]]:
         if known.error is not None:
             raise Unavailable(f"{topic.name}: {known.error.str()}", mend="run `millstream apply`")
         return {
-            number: reader.get_watermark_offsets(TopicPartition(topic.name, number), timeout=TIMEOUT_S)
+            number: watermarks(reader, TopicPartition(topic.name, number), TIMEOUT_S)
             for number in known.partitions
         }
     except KafkaException as error:

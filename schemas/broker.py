@@ -11,10 +11,11 @@
   creates a topic by naming it.
 """
 
+import time
 import uuid
 from typing import Any
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from core.settings import Settings
@@ -22,6 +23,8 @@ from core.settings import Settings
 LINGER_MS = 2
 FETCH_WAIT_MS = 20
 GATHER_BYTES = 65_536
+_AGAIN_S = 0.1
+_LEADER_MOVES = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
 
 
 def producer_config(settings: Settings, **more: Any) -> dict[str, Any]:
@@ -69,6 +72,23 @@ def producer(settings: Settings, **more: Any) -> Producer:
 def consumer(settings: Settings, group: str | None, **more: Any) -> Consumer:
     """A consumer that commits only when told. With `group` None use `assign`, not `subscribe`."""
     return Consumer(consumer_config(settings, group, **more))
+
+
+def watermarks(reader: Consumer, place: TopicPartition, timeout_s: float) -> tuple[int, int]:
+    """(oldest offset, next offset) of a partition, asked of its leader.
+
+    A partition that was just made, or whose broker went away, has no leader for a moment: librdkafka
+    reports that at once, here it is asked again until `timeout_s`. Raises KafkaException.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            low, high = reader.get_watermark_offsets(place, timeout=timeout_s)
+            return low, high
+        except KafkaException as error:
+            if error.args[0].code() not in _LEADER_MOVES or time.monotonic() > end:
+                raise
+            time.sleep(_AGAIN_S)
 
 
 def gathering(wait_ms: float) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from core.telemetry.log import logger
 from gateway.push.hub import Channel, Hub, Subscription
 from gateway.push.reader import fetched_of, horizon_s
 from gateway.push.ring import Entry, FirstWins
-from schemas.broker import consumer
+from schemas.broker import consumer, watermarks
 
 T = TypeVar("T")
 _READ = 500
@@ -55,7 +55,7 @@ class CatchUp:
             if self._asking is None:
                 self._asking = consumer(self._settings, None)
             where = TopicPartition(channel.feed.topic.name, partition)
-            return int(self._asking.get_watermark_offsets(where, timeout=_TIMEOUT_S)[0])
+            return int(watermarks(self._asking, where, _TIMEOUT_S)[0])
 
         return await self._in_thread(ask)
 

@@ -20,7 +20,7 @@ from core.telemetry.log import logger
 from core.telemetry.metrics import counter
 from gateway.push.feed import Feed, Fetched
 from gateway.push.hub import Hub
-from schemas.broker import admin, consumer, gathering
+from schemas.broker import admin, consumer, gathering, watermarks
 
 _READ = 500
 _POLL_S = 0.2
@@ -99,7 +99,7 @@ class PushReader:
             asked = [TopicPartition(topic, partition, since_ms) for partition in known.partitions]
             floors = {}
             for found in client.offsets_for_times(asked, timeout=_TIMEOUT_S):
-                low, high = client.get_watermark_offsets(found, timeout=_TIMEOUT_S)
+                low, high = watermarks(client, found, _TIMEOUT_S)
                 offset = high if found.offset in (OFFSET_END, -1) else max(low, found.offset)
                 floors[found.partition] = offset
                 assigned.append(TopicPartition(topic, found.partition, offset))

@@ -33,7 +33,7 @@ from core.clock import Clock, SystemClock, from_millis
 from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter
-from schemas.broker import consumer, gathering, producer
+from schemas.broker import consumer, gathering, producer, watermarks
 from schemas.headers import TICK, header, rfc3339
 
 log = logger("jobs.on_flink.clock")
@@ -168,7 +168,7 @@ class StreamClock:
         partitions = self._partitions(watcher)
         starts = []
         for number in partitions:
-            low, high = watcher.get_watermark_offsets(TopicPartition(self._topic, number), timeout=_TIMEOUT_S)
+            low, high = watermarks(watcher, TopicPartition(self._topic, number), _TIMEOUT_S)
             first = max(low, high - _LOOK_BACK, self._since.get(number, low))
             starts.append(TopicPartition(self._topic, number, first))
         watcher.assign(starts)

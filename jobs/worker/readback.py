@@ -12,6 +12,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Me
 from core.clock import Clock
 from core.errors import MillstreamError, Unavailable
 from operators.dedupe import Dedupe, Horizon, record_keys
+from schemas.broker import watermarks
 from schemas.codec import RecordCodec
 from schemas.dead_letters import DeadLetter
 
@@ -59,7 +60,7 @@ class Readback:
         try:
             metadata = consumer.list_topics(topic, timeout=CALL_S).topics[topic]
             for partition in metadata.partitions:
-                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=CALL_S)
+                low, high = watermarks(consumer, TopicPartition(topic, partition), CALL_S)
                 for messages in self._range(consumer, topic, partition, max(low, high - DEAD_LETTERS), high):
                     for message in messages:
                         letter = _letter(message)
@@ -74,7 +75,7 @@ class Readback:
     def _tail(
         self, consumer: Consumer, where: TopicPartition, horizon: Horizon, floor: int
     ) -> tuple[int, int]:
-        low, high = consumer.get_watermark_offsets(where, timeout=CALL_S)
+        low, high = watermarks(consumer, where, CALL_S)
         if high <= low:
             return high, high
         newest = next(self._range(consumer, where.topic, where.partition, high - 1, high), [])

@@ -19,7 +19,7 @@ from core.ids import new_id
 from core.settings import Settings
 from gateway.client import GatewayClient, Listening, PushedEvent
 from gateway.keys import parse, revoke_key
-from schemas.broker import consumer
+from schemas.broker import consumer, watermarks
 from schemas.catalog.transactions import Transaction
 from schemas.codec import RecordCodec
 from schemas.headers import header
@@ -71,7 +71,7 @@ def on_the_topic(settings: Settings, wanted: set[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     deadline = time.monotonic() + WITHIN_S
     try:
-        ends = {p: client.get_watermark_offsets(TopicPartition(topic, p), timeout=5)[1] for p in partitions}
+        ends = {p: watermarks(client, TopicPartition(topic, p), 5)[1] for p in partitions}
         client.assign([TopicPartition(topic, p, 0) for p in partitions])
         left = {partition for partition, end in ends.items() if end}
         while left:

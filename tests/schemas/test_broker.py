@@ -1,13 +1,14 @@
 """Kafka clients: where keys land, the defaults, and a round trip on librdkafka's mock cluster."""
 
 import time
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import KafkaError, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from core.settings import Settings
-from schemas.broker import consumer, consumer_config, producer, producer_config
+from schemas.broker import consumer, consumer_config, producer, producer_config, watermarks
 from schemas.keys import key_of
 
 
@@ -114,3 +115,34 @@ def test_security_settings_reach_every_client_and_callbacks_keep_their_names() -
     assert config["security.protocol"] == "SSL"
     assert config["error_cb"] is print
     assert config["on_delivery"] is print
+
+
+class Answers:
+    """A consumer that gives prepared answers to `get_watermark_offsets`."""
+
+    def __init__(self, *answers: tuple[int, int] | int) -> None:
+        self.left = list(answers)
+
+    def get_watermark_offsets(self, place: TopicPartition, timeout: float) -> tuple[int, int]:
+        answer = self.left.pop(0) if len(self.left) > 1 else self.left[0]
+        if isinstance(answer, int):
+            raise KafkaException(KafkaError(answer))
+        return answer
+
+
+def test_watermarks_waits_for_a_leader_and_no_longer_than_it_may() -> None:
+    moving, place = KafkaError.NOT_LEADER_FOR_PARTITION, TopicPartition("t", 0)
+    reader: Any = Answers(moving, KafkaError.LEADER_NOT_AVAILABLE, (3, 7))
+    assert watermarks(reader, place, 20) == (3, 7)
+
+    reader = Answers(moving)
+    with pytest.raises(KafkaException) as caught:
+        watermarks(reader, place, 0.15)
+    assert caught.value.args[0].code() == moving
+
+
+def test_watermarks_reports_any_other_fault_at_once() -> None:
+    reader: Any = Answers(KafkaError.TOPIC_AUTHORIZATION_FAILED, (0, 1))
+    with pytest.raises(KafkaException):
+        watermarks(reader, TopicPartition("t", 0), 20)
+    assert reader.left == [(0, 1)]

@@ -9,7 +9,7 @@ from confluent_kafka.admin import NewTopic
 from cli.supervise import publish
 from core.errors import Unavailable
 from core.settings import settings
-from schemas.broker import admin, consumer
+from schemas.broker import admin, consumer, watermarks
 from schemas.catalog.alerts import ALERTS, Alert
 from schemas.codec import RecordCodec
 from schemas.headers import header
@@ -39,7 +39,7 @@ def test_an_alert_is_published_as_a_record(stack: Stack) -> None:
     if ALERTS.name not in client.list_topics(timeout=20).topics:
         client.create_topics([NewTopic(ALERTS.name, ALERTS.partitions, 1)])[ALERTS.name].result(20)
     reader = consumer(given, None)
-    _, end = reader.get_watermark_offsets(TopicPartition(ALERTS.name, 0), timeout=20)
+    _, end = watermarks(reader, TopicPartition(ALERTS.name, 0), 20)
 
     publish(RAISED)
 

@@ -22,7 +22,7 @@ from jobs.on_flink.keeper import keep
 from jobs.on_flink.rest import FlinkRest
 from jobs.on_flink.submit import FlinkJob
 from schemas.avro import schema_text
-from schemas.broker import admin, consumer, producer
+from schemas.broker import admin, consumer, producer, watermarks
 from schemas.codec import RecordCodec
 from schemas.headers import event_headers
 from schemas.keys import key_of
@@ -123,7 +123,7 @@ class Live:
         try:
             for number in range(topic.partitions):
                 place = TopicPartition(topic.name, number)
-                low, high = reader.get_watermark_offsets(place, timeout=10)
+                low, high = watermarks(reader, place, 10)
                 if high == low:
                     continue
                 reader.assign([TopicPartition(topic.name, number, low)])
@@ -149,7 +149,7 @@ class Live:
         reader = consumer(self.settings, None)
         try:
             ends = [
-                reader.get_watermark_offsets(TopicPartition(topic.name, number), timeout=10)
+                watermarks(reader, TopicPartition(topic.name, number), 10)
                 for number in range(topic.partitions)
             ]
         finally:

@@ -83,7 +83,7 @@ class Bench:
         try:
             found: list[Message] = []
             for number in range(topic.partitions):
-                low, high = consumer.get_watermark_offsets(TopicPartition(topic.name, number), timeout=20)
+                low, high = broker.watermarks(consumer, TopicPartition(topic.name, number), 20)
                 if high == low:
                     continue
                 consumer.assign([TopicPartition(topic.name, number, low)])
@@ -101,7 +101,7 @@ class Bench:
         consumer = broker.consumer(settings(), None)
         try:
             marks = [
-                consumer.get_watermark_offsets(TopicPartition(topic.name, n), timeout=20)
+                broker.watermarks(consumer, TopicPartition(topic.name, n), 20)
                 for n in range(topic.partitions)
             ]
             return sum(high - low for low, high in marks)
@@ -119,7 +119,7 @@ class Bench:
             parts = [TopicPartition(self.plan.enriched.name, n) for n in range(self.plan.enriched.partitions)]
             behind = 0
             for part in consumer.committed(parts, timeout=20):
-                low, high = consumer.get_watermark_offsets(part, timeout=20)
+                low, high = broker.watermarks(consumer, part, 20)
                 behind += high - max(part.offset, low)
             return behind
         finally:

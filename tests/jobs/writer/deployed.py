@@ -17,7 +17,7 @@ from features.view import Count, Feature, FeatureView
 from jobs.writer.main import Writer
 from operators.decide import Band, Bands
 from pipelines.plan import Infer, Plan
-from schemas.broker import admin, consumer, producer
+from schemas.broker import admin, consumer, producer, watermarks
 from schemas.catalog.alerts import Alert
 from schemas.catalog.decisions import Decision, StatusChange, Verdict
 from schemas.codec import RecordCodec
@@ -126,7 +126,7 @@ class Deployed:
         try:
             ends = {}
             for partition in range(topic.partitions):
-                _, ends[partition] = reader.get_watermark_offsets(TopicPartition(topic.name, partition))
+                _, ends[partition] = watermarks(reader, TopicPartition(topic.name, partition), 20)
             reader.assign([TopicPartition(topic.name, partition, 0) for partition in ends])
             deadline = time.monotonic() + 30
             while len(found) < sum(ends.values()) and time.monotonic() < deadline:
