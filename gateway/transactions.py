@@ -103,12 +103,12 @@ def _provisional(id: str, acceptance: Acceptance) -> dict[str, Any]:
 
 def _of_pushed(pushed: Pushed) -> dict[str, Any]:
     change = pushed.record()
-    result = change["result"] or {}
+    result = getattr(change, "result", None)
     shape = _shape()
-    shape.update({name: change[name] for name in shape if name in change})
-    shape.update(
-        {name: result[name] for name in ("score", "decision", "model", "model_version") if name in result}
-    )
+    for name in shape:
+        for part in (result, change):
+            if hasattr(part, name):
+                shape[name] = getattr(part, name)
     return shape
 
 

@@ -16,12 +16,12 @@ cannot be had any more, partition by partition in `gaps`.
 """
 
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
 from core.errors import Malformed
 from gateway.problems import Problem
+from schemas.record import Record
 
 SUBPROTOCOL = "millstream.v1.json"
 CONNECT_WITHIN_S = 10.0
@@ -94,14 +94,14 @@ class Unsubscribed(msgspec.Struct, frozen=True, tag="unsubscribed"):
 
 
 class Event(msgspec.Struct, frozen=True, tag="event"):
-    """One message of a channel. `data` is the record's JSON."""
+    """One message of a channel."""
 
     id: str
     channel: str
     partition: int
     position: str
     pushed_at: datetime
-    data: dict[str, Any]
+    data: Record
 
 
 class Error(msgspec.Struct, frozen=True, tag="error", omit_defaults=True):

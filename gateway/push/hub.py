@@ -14,7 +14,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from core.clock import Clock
 from core.errors import InvalidInput, Unavailable, UnknownName
@@ -23,6 +23,7 @@ from gateway.push.feed import Feed
 from gateway.push.frames import Event, Gap, Subscribed, encode
 from gateway.push.positions import Position, Signer
 from gateway.push.ring import Entry, FirstWins, Ring
+from schemas.record import Record
 
 _SCANNED = 1024
 _PUSHED = counter("gateway_frames_pushed_total", "Event frames queued for subscribers", ["channel"])
@@ -71,8 +72,8 @@ class Pushed:
     def rank(self) -> int:
         return self.entry.rank
 
-    def record(self) -> dict[str, Any]:
-        return self.feed.rows([self.entry])[0]
+    def record(self) -> Record:
+        return self.feed.record(self.entry)
 
 
 class Elsewhere(Protocol):
@@ -152,7 +153,7 @@ class Hub:
         if fresh:
             self._dispatch(channel, fresh)
         for entry in entries:
-            entry.decoded = None
+            entry.record = None
 
     def pushed(self, tenant: str, id: str) -> Pushed | None:
         """The highest status of a transaction that came by here, while it is remembered."""
@@ -294,9 +295,10 @@ class Hub:
         name = channel.feed.name
         frames = []
         now = self._clock.now()
-        for entry, row in zip(entries, channel.feed.rows(entries), strict=True):
+        for entry in entries:
+            record = channel.feed.record(entry)
             token = self._token(channel, entry.tenant, entry.partition, entry.offset, entry.at_ms)
-            frames.append((entry, encode(Event(entry.id, name, entry.partition, token, now, row))))
+            frames.append((entry, encode(Event(entry.id, name, entry.partition, token, now, record))))
         _PUSHED.labels(name).inc(len(frames))
         return frames
 

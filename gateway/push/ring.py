@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-import pyarrow as pa
+from schemas.record import Record
 
 
 @dataclass(slots=True)
@@ -13,9 +13,8 @@ class Entry:
     """One message: whose it is, where it lies, and its bytes.
 
     `key` is what makes two messages the same outcome, `group` what a subscription filters by (the pipeline,
-    or an alert's source), `rank` how far the status has come. `decoded` is its row in the batch it came
-    with, for as long as that is being handed out: kept longer, a ring of small batches would hold 10 KB
-    a message instead of a few hundred bytes.
+    or an alert's source), `rank` how far the status has come. `record` is there while the entry is being
+    handed out for the first time; a ring holds the bytes alone.
     """
 
     tenant: str
@@ -27,7 +26,7 @@ class Entry:
     offset: int
     at_ms: int
     value: bytes = field(repr=False)
-    decoded: tuple[pa.RecordBatch, int] | None = field(default=None, repr=False)
+    record: Record | None = field(default=None, repr=False)
 
 
 class Ring:

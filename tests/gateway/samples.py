@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import msgspec
-import pyarrow as pa
 
 from core.errors import Unavailable
 from gateway.keys import Key
 from gateway.push.ring import Entry
+from schemas.catalog.decisions import StatusChange
+from schemas.codec import RecordCodec
 from schemas.record import Float32, Int32, Record, record
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -63,12 +63,22 @@ class KeysInMemory:
         return {id: self.keys[id] for id in ids if id in self.keys}
 
 
-class JsonCodec:
-    """Decodes what `status_entries` made."""
+class OneSchema:
+    """A registry in memory that knows what it was asked about."""
 
-    def decode_batch(self, values: Sequence[bytes]) -> Any:
-        batch = pa.RecordBatch.from_pylist([msgspec.json.decode(value) for value in values])
-        return SimpleNamespace(batch=batch)
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def id_of(self, subject: str, text: str) -> int:
+        if text not in self._texts:
+            self._texts.append(text)
+        return self._texts.index(text) + 1
+
+    def schema(self, schema_id: int) -> str:
+        return self._texts[schema_id - 1]
+
+
+STATUS_CODEC: RecordCodec[Any] = RecordCodec(StatusChange, OneSchema(), "status-value")
 
 
 class Listener:
@@ -98,23 +108,31 @@ class Listener:
 def status_entries(
     rows: Sequence[tuple[str, str, int]], *, partition: int = 0, first_offset: int = 0
 ) -> list[Entry]:
-    """Entries of (tenant, id, rank), one batch, consecutive offsets."""
-    rows_as_json = [
-        {"tenant": tenant, "id": id, "rank": rank, "status": f"rank-{rank}"} for tenant, id, rank in rows
-    ]
-    batch = pa.RecordBatch.from_pylist(rows_as_json)
-    return [
-        Entry(
+    """Entries of (tenant, id, rank) with consecutive offsets, as a feed makes them."""
+    entries = []
+    for row, (tenant, id, rank) in enumerate(rows):
+        change = StatusChange(
             tenant=tenant,
             id=id,
+            entity="card",
+            occurred_at=NOW,
+            pipeline="fraud",
+            status=f"rank-{rank}",
             rank=rank,
-            group="fraud",
-            key=(tenant, id, rank),
-            partition=partition,
-            offset=first_offset + row,
-            at_ms=1_000 + first_offset + row,
-            value=msgspec.json.encode(rows_as_json[row]),
-            decoded=(batch, row),
+            changed_at=NOW,
         )
-        for row, (tenant, id, rank) in enumerate(rows)
-    ]
+        entries.append(
+            Entry(
+                tenant=tenant,
+                id=id,
+                rank=rank,
+                group="fraud",
+                key=(tenant, id, rank),
+                partition=partition,
+                offset=first_offset + row,
+                at_ms=1_000 + first_offset + row,
+                value=STATUS_CODEC.encode(change),
+                record=change,
+            )
+        )
+    return entries

@@ -15,15 +15,16 @@ from gateway.push.positions import Position, Signer
 from gateway.push.ring import Entry, FirstWins, Ring
 from schemas.catalog.decisions import StatusChange
 from schemas.topic import Topic
-from tests.gateway.samples import NOW, JsonCodec, Listener, status_entries
+from tests.gateway.samples import NOW, STATUS_CODEC, Listener, status_entries
 
 CHANNEL = "results:fraud"
 TOPIC = Topic("fraud.transactions.status.v1", StatusChange)
 
 
 def a_hub(*, ring: int = 1000, partitions: int = 1, first_offset: int = 0, epoch: int = 7) -> Hub:
-    codec: Any = JsonCodec()
-    hub = Hub([Feed("results", "fraud", TOPIC, codec)], Signer(b"s" * 32), ring=ring, clock=ManualClock(NOW))
+    hub = Hub(
+        [Feed("results", "fraud", TOPIC, STATUS_CODEC)], Signer(b"s" * 32), ring=ring, clock=ManualClock(NOW)
+    )
     hub.open(CHANNEL, epoch, dict.fromkeys(range(partitions), first_offset))
     return hub
 
@@ -199,7 +200,9 @@ async def test_the_highest_rank_pushed_is_remembered_per_tenant() -> None:
     feed(hub, status_entries([("acme", "a", 2), ("acme", "a", 1), ("other", "a", 0)]))
     found = hub.pushed("acme", "a")
     assert found is not None
-    assert (found.rank, found.record()["status"]) == (2, "rank-2")
+    record = found.record()
+    assert isinstance(record, StatusChange)
+    assert (found.rank, record.status) == (2, "rank-2")
     assert hub.pushed("acme", "b") is None
 
 
