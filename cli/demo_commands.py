@@ -124,7 +124,7 @@ def summary(report: dict[str, Any], broken: list[str]) -> None:
 
     console = Console(stderr=True)
     table = Table("figure", "value", title="millstream demo")
-    features, latency = report["features"], report["latency_ms"]
+    features = report["features"]
     rows = {
         "accepted": f"{report['accepted']:,}",
         "results (lost, duplicates)": f"{report['results']:,} ({report['lost']}, {report['duplicates']})",
@@ -132,7 +132,8 @@ def summary(report: dict[str, Any], broken: list[str]) -> None:
         "blocked, in review, confirmed": " / ".join(
             f"{report[status]:,}" for status in ("blocked", "in_review", "confirmed")
         ),
-        "accepted to pushed": f"p50 {latency.get('p50', '-')} ms, p99 {latency.get('p99', '-')} ms",
+        "accepted to pushed": _percentiles(report["latency_ms"]),
+        "the same while warming up": _percentiles(report["warm_up"]["latency_ms"]),
         "AUC streamed, offline": f"{report['auc_stream']}, {report['auc_offline']} on {report['auc_rows']}",
         "AUC in training with, without the view": f"{report['auc_with_view']}, {report['auc_without_view']}",
         "average precision streamed, offline": f"{report['ap_stream']}, {report['ap_offline']}",
@@ -146,7 +147,7 @@ def summary(report: dict[str, Any], broken: list[str]) -> None:
     for name, value in rows.items():
         table.add_row(name, str(value))
     for stage, figures in report["stage_ms"].items():
-        table.add_row(f"stage {stage}", f"p50 {figures['p50']} ms, p99 {figures['p99']} ms")
+        table.add_row(f"stage {stage}", _percentiles(figures))
     console.print(table)
     for line in broken:
         console.print(f"[bold red]broken promise:[/] {line}")
@@ -164,3 +165,7 @@ def addresses(run: "Demo") -> None:
     say(f"redis      {given.redis.address}")
     say(f"postgres   {given.postgres.address}")
     say("`millstream keys create --tenant NAME` makes a key, `millstream down` stops everything")
+
+
+def _percentiles(millis: dict[str, float]) -> str:
+    return f"p50 {millis.get('p50', '-')} ms, p99 {millis.get('p99', '-')} ms"

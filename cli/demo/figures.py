@@ -23,6 +23,7 @@ class Tally:
     late: int = 0
     degraded: int = 0
     stages: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
+    warm_up: list[float] = field(default_factory=list)
 
     def result(self, id: str, status: str, *, score: float | None, late: bool, degraded: bool) -> bool:
         """Count one visible result; whether it was the first of its id."""
@@ -42,6 +43,11 @@ class Tally:
 
     def decisions(self) -> Counter[str]:
         return Counter(self.seen.values())
+
+    def warmed_up(self) -> None:
+        """What was timed so far was the warm-up; from here on the run itself is timed."""
+        self.warm_up = self.stages["total"]
+        self.stages = {stage: [] for stage in STAGES}
 
     def percentiles(self) -> dict[str, dict[str, float]]:
         return {stage: percentiles(values) for stage, values in self.stages.items() if values}

@@ -144,8 +144,8 @@ class FlinkJob:
             # arena block, 1 MB with the default write buffer: their sum passed what a slot's share leaves to
             # write buffers (28 MB), and every write flushed something, a third of the TaskManager's CPU at
             # 200 events/s. A block is an eighth of the write buffer, and the memory is the TaskManager's.
-            # Small buffers also keep seeks short: what a join, a pattern or a window has done with is deleted,
-            # and a seek walks over every such mark that was not yet flushed and compacted away, thousands of
+            # Small buffers also keep seeks short: what a join, a pattern or a window has done with is deleted
+            # and a seek walks over every such mark that was not flushed and compacted away: thousands of
             # them with 2 MB. Every checkpoint flushes all families, hence the compaction. Timers are few (one
             # per row in flight), they fit the heap.
             "state.backend.rocksdb.writebuffer.size": "256 kb",

@@ -46,3 +46,17 @@ def test_the_first_result_of_an_id_counts_and_the_second_is_a_repeat() -> None:
     assert not tally.result("a", "confirmed", score=1.0, late=False, degraded=False)
     assert tally.decisions() == {"blocked": 1}
     assert (tally.repeats, tally.lost) == (1, 1)
+
+
+def test_the_warm_up_is_timed_apart_and_counted_like_the_rest() -> None:
+    tally = Tally(accepted={"a", "b"})
+    tally.result("a", "blocked", score=90.0, late=False, degraded=False)
+    tally.stages["total"].append(900.0)
+    tally.stages["queue"].append(800.0)
+    tally.warmed_up()
+    tally.result("b", "confirmed", score=1.0, late=False, degraded=False)
+    tally.stages["total"].append(100.0)
+
+    assert tally.percentiles() == {"total": {"p50": 100.0, "p99": 100.0}}
+    assert tally.warm_up == [900.0]
+    assert (tally.lost, tally.decisions()) == (0, {"blocked": 1, "confirmed": 1})
