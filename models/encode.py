@@ -17,6 +17,9 @@ from models.signature import Input, Signature
 
 Matrix = npt.NDArray[np.float32]
 _ROWS_AT_ONCE = 65_536
+# 115 columns of 4,096 rows go through a tensor of doubles of 3.7 MB: fresh pages, and out of the cache before
+# they are read. Block by block it is less than half the time.
+_BLOCK = 512
 
 
 class Encoder:
@@ -67,7 +70,9 @@ class Encoder:
                 )
         if bound.direct:
             chosen = batch.select(bound.direct)
-            matrix[:, bound.places] = chosen.to_tensor(null_to_nan=True).to_numpy()
+            for start in range(0, batch.num_rows, _BLOCK):
+                part = chosen.slice(start, _BLOCK).to_tensor(null_to_nan=True).to_numpy()
+                matrix[start : start + _BLOCK, bound.places] = part
         for at, index in bound.converted:
             matrix[:, at] = batch.column(index).cast(pa.float64()).to_numpy(zero_copy_only=False)
         for at, index in bound.texts:

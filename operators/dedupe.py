@@ -88,7 +88,9 @@ class Dedupe:
 
     def remember(self, keys: Sequence[str], at_ms: int) -> None:
         """Take `keys` for seen at `at_ms` (milliseconds, the inputs' clock); forget what is too old."""
-        new = [key for key in dict.fromkeys(keys) if key not in self._seen]
+        new = list(dict.fromkeys(keys))
+        if not self._seen.isdisjoint(new):
+            new = [key for key in new if key not in self._seen]
         if new:
             self._seen.update(new)
             self._chunks.append((at_ms, new))

@@ -24,7 +24,13 @@ LINGER_MS = 2
 FETCH_WAIT_MS = 20
 GATHER_BYTES = 65_536
 _AGAIN_S = 0.1
-_LEADER_MOVES = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
+_LEADER_MOVES = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError._UNKNOWN_PARTITION,  # so far to this client
+    }
+)
 
 
 def producer_config(settings: Settings, **more: Any) -> dict[str, Any]:

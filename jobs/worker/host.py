@@ -159,10 +159,7 @@ class Host:
         return messages
 
     def _sound(self, messages: list[Message]) -> list[Message]:
-        for message in messages:
-            if message.error() is not None:
-                break
-        else:
+        if [message.error() for message in messages].count(None) == len(messages):
             return messages
         for message in messages:
             error = message.error()

@@ -34,10 +34,8 @@ class Inputs:
 
     def next_offsets(self) -> dict[int, int]:
         """The offset to commit per partition once this batch is done."""
-        following: dict[int, int] = {}
-        for partition, offset in zip(self.partitions, self.offsets, strict=True):
-            following[partition] = offset + 1
-        return following
+        last = dict(zip(self.partitions, self.offsets, strict=True))
+        return {partition: offset + 1 for partition, offset in last.items()}
 
     def halves(self) -> tuple["Inputs", "Inputs"]:
         """The same messages in two parts, the first not longer than the second."""

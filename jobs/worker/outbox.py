@@ -44,10 +44,14 @@ class Outbox:
     def send(self, inputs: Inputs, outputs: Outputs) -> None:
         """Queue everything. Waits while librdkafka's queue is full; raises Unavailable after `full_s`."""
         messages, partitions = inputs.messages, inputs.partitions
+        keys = [message.key() for message in messages]
+        if len(outputs.indexes) < len(messages):
+            keys = [keys[index] for index in outputs.indexes]
+            partitions = [partitions[index] for index in outputs.indexes]
         self._results(
             [
-                {"value": value, "key": messages[index].key(), "partition": partitions[index]}
-                for index, value in zip(outputs.indexes, outputs.values, strict=True)
+                {"value": value, "key": key, "partition": partition}
+                for value, key, partition in zip(outputs.values, keys, partitions, strict=True)
             ]
         )
         for refused in outputs.refused:

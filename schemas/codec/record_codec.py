@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Generic, TypeVar, cast
 
 import fastavro
@@ -25,6 +26,8 @@ from schemas.registry import Schemas
 R = TypeVar("R", bound=Record)
 
 MAX_BYTES = 1_048_576
+_HEAD = itemgetter(slice(HEADER))
+_FIRST = itemgetter(0)
 BATCH_BYTES = 1 << 30  # Arrow's strings have 31-bit offsets: above this a batch is refused, not overflown
 
 
@@ -132,7 +135,7 @@ class RecordCodec(Generic[R]):
         """
         good, kept, bad = self._sorted_out(values)
         groups: dict[int, list[int]] = {}
-        heads = {value[:HEADER] for value in good}
+        heads = set(map(_HEAD, good))
         if len(heads) == 1:
             groups[schema_id_of(heads.pop())] = list(range(len(good)))
         else:
@@ -145,8 +148,11 @@ class RecordCodec(Generic[R]):
             if isinstance(writer, BadMessage):
                 bad.extend(BadMessage(kept[i], writer.code, writer.reason) for i in members)
                 continue
-            chosen = good if len(members) == len(good) else [good[i] for i in members]
-            for part, indexes in _isolated(writer, chosen, [kept[i] for i in members], bad):
+            every = len(members) == len(good)
+            chosen = good if every else [good[i] for i in members]
+            for part, indexes in _isolated(
+                writer, chosen, kept if every else [kept[i] for i in members], bad
+            ):
                 batches.append(part)
                 order.extend(indexes)
         bad.sort(key=lambda message: message.index)
@@ -165,7 +171,7 @@ class RecordCodec(Generic[R]):
                 where=self.subject,
                 mend=f"decode at most {BATCH_BYTES} at once",
             )
-        if fits and all(value[0] == MAGIC for value in cast("Sequence[bytes]", values)):
+        if fits and set(map(_FIRST, cast("Sequence[bytes]", values))) == {MAGIC}:
             return list(cast("Sequence[bytes]", values)), list(range(len(values))), []
         good: list[bytes] = []
         kept: list[int] = []

@@ -132,7 +132,7 @@ class Answers:
 
 def test_watermarks_waits_for_a_leader_and_no_longer_than_it_may() -> None:
     moving, place = KafkaError.NOT_LEADER_FOR_PARTITION, TopicPartition("t", 0)
-    reader: Any = Answers(moving, KafkaError.LEADER_NOT_AVAILABLE, (3, 7))
+    reader: Any = Answers(KafkaError._UNKNOWN_PARTITION, moving, KafkaError.LEADER_NOT_AVAILABLE, (3, 7))
     assert watermarks(reader, place, 20) == (3, 7)
 
     reader = Answers(moving)
