@@ -1,0 +1,80 @@
+"""The model of a running worker: bad versions are refused while it goes on scoring, a good one takes over."""
+
+import time
+from collections import Counter
+
+import httpx
+import psycopg
+import pyarrow as pa
+import pytest
+
+from models import golden
+from models.store import CHAMPION, GOLDEN, MODEL, ModelStore, StoredModel
+from tests.integration.scenario import Deployed, Scenario
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
+
+NAME = "fraud"
+WORKER = "fraud-worker"
+
+
+def count_of(deployed: Deployed, metric: str) -> float:
+    """A counter of the running worker; 0 before it first counts."""
+    text = httpx.get(f"{deployed.stack.unit(WORKER).address}/metrics", timeout=5).text
+    name = f"millstream_{metric}{{"
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
+
+
+def published(store: ModelStore, like: StoredModel, **files: bytes) -> StoredModel:
+    """A new version that differs in some files, with digests that are right for them."""
+    same = {file: like.read(file) for file in like.manifest.files}
+    return store.publish(NAME, {**same, **files}, like.manifest.description)
+
+
+def promoted(deployed: Deployed, store: ModelStore, version: str, metric: str) -> None:
+    """Move the alias; returns once the worker has counted it."""
+    before = count_of(deployed, metric)
+    store.set_alias(NAME, CHAMPION, version)
+    deadline = time.monotonic() + 30
+    while count_of(deployed, metric) == before:
+        assert time.monotonic() < deadline, f"{metric} does not rise for version {version}"
+        time.sleep(0.1)
+
+
+def test_bad_models_are_refused_in_mid_stream_and_a_good_one_takes_over(deployed: Deployed) -> None:
+    store = ModelStore.default()
+    first = store.resolve(NAME)
+
+    damaged = published(store, first)
+    model = bytearray(damaged.read(MODEL))
+    model[len(model) // 2] ^= 0xFF
+    (damaged.folder / MODEL).write_bytes(bytes(model))
+
+    rows, expected = golden.unpack(first.read(GOLDEN), where="the test")
+    wrong = golden.pack(pa.Table.from_batches([rows]), 1 - expected, deployed.model.signature)
+    disagreeing = published(store, first, **{GOLDEN: wrong})
+    unreadable = published(store, first, **{MODEL: first.read(MODEL)[:1000]})
+    good = published(store, first)
+
+    def disturb(deployed: Deployed) -> None:
+        for bad in (damaged, disagreeing, unreadable):
+            promoted(deployed, store, bad.version, "worker_model_refused_total")
+        promoted(deployed, store, good.version, "worker_model_swapped_total")
+
+    try:
+        # the last third is sent after the swap
+        outcome = Scenario(deployed, events=3000, rate=150, seed=6, disturb=disturb).run()
+    finally:
+        store.set_alias(NAME, CHAMPION, first.version)
+    outcome.check()
+    with psycopg.connect(deployed.settings.postgres.address) as connection:
+        scored = Counter(
+            dict(
+                connection.execute(
+                    "SELECT model_version, count(*) FROM transactions WHERE tenant = %s GROUP BY 1",
+                    (outcome.tenant,),
+                ).fetchall()
+            )
+        )
+    assert scored.keys() == {first.version, good.version}, scored
+    assert scored.total() == 3000
