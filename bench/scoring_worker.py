@@ -33,6 +33,7 @@ from stack.local import Stack
 
 ROWS = 40_000
 FAUST_ROWS = 2_000
+WARM_UP = 3
 READ_S = 60.0
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
@@ -136,9 +137,10 @@ def _measured(corpus: Corpus, path: Path) -> BenchResult:
 
 
 def _rounds(a: Arm, b: Arm, rounds: int = ROUNDS) -> Iterator[tuple[Cost, Cost, Cost, Cost]]:
-    """A B B A, after one pass of each that does not count."""
-    a.measure()
-    b.measure()
+    """A B B A, after passes of each that do not count: a worker's memory has its size after the third."""
+    for _ in range(WARM_UP):
+        a.measure()
+        b.measure()
     a.costs.clear()
     b.costs.clear()
     for _ in range(rounds):
