@@ -67,6 +67,7 @@ class Dedupe:
         self._seen: set[str] = set()
         self._chunks: deque[tuple[int, list[str]]] = deque()
         self._newest_ms = -(2**62)
+        self._asked: tuple[Sequence[str], set[str]] | None = None
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -76,7 +77,9 @@ class Dedupe:
 
     def first(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
         """Rows (ascending) whose key was not remembered and not met earlier in `keys`."""
-        if self._seen.isdisjoint(keys) and len(set(keys)) == len(keys):
+        unique = set(keys)
+        if len(unique) == len(keys) and self._seen.isdisjoint(unique):
+            self._asked = (keys, unique)
             return np.arange(len(keys), dtype=np.int64)
         met: set[str] = set()
         rows = []
@@ -88,10 +91,12 @@ class Dedupe:
 
     def remember(self, keys: Sequence[str], at_ms: int) -> None:
         """Take `keys` for seen at `at_ms` (milliseconds, the inputs' clock); forget what is too old."""
-        new = list(dict.fromkeys(keys))
-        if not self._seen.isdisjoint(new):
-            new = [key for key in new if key not in self._seen]
-        if new:
+        asked, self._asked = self._asked, None
+        if asked is not None and asked[0] is keys:
+            # nothing was remembered since `first` found them all new: no key is looked up again
+            self._seen |= asked[1]
+            self._chunks.append((at_ms, list(keys)))
+        elif new := [key for key in dict.fromkeys(keys) if key not in self._seen]:
             self._seen.update(new)
             self._chunks.append((at_ms, new))
         self._newest_ms = max(self._newest_ms, at_ms)

@@ -5,7 +5,6 @@ import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from operator import itemgetter
 from typing import Any, Generic, TypeVar, cast
 
 import fastavro
@@ -26,8 +25,6 @@ from schemas.registry import Schemas
 R = TypeVar("R", bound=Record)
 
 MAX_BYTES = 1_048_576
-_HEAD = itemgetter(slice(HEADER))
-_FIRST = itemgetter(0)
 BATCH_BYTES = 1 << 30  # Arrow's strings have 31-bit offsets: above this a batch is refused, not overflown
 
 
@@ -133,14 +130,13 @@ class RecordCodec(Generic[R]):
         never pay a decode each. Raises Unavailable when a new id cannot be looked up, TooLarge when the list
         holds more than 1 GiB.
         """
+        alike = self._decode_alike(values)
+        if alike is not None:
+            return DecodedBatch(alike, np.arange(len(values)), [])
         good, kept, bad = self._sorted_out(values)
         groups: dict[int, list[int]] = {}
-        heads = set(map(_HEAD, good))
-        if len(heads) == 1:
-            groups[schema_id_of(heads.pop())] = list(range(len(good)))
-        else:
-            for i, value in enumerate(good):
-                groups.setdefault(schema_id_of(value), []).append(i)
+        for i, value in enumerate(good):
+            groups.setdefault(schema_id_of(value), []).append(i)
         batches: list[pa.RecordBatch] = []
         order: list[int] = []
         for schema_id, members in groups.items():
@@ -158,21 +154,34 @@ class RecordCodec(Generic[R]):
         bad.sort(key=lambda message: message.index)
         return _joined(batches, np.array(order, np.int64), self.columns, bad)
 
+    def _decode_alike(self, values: Sequence[bytes | None]) -> pa.RecordBatch | None:
+        """The batch, where all values are good and of one writer; None where that is not so."""
+        try:
+            longest = max(map(len, cast("Sequence[bytes]", values)), default=0)
+        except TypeError:
+            return None
+        first = values[0] if values else None
+        if longest > self.max_bytes or longest * len(values) > BATCH_BYTES:
+            return None
+        if first is None or len(first) < HEADER or first[0] != MAGIC:
+            return None
+        writer = self._writer(schema_id_of(first))
+        if isinstance(writer, BadMessage) or not writer.quick:
+            return None
+        try:
+            return writer.decode(cast("Sequence[bytes]", values))
+        except Undecodable:
+            return None
+
     def _sorted_out(self, values: Sequence[bytes | None]) -> tuple[list[bytes], list[int], list[BadMessage]]:
         """The values that have a header and keep to the cap, their indexes, and the others."""
-        try:
-            sizes = list(map(len, cast("Sequence[bytes]", values)))
-            fits = bool(sizes) and min(sizes) > HEADER - 1 and max(sizes) <= self.max_bytes
-        except TypeError:
-            sizes, fits = [len(value) for value in values if value is not None], False
-        if sum(sizes) > BATCH_BYTES:
+        size = sum(len(value) for value in values if value is not None)
+        if size > BATCH_BYTES:
             raise TooLarge(
-                f"a batch of {sum(sizes)} bytes",
+                f"a batch of {size} bytes",
                 where=self.subject,
                 mend=f"decode at most {BATCH_BYTES} at once",
             )
-        if fits and set(map(_FIRST, cast("Sequence[bytes]", values))) == {MAGIC}:
-            return list(cast("Sequence[bytes]", values)), list(range(len(values))), []
         good: list[bytes] = []
         kept: list[int] = []
         bad: list[BadMessage] = []

@@ -24,7 +24,11 @@ from schemas.codec.columns import constant, holds_text, rebind, same_layout
 from schemas.codec.wire import HEADER, Undecodable
 from schemas.evolution import describe, diff
 
-_END = "__end__"
+# The wire header goes through the decoder too, as a boolean (the magic zero) and a float (four bytes of id):
+# no message has to be cut, and the headers of a whole batch are compared as one column.
+_MAGIC, _ID, _END = "__magic__", "__id__", "__end__"
+_HEAD: list[dict[str, str]] = [{"name": _MAGIC, "type": "boolean"}, {"name": _ID, "type": "float"}]
+_FIRST = len(_HEAD)  # the first column of the record itself
 # pyruhvro does not tell bytes left over. So eight random bytes follow every body and are read as one more
 # field: a body that is too short cannot be read, one that is too long misses the mark.
 _MARK = os.urandom(8)
@@ -89,7 +93,7 @@ class Writer:
             return False
         order = list(self._fields)
         fields = [{"name": f["name"], "type": _bare(f["type"])} for f in self.schema["fields"]]
-        marked = {**_head(self.schema), "fields": [*fields, {"name": _END, "type": "double"}]}
+        marked = {**_head(self.schema), "fields": [*_HEAD, *fields, {"name": _END, "type": "double"}]}
         self._text = text_of(marked)
         try:
             decoded = native.schema_of(self._text)
@@ -103,7 +107,7 @@ class Writer:
                 self._cast.append(None)
                 continue
             changes = _changes(written, field, self.schema, self._reader)
-            at = order.index(field["name"])
+            at = order.index(field["name"]) + _FIRST
             if same_layout(types[at], column.type) and all(not change.rule for change in changes):
                 types[at] = column.type
                 self._cast.append(None)
@@ -116,21 +120,24 @@ class Writer:
             self._take.append(at)
         bound = [pa.field(decoded.field(i).name, kind) for i, kind in enumerate(types)]
         count = len(self.columns)
-        self._straight = self._take == list(range(len(order))) and not any(self._cast)
+        self._wanted = list(range(_FIRST, _FIRST + count))
+        self._straight = self._take == self._wanted and count == len(order) and not any(self._cast)
         if self._straight:
-            bound = [*self.columns, bound[-1]]
+            bound = [*bound[:_FIRST], *self.columns, bound[-1]]
         self._bound = pa.schema(bound)
-        self._texts = [i for i in range(len(order)) if holds_text(decoded.field(i).type)]
-        self._end = len(order)
-        self._wanted = list(range(count))
+        self._end = _FIRST + len(order)
+        self._texts = [i for i in range(_FIRST, self._end) if holds_text(decoded.field(i).type)]
         return True
 
     def _decode_quick(self, values: Sequence[bytes]) -> pa.RecordBatch:
-        mark = _MARK
+        mark, head = _MARK, values[0][:HEADER]
         try:
-            batch = native.decode([value[HEADER:] + mark for value in values], self._text)
+            batch = native.decode([value + mark for value in values], self._text)
         except ValueError as error:
             raise Undecodable("truncated", f"the body is no record of its schema: {error}") from None
+        ids = np.frombuffer(batch.column(1).buffers()[1], "<u4", count=len(values))
+        if batch.column(0).true_count or not (ids == int.from_bytes(head[1:], "little")).all():
+            raise Undecodable("not_avro", "the values are not all of one writer")
         ends = np.frombuffer(batch.column(self._end).buffers()[1], np.int64, count=len(values))
         if not (ends == _MARK_VALUE).all():
             raise Undecodable("trailing_bytes", "the body goes on after the record")

@@ -96,7 +96,7 @@ def test_good_values_are_decoded_in_one_call_and_a_bad_one_by_halving(
     decoded = codec.decode_batch(values)
     assert [(bad.index, bad.code) for bad in decoded.bad] == [(300, "truncated")]
     assert decoded.kept.tolist() == [i for i in range(512) if i != 300]
-    assert CountingWriter.calls <= 2 * 9 + 1
+    assert CountingWriter.calls <= 2 * 9 + 2  # the whole twice, then halves
 
 
 def test_a_time_nobody_can_hold_is_a_bad_message(registry: RegistryOfTexts) -> None:
