@@ -1,7 +1,10 @@
 """The Kafka key: (tenant, entity) as one escaped string, the same in Python and in SQL.
 
-`%` and `|` inside a part are written `%25` and `%7C`, so that two different pairs never share a key.
+`%` and `|` inside a part are written `%25` and `%7C`, so that two different pairs never share a key. An
+entity of several fields is made one string in the same way, before it becomes part of a key.
 """
+
+from collections.abc import Sequence
 
 
 def key_of(tenant: str, entity: str) -> str:
@@ -16,9 +19,29 @@ def split_key(key: str) -> tuple[str, str]:
     return _unescape(tenant), _unescape(entity)
 
 
+def entity_of(parts: Sequence[str]) -> str:
+    """The entity of these values: one as it is, several escaped and joined by `|`."""
+    return parts[0] if len(parts) == 1 else "|".join(map(_escape, parts))
+
+
+def split_entity(entity: str, fields: int) -> tuple[str, ...]:
+    """The values back; raises ValueError when `entity` was not made of so many fields."""
+    if fields == 1:
+        return (entity,)
+    parts = entity.split("|")
+    if len(parts) != fields:
+        raise ValueError(f"no entity of {fields} fields: {entity!r}")
+    return tuple(map(_unescape, parts))
+
+
 def key_sql(tenant: str, entity: str) -> str:
     """The Flink (and DuckDB) SQL expression of `key_of` over two column names."""
     return f"{_escape_sql(tenant)} || '|' || {_escape_sql(entity)}"
+
+
+def entity_sql(columns: Sequence[str]) -> str:
+    """The Flink (and DuckDB) SQL expression of `entity_of` over column names."""
+    return columns[0] if len(columns) == 1 else " || '|' || ".join(map(_escape_sql, columns))
 
 
 def _escape(part: str) -> str:
