@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
                 "view": plan.view.name,
                 "version": plan.view.version,
                 "pipeline": name,
-                "entity": plan.view.entity,
+                "entity": ", ".join(plan.view.entity_fields),
                 "features": len(plan.view.features),
                 "digest": plan.view.digest[:12],
             }

@@ -4,11 +4,14 @@ from datetime import datetime
 from typing import Any
 
 from core.errors import DeclarationError
+from features.kinds import ValueKind
 from features.view import FeatureView
+from features.windows import Rolling
 from schemas.record import Record, define
 
 #: Fields added after the features. `received_at`, `source`, `traceparent` come from the event's headers.
 PROVENANCE = ("late", "received_at", "source", "traceparent")
+_TYPES: dict[ValueKind, type] = {"long": int, "double": float, "string": str, "boolean": bool}
 
 
 def enriched_record(record: type[Record], view: FeatureView) -> type[Record]:
@@ -20,9 +23,14 @@ def enriched_record(record: type[Record], view: FeatureView) -> type[Record]:
             where=view.where,
             mend="enrich the record that the view is declared over",
         )
+    if not isinstance(view.window, Rolling):
+        raise DeclarationError(
+            f"{view.name} has a row per window, not one per event",
+            where=view.where,
+            mend="enrich with a rolling view",
+        )
     extra: dict[str, tuple[Any, Any]] = {
-        feature.name: ((int if view.kind(feature) == "long" else float) | None, None)
-        for feature in view.features
+        feature.name: (_TYPES[view.kind(feature)] | None, None) for feature in view.features
     }
     extra["late"] = (bool, False)
     extra["received_at"] = (datetime | None, None)

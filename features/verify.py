@@ -15,10 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core.errors import UnknownName
+from core.errors import DeclarationError, UnknownName
 from features.history import compute, first_per_id
 from features.times import millis
 from features.view import FeatureView
+from features.windows import Rolling
 
 LATE = "late"
 
@@ -51,9 +52,15 @@ def verify(view: FeatureView, events: pa.Table, streamed: pa.Table) -> VerifyRep
     """Compare. `events`: as recorded, repeats included, in order of arrival. `streamed`: the enriched rows,
     of which the first per id counts; its columns are the view's features, tenant, id, entity, time, late.
 
-    Raises UnknownName for a missing column.
+    Raises UnknownName for a missing column, DeclarationError for a windowed view.
     """
-    for name in (*view.feature_names, "tenant", "id", view.entity, view.time, LATE):
+    if not isinstance(view.window, Rolling):
+        raise DeclarationError(
+            f"{view.name} has a row per window, the stream one per event",
+            where=view.where,
+            mend="verify a rolling view",
+        )
+    for name in (*view.feature_names, "tenant", "id", *view.entity_fields, view.time, LATE):
         if name not in streamed.column_names:
             raise UnknownName("column", name, streamed.column_names, where=view.where)
     accepted, out = first_per_id(events), first_per_id(streamed)
@@ -89,9 +96,10 @@ def _keys(table: pa.Table, names: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 def _same_event(view: FeatureView, ours: pa.Table, theirs: pa.Table) -> npt.NDArray[np.bool_]:
     """Whether entity and time of a row are those of its event."""
-    entity = pc.equal(ours.column(view.entity), theirs.column(view.entity))
-    time = pc.equal(millis(ours.column(view.time)), millis(theirs.column(view.time)))
-    return np.asarray(pc.and_(entity, time).to_pylist(), dtype=bool)
+    same = pc.equal(millis(ours.column(view.time)), millis(theirs.column(view.time)))
+    for name in view.entity_fields:
+        same = pc.and_(same, pc.equal(ours.column(name), theirs.column(name)))
+    return np.asarray(same.to_pylist(), dtype=bool)
 
 
 def _compare(view: FeatureView, ours: pa.Table, theirs: pa.Table) -> dict[str, npt.NDArray[np.bool_]]:
@@ -102,7 +110,10 @@ def _compare(view: FeatureView, ours: pa.Table, theirs: pa.Table) -> dict[str, n
         null_here, null_there = _mask(pc.is_null(mine)), _mask(pc.is_null(other))
         differ = null_here != null_there
         both = ~null_here & ~null_there
-        if view.kind(feature) == "long":
+        kind = view.kind(feature)
+        if kind in ("string", "boolean"):
+            unequal = _mask(pc.fill_null(pc.not_equal(mine, other), False))
+        elif kind == "long":
             unequal = _filled(mine, pa.int64()) != _filled(other, pa.int64())
         else:
             x, y = _filled(mine, pa.float64()), _filled(other, pa.float64())
@@ -136,5 +147,5 @@ def _evicted(view: FeatureView, rows: pa.Table) -> int:
 def _entity_codes(view: FeatureView, rows: pa.Table) -> npt.NDArray[np.int64]:
     """One number per (tenant, entity)."""
     codes: dict[tuple[str, ...], int] = {}
-    keys = _keys(rows, ("tenant", view.entity))
+    keys = _keys(rows, ("tenant", *view.entity_fields))
     return np.array([codes.setdefault(key, len(codes)) for key in keys], dtype=np.int64)

@@ -13,7 +13,11 @@ def plan_text(plan: Plan, *, replication: int = 1, min_insync: int = 1) -> str:
     for topic in plan.topics:
         lines += _topic(topic, replication, min_insync)
     view = plan.view
-    lines += ["", f"view {view.name} v{view.version} by {view.entity}, disorder {_span(view.disorder)}"]
+    entity = ", ".join(view.entity_fields)
+    lines += [
+        "",
+        f"view {view.name} v{view.version} by {entity}, disorder {_span(view.disorder)}",
+    ]
     lines += [f"  {feature.name} [{feature.unit}] empty={feature.empty}" for feature in view.features]
     for pattern in plan.patterns:
         steps = ", then ".join(

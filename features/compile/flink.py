@@ -29,6 +29,7 @@ from core.ids import digest
 from features.compile import flink_features, flink_patterns
 from features.compile.flink_columns import columns_ddl, interval, quote, text
 from features.patterns import Pattern
+from features.plain import check_plain
 from features.view import FeatureView
 from schemas.avro import schema_text
 from schemas.keys import key_sql
@@ -59,6 +60,7 @@ class Stream:
                 where=f"pipeline {self.pipeline}",
                 mend="let it carry event times (append_time=False); ticks are told by them",
             )
+        check_plain(self.view, "the Flink job")
         views_and_patterns: tuple[FeatureView | Pattern, ...] = (self.view, *self.patterns)
         for declared in views_and_patterns:
             if declared.source is not self.source.record:
@@ -264,7 +266,7 @@ def _first(stream: Stream) -> str:
 def _enrich(stream: Stream) -> str:
     view = stream.view
     fields = view.source.spec().names
-    time, entity = quote(AT), quote(view.entity)
+    time, entity = quote(AT), quote(view.single_entity)
     selected: dict[str, str] = {KEY: key_sql("e.`tenant`", f"e.{entity}")}
     selected |= {name: f"e.{quote(name)}" for name in fields}
     selected |= {name: f"f.{quote(name)}" for name in view.feature_names}

@@ -5,8 +5,12 @@ The longest window is innermost, so that the rows it keeps longest are the narro
 
 from datetime import timedelta
 
+from features.aggregates import Count, CountDistinct, Max, Mean, Std, Sum
+from features.compile.conditions import literal
 from features.compile.flink_columns import interval, quote
-from features.view import Count, CountDistinct, Feature, FeatureView, Max, Mean, Std, Sum
+from features.kinds import is_exact
+from features.plain import check_plain, plain
+from features.view import Feature, FeatureView
 
 LAST = "features"
 NEEDED = "needed"
@@ -15,8 +19,9 @@ _WIDE = "DECIMAL(19, 0)"
 
 def views(view: FeatureView, events: str, at: str, late: str) -> list[str]:
     """CREATE VIEW statements; the last view is named `features`: tenant, entity, id, `at`, the features.
-    Rows of `events` that are `late` are left out."""
-    keys = ["tenant", view.entity, "id", at]
+    Rows of `events` that are `late` are left out. Raises DeclarationError for a view that is not plain."""
+    check_plain(view, "the Flink job")
+    keys = ["tenant", view.single_entity, "id", at]
     needed = list(dict.fromkeys([*keys, *view.columns]))
     out = [_view(NEEDED, f"SELECT {_list(needed)}\nFROM {quote(events)}\nWHERE NOT {quote(late)}")]
     below, have = NEEDED, needed
@@ -28,7 +33,7 @@ def views(view: FeatureView, events: str, at: str, late: str) -> list[str]:
             _view(
                 name,
                 f"SELECT\n  {items}\nFROM {quote(below)}\n"
-                f"WINDOW w AS (PARTITION BY `tenant`, {quote(view.entity)} ORDER BY {quote(at)} "
+                f"WINDOW w AS (PARTITION BY `tenant`, {quote(view.single_entity)} ORDER BY {quote(at)} "
                 f"RANGE BETWEEN {interval(window)} PRECEDING AND CURRENT ROW)",
             )
         )
@@ -46,32 +51,34 @@ def _list(names: list[str]) -> str:
 
 
 def _value(view: FeatureView, feature: Feature) -> str:
-    column = quote(feature.column) if feature.column else ""
+    aggregate = plain(feature)
+    if isinstance(aggregate, Count):
+        return "COUNT(*) OVER w"
+    column = quote(aggregate.column)
+    exact = is_exact(aggregate, view.field)
+    typed = _typed(view, aggregate.column, exact=exact)
     number = f"COUNT({column}) OVER w"
-    match feature.aggregate:
-        case Count():
-            return "COUNT(*) OVER w"
+    match aggregate:
         case CountDistinct():
             return f"COUNT(DISTINCT {column}) OVER w"
         case Sum():
-            value = f"SUM({_typed(view, feature)}) OVER w"
+            value = f"SUM({typed}) OVER w"
         case Max():
-            value = f"MAX({_typed(view, feature)}) OVER w"
+            value = f"MAX({typed}) OVER w"
         case Mean():
-            value = f"CAST(SUM({_typed(view, feature)}) OVER w AS DOUBLE) / NULLIF({number}, 0)"
-        case Std() if view.is_exact(feature):
+            value = f"CAST(SUM({typed}) OVER w AS DOUBLE) / NULLIF({number}, 0)"
+        case Std() if exact:
             wide = f"CAST({column} AS {_WIDE})"
             squares, total = f"SUM({wide} * {wide}) OVER w", f"SUM({wide}) OVER w"
             spread = f"CAST({number} AS {_WIDE}) * {squares} - {total} * {total}"
             value = f"SQRT(CAST({spread} AS DOUBLE)) / NULLIF({number}, 0)"
         case Std():
-            value = f"STDDEV_POP({_typed(view, feature)}) OVER w"
-    return value if feature.empty is None else f"COALESCE({value}, {feature.empty!r})"
+            value = f"STDDEV_POP({typed}) OVER w"
+    return value if feature.empty is None else f"COALESCE({value}, {literal(feature.empty)})"
 
 
-def _typed(view: FeatureView, feature: Feature) -> str:
+def _typed(view: FeatureView, column: str, *, exact: bool) -> str:
     """The column in the type it is summed in: BIGINT for integers, DOUBLE for the rest."""
-    column = view.column_spec(feature)
-    if column is None or column.kind in ("long", "double"):
-        return quote(feature.column or "")
-    return f"CAST({quote(column.name)} AS {'BIGINT' if view.is_exact(feature) else 'DOUBLE'})"
+    if view.field(column).kind in ("long", "double"):
+        return quote(column)
+    return f"CAST({quote(column)} AS {'BIGINT' if exact else 'DOUBLE'})"

@@ -188,7 +188,7 @@ Event = tuple[str, str, str, int, list[Any]]
 
 def events_of(view: FeatureView, batch: pa.RecordBatch) -> list[Event]:
     """The rows of a batch. Raises InvalidInput for a missing column, or a null key or time."""
-    names = ("tenant", view.entity, "id")
+    names = ("tenant", view.single_entity, "id")
     for name in (*names, view.time, *view.columns):
         if name not in batch.schema.names:
             raise InvalidInput(f"no column {name!r}", where=view.where, mend="give the view's columns")

@@ -15,7 +15,9 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from core.clock import from_millis
-from features.view import Count, CountDistinct, Feature, FeatureView, Max, Mean, Std, Sum, Value
+from features.aggregates import Count, CountDistinct, Max, Mean, Std, Sum, column_of
+from features.plain import check_plain, plain
+from features.view import Feature, FeatureView, Value
 
 Status = Literal["present", "empty", "missing"]
 Values = Sequence[Any]
@@ -130,9 +132,10 @@ def fold(
 
 
 class Reader:
-    """Answers for one view. `read` takes rows in any order."""
+    """Answers for one plain view, DeclarationError for others. `read` takes rows in any order."""
 
     def __init__(self, view: FeatureView, resolution: timedelta) -> None:
+        check_plain(view, "the online store of rolling views")
         self.view = view
         self.resolution_ms = resolution // timedelta(milliseconds=1)
         self.longest_ms = view.windows[-1] // timedelta(milliseconds=1)
@@ -155,13 +158,15 @@ class Reader:
             cut = any(t.start < since or t.start + self.resolution_ms - 1 > at_ms for t in whole)
             count = len(inside) + sum(tile.rows for tile in whole)
             truncated |= cut
-            columns = {
-                f.column: self._moments(f.column, inside, whole) for f in self.view.over(over) if f.column
-            }
+            moments_of: dict[str | None, Moments] = {None: Moments(count=count)}
             for feature in self.view.over(over):
-                moments = columns[feature.column] if feature.column else Moments(count=count)
+                aggregate = plain(feature)
+                column = column_of(aggregate)
+                if column is not None and column not in moments_of:
+                    moments_of[column] = self._moments(column, inside, whole)
+                moments = moments_of[column]
                 value = self._value(feature, moments)
-                truncated |= isinstance(feature.aggregate, CountDistinct) and moments.distinct is None
+                truncated |= isinstance(aggregate, CountDistinct) and moments.distinct is None
                 values[feature.name] = feature.empty if value is None else value
                 present = bool(moments.count)
                 statuses[feature.name] = "present" if present else ("empty" if known else "missing")
@@ -186,14 +191,15 @@ class Reader:
 
     def _value(self, feature: Feature, moments: Moments) -> Value:
         """The value, or None without one. More distinct values than are kept read as the most kept."""
-        if isinstance(feature.aggregate, Count):
+        aggregate = plain(feature)
+        if isinstance(aggregate, Count):
             return moments.count
-        if isinstance(feature.aggregate, CountDistinct):
+        if isinstance(aggregate, CountDistinct):
             return MOST_DISTINCT if moments.distinct is None else len(moments.distinct)
         if not moments.count:
             return None
         whole = self.view.kind(feature) == "long"
-        match feature.aggregate:
+        match aggregate:
             case Sum():
                 return int(moments.total) if whole else float(moments.total)
             case Max():

@@ -15,8 +15,10 @@ from features.catalog.card_activity import CARD_ACTIVITY
 from features.compile import duckdb
 from features.compile.flink import PLACEHOLDER, Connection, Stream, compile_stream
 from features.compile.flink_columns import interval
+from features.view import Cumulating, Hopping
 from pipelines.load import load_plan
 from schemas.topic import Topic
+from tests.features.test_identity import DEMAND
 from tests.features.views import VIEW
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sql"
@@ -41,6 +43,22 @@ def test_the_flink_sql_of_the_fraud_pipeline() -> None:
 
 def test_the_duckdb_sql_of_card_activity() -> None:
     compare("card_activity.duckdb.sql", duckdb.select(CARD_ACTIVITY, "events", carried=("id",)) + ";\n")
+
+
+def test_the_duckdb_sql_of_a_windowed_view() -> None:
+    compare("demand.duckdb.sql", duckdb.select(DEMAND, "rides") + ";\n")
+
+
+def test_the_duckdb_sql_of_hopping_and_cumulating_windows() -> None:
+    hopping = replace(DEMAND, window=Hopping(timedelta(hours=1), timedelta(minutes=5)))
+    text = duckdb.select(hopping, "rides")
+    assert (
+        "UNNEST(RANGE(at_ms - (at_ms % 300000 + 300000) % 300000 + 300000, at_ms + 3600000 + 1, 300000))"
+        in text
+    )
+    cumulating = replace(DEMAND, window=Cumulating(timedelta(hours=1), timedelta(minutes=5)))
+    text = duckdb.select(cumulating, "rides")
+    assert '("window_end" - 1) - (("window_end" - 1) % 3600000 + 3600000) % 3600000 AS "window_start"' in text
 
 
 def test_the_lineage_is_not_changed_by_addresses_disorder_or_documentation() -> None:

@@ -1,13 +1,17 @@
 """The judge finds what is planted and nothing else."""
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from core.errors import UnknownName
+from features.aggregates import First, Last
 from features.history import compute
 from features.verify import verify
+from features.view import Feature
 from tests.features.views import VIEW, swipe, table
 
 EVENTS = table(
@@ -84,6 +88,28 @@ def test_a_null_is_not_a_zero() -> None:
     rows = streamed()
     rows[3]["weight_10s"] = 0.0
     assert verify(VIEW, EVENTS, as_table(rows)).per_feature["weight_10s"] == 1
+
+
+@pytest.mark.parametrize("wrong", [None, "z"])
+def test_texts_and_booleans_are_compared_exactly(wrong: str | None) -> None:
+    over = timedelta(seconds=60)
+    view = replace(
+        VIEW,
+        features=(
+            Feature("domain_first", First("domain", over=over), unit="domain"),
+            Feature("trusted_last", Last("trusted", over=over), unit="answer"),
+        ),
+    )
+    events = table([swipe(n, n, domain="x", trusted=bool(n % 2)) for n in range(4)])
+    rows = [
+        row | {"domain_first": "x", "trusted_last": bool(n % 2), "late": False}
+        for n, row in enumerate(events.to_pylist())
+    ]
+    assert verify(view, events, pa.Table.from_pylist(rows)).ok
+    rows[2]["domain_first"] = wrong
+    rows[3]["trusted_last"] = False
+    report = verify(view, events, pa.Table.from_pylist(rows))
+    assert report.per_feature == {"domain_first": 1, "trusted_last": 1}
 
 
 def test_a_row_that_is_lost_and_one_from_nowhere_are_found() -> None:
