@@ -56,6 +56,36 @@ MUTANTS = {
         "PRECEDING AND 1 PRECEDING",
         "tests/features/test_history.py",
     ),
+    "an average over a window too many": (
+        "features/compile/duckdb.py",
+        "{ms - 1} PRECEDING",
+        "{ms} PRECEDING",
+        "tests/features/test_regional_demand.py",
+    ),
+    "an absent window that is not known": (
+        "features/compile/duckdb_values.py",
+        "_or_empty(view.feature(name), f",
+        "str(f",
+        "tests/features/test_regional_demand.py",
+    ),
+    "a filter of nulls": (
+        "features/compile/conditions.py",
+        "IS NULL",
+        "IS NOT NULL",
+        "tests/features/test_filters.py",
+    ),
+    "a view that Flink cannot run": (
+        "features/plain.py",
+        "if reasons:",
+        "if False:",
+        "tests/features/test_refusals.py",
+    ),
+    "a changed meaning": (
+        "features/identity.py",
+        'form["where"] = _condition(aggregate.where)',
+        "pass",
+        "tests/features/test_identity.py",
+    ),
     "a clock that overtakes": (
         "jobs/on_flink/clock.py",
         "self.newest if quiet else self.newest - self.disorder_ms",

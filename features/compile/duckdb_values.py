@@ -107,7 +107,23 @@ def _taken(value: str, view: FeatureView, aggregate: Simple) -> str:
 def derived_sql(view: FeatureView, feature: Feature, derived: Derived) -> str:
     """The value of a derived feature, over rows that have the features it reads."""
     value = _expression(view, derived)
-    return _or_empty(feature, value)
+    return value if _always(view, derived) else _or_empty(feature, value)
+
+
+def _always(view: FeatureView, derived: Derived) -> bool:
+    """Whether the expression is never null."""
+    match derived:
+        case FeatureValue(name):
+            feature = view.feature(name)
+            return feature.empty is not None or isinstance(feature.definition, Count | CountDistinct)
+        case Ago(name) | MovingAverage(name):
+            return view.feature(name).empty is not None
+        case Arithmetic(sign, left, right):
+            return sign != "/" and _always(view, left) and _always(view, right)
+        case Coalesce(parts):
+            return any(_always(view, part) for part in parts)
+        case _:
+            return isinstance(derived, Literally)
 
 
 def _expression(view: FeatureView, derived: Derived) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from core.errors import DeclarationError
 from features.catalog.card_activity import CARD_ACTIVITY
+from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.compile import duckdb
 from features.compile.flink import PLACEHOLDER, Connection, Stream, compile_stream
 from features.compile.flink_columns import interval
@@ -43,6 +44,10 @@ def test_the_flink_sql_of_the_fraud_pipeline() -> None:
 
 def test_the_duckdb_sql_of_card_activity() -> None:
     compare("card_activity.duckdb.sql", duckdb.select(CARD_ACTIVITY, "events", carried=("id",)) + ";\n")
+
+
+def test_the_duckdb_sql_of_regional_demand() -> None:
+    compare("regional_demand.duckdb.sql", duckdb.select(REGIONAL_DEMAND, "events") + ";\n")
 
 
 def test_the_duckdb_sql_of_a_windowed_view() -> None:

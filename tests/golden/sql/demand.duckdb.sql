@@ -36,8 +36,8 @@ GROUP BY "tenant", "city", "window_end"
 ), "__level_1" AS (
 SELECT
   *,
-  COALESCE(COALESCE(FIRST_VALUE("bookings") OVER ago_3600s, 0), 0) AS "before",
-  COALESCE((CAST(SUM("bookings") OVER last_3600s AS DOUBLE) / 60), 0) AS "average",
+  COALESCE(FIRST_VALUE("bookings") OVER ago_3600s, 0) AS "before",
+  (CAST(SUM("bookings") OVER last_3600s AS DOUBLE) / 60) AS "average",
   (CAST(COALESCE("fares", 0) AS DOUBLE) / NULLIF(CAST("bookings" AS DOUBLE), 0)) AS "per_ride"
 FROM "__level_0"
 WINDOW
