@@ -1,0 +1,135 @@
+"""Packed values in Redis 6.2 or later, one string per key.
+
+A batch is written in one round trip per 1,024 values, by scripts of 32 keys each: twice as fast as a script
+per key. On a Redis Cluster a script may only touch one slot: give `keys_per_script=1` there.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
+
+import redis
+import redis.asyncio
+from redis.exceptions import NoScriptError, RedisError
+
+from core.errors import Unavailable
+from features.online.packed_codec import PREFIX_BYTES, VERSION
+from features.online.packed_values import Entry
+
+KEYS_PER_SCRIPT = 32
+_PIPELINED = 1_024
+
+# ARGV: time to live in ms, the values, the values to be replaced in any case ('' for none).
+# MGET, because GET fails on a key of another type. 64-bit numbers are compared in halves: Lua has doubles.
+_PUT = f"""
+local stays = {{}}
+local found = redis.call('MGET', unpack(KEYS))
+for i = 1, #KEYS do
+  local there, value = found[i], ARGV[1 + i]
+  if there == value then
+    stays[i] = false
+  else
+    local keep = false
+    if there and there ~= ARGV[1 + #KEYS + i] and #there >= {PREFIX_BYTES + VERSION.size}
+        and string.sub(there, 1, {PREFIX_BYTES}) == string.sub(value, 1, {PREFIX_BYTES}) then
+      local t0, t1, s0, s1 = struct.unpack('<I4i4I4i4', there, {PREFIX_BYTES + 1})
+      local u0, u1, v0, v1 = struct.unpack('<I4i4I4i4', value, {PREFIX_BYTES + 1})
+      if t1 ~= u1 then keep = t1 > u1
+      elseif t0 ~= u0 then keep = t0 > u0
+      elseif s1 ~= v1 then keep = s1 > v1
+      else keep = s0 >= v0 end
+    end
+    if keep then
+      stays[i] = there
+    else
+      redis.call('SET', KEYS[i], value, 'PX', ARGV[1])
+      stays[i] = false
+    end
+  end
+end
+return stays
+"""
+
+
+class RedisPackedValues:
+    """See `PackedValues`. Any error of the client or of the server is Unavailable; how long that takes is
+    bounded by the client's socket timeouts."""
+
+    def __init__(self, client: redis.Redis, *, keys_per_script: int = KEYS_PER_SCRIPT) -> None:
+        self._client = client
+        self._command: Callable[..., Any] = client.execute_command
+        self._keys_per_script = keys_per_script
+        self._put = client.register_script(_PUT)
+
+    def get(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        if not keys:
+            return []
+        try:
+            return cast("list[bytes | None]", self._command("MGET", *keys))
+        except (RedisError, OSError) as error:
+            raise away(error) from error
+
+    def put(self, entries: Sequence[Entry], ttl_ms: int) -> list[bytes | None]:
+        stays: list[bytes | None] = []
+        try:
+            for begin in range(0, len(entries), _PIPELINED):
+                stays += self._round_trip(entries[begin : begin + _PIPELINED], ttl_ms)
+        except (RedisError, OSError) as error:
+            raise away(error) from error
+        return stays
+
+    def _round_trip(self, entries: Sequence[Entry], ttl_ms: int) -> list[bytes | None]:
+        size = self._keys_per_script
+        calls = [self._call(entries[at : at + size], ttl_ms) for at in range(0, len(entries), size)]
+        answers = self._execute(calls)
+        forgotten = [at for at, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if forgotten:  # a server that started anew; the same values once more change nothing
+            self._client.script_load(_PUT)
+            again = self._execute([calls[at] for at in forgotten])
+            for at, answer in zip(forgotten, again, strict=True):
+                answers[at] = answer
+        stays: list[bytes | None] = []
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+            stays += answer
+        return stays
+
+    def _call(self, entries: Sequence[Entry], ttl_ms: int) -> list[Any]:
+        keys = [entry.key for entry in entries]
+        values = [entry.value for entry in entries]
+        damaged = [entry.instead_of or b"" for entry in entries]
+        return ["EVALSHA", self._put.sha, len(keys), *keys, ttl_ms, *values, *damaged]
+
+    def _execute(self, calls: Sequence[list[Any]]) -> list[Any]:
+        with self._client.pipeline(transaction=False) as pipe:
+            command: Callable[..., Any] = pipe.execute_command
+            for call in calls:
+                command(*call)
+            return list(pipe.execute(raise_on_error=False))
+
+
+class AsyncRedisPackedValues:
+    """See `AsyncPackedValues`. timeout_s: the longest that one `get` takes, connecting included."""
+
+    def __init__(self, client: "redis.asyncio.Redis", *, timeout_s: float = 0.5) -> None:
+        self._command: Callable[..., Awaitable[Any]] = client.execute_command
+        self._timeout_s = timeout_s
+
+    async def get(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        if not keys:
+            return []
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                found = await self._command("MGET", *keys)
+        except (RedisError, OSError) as error:  # OSError: TimeoutError is one
+            raise away(error) from error
+        return cast("list[bytes | None]", found)
+
+
+def away(error: Exception) -> Unavailable:
+    """What a caller hears while Redis does not answer, or refuses."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return Unavailable(
+        f"Redis: {line}", where="online store", mend="try again soon", code="redis_unavailable"
+    )
