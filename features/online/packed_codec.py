@@ -35,6 +35,8 @@ RESIDUE = crc32(bytes(CHECKSUM_BYTES))
 _INT64 = range(-(2**63), 2**63)
 _TIMES = range(-62_135_596_800_000, 253_402_300_800_000)
 """The years 1 to 9999, in ms: what a datetime can be."""
+_HEAD = 4
+"""Prefix, event time, sequence, nulls; then come the slots."""
 _LENGTH = struct.Struct("<H")
 MOST_STRING_BYTES = 2**16 - 1
 _TYPES: dict[str, type] = {"long": int, "double": float, "boolean": bool, "string": str}
@@ -112,15 +114,16 @@ class PackedCodec:
     def decode(self, data: bytes) -> Unpacked:
         """One value; raises Unreadable."""
         self.check(data)
-        _, event_time_ms, sequence, nulls, *values = self.fixed.unpack_from(data)
+        head = self.fixed.unpack_from(data)
+        values: tuple[Value, ...] = head[_HEAD:]
         if self.strings:
-            values += self.decode_strings(data)
+            values += tuple(self.decode_strings(data))
         if self._reorder is not None:
-            values = list(self._reorder(values))
-        if nulls != self._no_nulls:
-            for at in self.null_fields(nulls):
-                values[at] = None
-        return Unpacked(event_time_ms, sequence, tuple(values))
+            values = self._reorder(values)
+        if head[_HEAD - 1] != self._no_nulls:
+            null = set(self.null_fields(head[_HEAD - 1]))
+            values = tuple(None if at in null else value for at, value in enumerate(values))
+        return Unpacked(head[1], head[2], values)
 
     def decode_strings(self, data: bytes) -> list[str]:
         """The strings of a value whose checksum is right, nulls as empty ones; raises Unreadable."""

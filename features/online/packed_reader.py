@@ -16,14 +16,14 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
 from core.clock import Clock, SystemClock, from_millis, to_millis
 from core.errors import InternalError, MillstreamError, QueueFull, TooLarge, Unavailable
 from core.telemetry.metrics import counter
-from features.online.packed import PackedLayout, Value
+from features.online.packed import PackedField, PackedLayout, Value
 from features.online.packed_codec import PackedCodec, Unpacked, Unreadable
 from features.online.packed_columns import PackedColumns
 from features.online.packed_values import AsyncPackedValues, PackedValues
@@ -40,12 +40,22 @@ Status = Literal["fresh", "stale", "missing", "expired", "truncated"]
 @dataclass(frozen=True, slots=True)
 class PackedRead:
     """One entity's features of one view. `event_time_ms` and `age_ms` are None when it is missing; an event
-    time ahead of the clock gives a negative age."""
+    time ahead of the clock gives a negative age. Each mapping is made when it is asked for."""
 
-    values: Mapping[str, Value]
-    statuses: Mapping[str, Status]
+    _names: tuple[str, ...]
+    _values: tuple[Value, ...]
+    _statuses: Mapping[str, Status]
     event_time_ms: int | None
     age_ms: int | None
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """By feature, in the order of the layout."""
+        return dict(zip(self._names, self._values, strict=True))
+
+    @property
+    def statuses(self) -> dict[str, Status]:
+        return dict(self._statuses)
 
     @property
     def event_time(self) -> datetime | None:
@@ -74,26 +84,26 @@ class _Form:
             spans.add(layout.fresh_ms)
         self._spans = sorted(spans)
         ages = [*self._spans, self._spans[-1] + 1]
-        self._statuses = [
-            {field.name: self._status(field.name, age) for field in layout.fields} for age in ages
-        ]
-        self._gone: list[dict[str, Value]] = [
-            {field.name: field.empty for field in layout.fields if statuses[field.name] == "expired"}
+        self._statuses = [{field.name: self._status(field, age) for field in layout.fields} for age in ages]
+        self._gone = [
+            {at for at, status in enumerate(statuses.values()) if status == "expired"}
             for statuses in self._statuses
         ]
-        self._missing: dict[str, Status] = dict.fromkeys(layout.names, "missing")
-        self._empty = {field.name: field.empty for field in layout.fields}
+        self._empty = tuple(field.empty for field in layout.fields)
+        statuses: dict[str, Status] = dict.fromkeys(layout.names, "missing")
+        self._missing = PackedRead(layout.names, self._empty, statuses, None, None)
 
     def read(self, data: bytes | None, now_ms: int) -> PackedRead:
         found = None if data is None else self._decode(data)
         if found is None:
-            return PackedRead(self._empty.copy(), self._missing.copy(), None, None)
-        age = now_ms - found.event_time_ms
-        band = bisect_left(self._spans, age)  # the spans that are shorter than the age
-        values = dict(zip(self._names, found.values, strict=True))
-        if self._gone[band]:
-            values |= self._gone[band]
-        return PackedRead(values, self._statuses[band].copy(), found.event_time_ms, age)
+            return self._missing
+        event_time_ms, _, values = found
+        age = now_ms - event_time_ms
+        band = bisect_left(self._spans, age)  # how many of the spans are shorter than the age
+        gone = self._gone[band]
+        if gone:
+            values = tuple(self._empty[at] if at in gone else value for at, value in enumerate(values))
+        return PackedRead(self._names, values, self._statuses[band], event_time_ms, age)
 
     def _decode(self, data: bytes) -> Unpacked | None:
         try:
@@ -102,8 +112,8 @@ class _Form:
             self._count(problem.reason)
             return None
 
-    def _status(self, name: str, age_ms: int) -> Status:
-        if age_ms > self._layout.field_ttl_ms(self._layout.field(name)):
+    def _status(self, field: PackedField, age_ms: int) -> Status:
+        if age_ms > self._layout.field_ttl_ms(field):
             return "expired"
         fresh_ms = self._layout.fresh_ms
         return "stale" if fresh_ms is not None and age_ms > fresh_ms else "fresh"
@@ -148,10 +158,14 @@ class PackedReader:
         return self._forms.of(layout).columns.decode(data, to_millis(self._clock.now()))
 
 
-@dataclass(slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     keys: Sequence[bytes]
-    answer: "asyncio.Future[Sequence[bytes | None]]"
+    answer: "asyncio.Future[_Answer]"
+
+
+class _Answer(NamedTuple):
+    data: Sequence[bytes | None]
+    at_ms: int
 
 
 class AsyncPackedReader:
@@ -186,8 +200,8 @@ class AsyncPackedReader:
         """The features of one entity now. Raises Unavailable (also QueueFull), InvalidInput."""
         key = layout.key(tenant, entity)
         self._admit(1)
-        (data,) = await self._enqueue((key,))
-        return self._forms.of(layout).read(data, to_millis(self._clock.now()))
+        (data,), at_ms = await self._enqueue((key,))
+        return self._forms.of(layout).read(data, at_ms)
 
     async def read_batch(self, layout: PackedLayout, tenant: str, entities: Sequence[str]) -> pa.RecordBatch:
         """As `PackedReader.read_batch`; TooLarge for more entities than may wait."""
@@ -197,7 +211,8 @@ class AsyncPackedReader:
         self._admit(len(keys))
         size = self._keys_per_call
         parts = [self._enqueue(keys[at : at + size]) for at in range(0, len(keys), size)]
-        data = [value for part in await asyncio.gather(*parts) for value in part]
+        answers = await asyncio.gather(*parts)
+        data = [value for answer in answers for value in answer.data]
         return self._forms.of(layout).columns.decode(data, to_millis(self._clock.now()))
 
     def _admit(self, count: int) -> None:
@@ -206,14 +221,14 @@ class AsyncPackedReader:
                 f"{self._held} keys wait to be read", where="online store", mend="try again soon, or ask less"
             )
 
-    def _enqueue(self, keys: Sequence[bytes]) -> "asyncio.Future[Sequence[bytes | None]]":
+    def _enqueue(self, keys: Sequence[bytes]) -> "asyncio.Future[_Answer]":
         loop = asyncio.get_running_loop()
-        asked = _Asked(keys, loop.create_future())
-        self._waiting.append(asked)
+        answer: asyncio.Future[_Answer] = loop.create_future()
+        self._waiting.append(_Asked(keys, answer))
         self._held += len(keys)
         if self._sender is None:
             self._sender = loop.create_task(self._send(), name="packed reads")
-        return asked.answer
+        return answer
 
     async def _send(self) -> None:
         """One call after the other until nobody waits."""
@@ -223,11 +238,11 @@ class AsyncPackedReader:
                 keys = [key for one in asked for key in one.keys]
                 found = await self._values.get(keys)
                 self._held -= len(keys)
-                begin = 0
-                for one in asked:
-                    end = begin + len(one.keys)
-                    if not one.answer.done():
-                        one.answer.set_result(found[begin:end])
+                at_ms, begin = to_millis(self._clock.now()), 0
+                for its_keys, answer in asked:
+                    end = begin + len(its_keys)
+                    if not answer.done():
+                        answer.set_result(_Answer(found[begin:end], at_ms))
                     begin = end
         except Exception as error:
             for one in (*asked, *self._waiting):
