@@ -130,12 +130,11 @@ class PackedLayout:
             raise InvalidInput(
                 f"tenant {tenant!r}, entity {entity!r}", where=self.where, mend="both are strings"
             )
-        begin, end = self._around_key
-        return begin + key_of(tenant, entity).encode("utf-8", "surrogatepass") + end
+        return f"{self._key_begins}{key_of(tenant, entity)}}}:packed".encode("utf-8", "surrogatepass")
 
     @cached_property
-    def _around_key(self) -> tuple[bytes, bytes]:
-        return f"ms:{self.view}:{self.version}:{{".encode(), b"}:packed"
+    def _key_begins(self) -> str:
+        return f"ms:{self.view}:{self.version}:{{"
 
 
 def fits(kind: Kind, value: Value) -> bool:

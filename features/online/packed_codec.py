@@ -114,16 +114,22 @@ class PackedCodec:
     def decode(self, data: bytes) -> Unpacked:
         """One value; raises Unreadable."""
         self.check(data)
+        event_time_ms, sequence = version_of(data)
+        return Unpacked(event_time_ms, sequence, self.unpack(data))
+
+    def unpack(self, data: bytes) -> tuple[Value, ...]:
+        """The values of data that `check` took. Raises Unreadable, if there are strings."""
         head = self.fixed.unpack_from(data)
         values: tuple[Value, ...] = head[_HEAD:]
         if self.strings:
             values += tuple(self.decode_strings(data))
         if self._reorder is not None:
             values = self._reorder(values)
-        if head[_HEAD - 1] != self._no_nulls:
-            null = set(self.null_fields(head[_HEAD - 1]))
+        nulls = head[_HEAD - 1]
+        if nulls != self._no_nulls:
+            null = set(self.null_fields(nulls))
             values = tuple(None if at in null else value for at, value in enumerate(values))
-        return Unpacked(head[1], head[2], values)
+        return values
 
     def decode_strings(self, data: bytes) -> list[str]:
         """The strings of a value whose checksum is right, nulls as empty ones; raises Unreadable."""

@@ -13,18 +13,18 @@ All of a value's features have its event time. A null that was written is a valu
 import asyncio
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Literal
 
+import msgspec
 import pyarrow as pa
 
 from core.clock import Clock, SystemClock, from_millis, to_millis
 from core.errors import InternalError, MillstreamError, QueueFull, TooLarge, Unavailable
 from core.telemetry.metrics import counter
 from features.online.packed import PackedField, PackedLayout, Value
-from features.online.packed_codec import PackedCodec, Unpacked, Unreadable
+from features.online.packed_codec import PREFIX_BYTES, VERSION, PackedCodec, Unreadable
 from features.online.packed_columns import PackedColumns
 from features.online.packed_values import AsyncPackedValues, PackedValues
 
@@ -37,25 +37,29 @@ UNREADABLE = counter(
 Status = Literal["fresh", "stale", "missing", "expired", "truncated"]
 
 
-@dataclass(frozen=True, slots=True)
-class PackedRead:
+class PackedRead(msgspec.Struct, frozen=True, eq=False):
     """One entity's features of one view. `event_time_ms` and `age_ms` are None when it is missing; an event
-    time ahead of the clock gives a negative age. Each mapping is made when it is asked for."""
+    time ahead of the clock gives a negative age.
 
-    _names: tuple[str, ...]
-    _values: tuple[Value, ...]
-    _statuses: Mapping[str, Status]
+    The value is checked when it is read and unpacked when it is asked for, each time anew: keep what
+    `values` gives.
+    """
+
+    _form: "_Form"
+    _found: bytes | tuple[Value, ...]
+    _band: int
     event_time_ms: int | None
     age_ms: int | None
 
     @property
     def values(self) -> dict[str, Value]:
         """By feature, in the order of the layout."""
-        return dict(zip(self._names, self._values, strict=True))
+        return self._form.values(self._found, self._band)
 
     @property
     def statuses(self) -> dict[str, Status]:
-        return dict(self._statuses)
+        """By feature, in the order of the layout."""
+        return self._form.statuses[self._band].copy()
 
     @property
     def event_time(self) -> datetime | None:
@@ -72,45 +76,54 @@ class PackedRead:
 
 
 class _Form:
-    """A layout, made ready for reading."""
+    """A layout, made ready for reading.
+
+    Statuses change with age at a few spans only: the times to live and `fresh_for`. Between two of them lies
+    a band, in which they are known beforehand. The last band is that of what is missing.
+    """
 
     def __init__(self, layout: PackedLayout) -> None:
         self._layout = layout
-        self._names = layout.names
         self._codec = PackedCodec(layout)
+        self._check, self._version = self._codec.check, VERSION.unpack_from
+        self._strings = bool(self._codec.strings)
         self.columns = PackedColumns(self._codec, self._count)
         spans = {layout.field_ttl_ms(field) for field in layout.fields}
         if layout.fresh_ms is not None:
             spans.add(layout.fresh_ms)
         self._spans = sorted(spans)
-        ages = [*self._spans, self._spans[-1] + 1]
-        self._statuses = [{field.name: self._status(field, age) for field in layout.fields} for age in ages]
-        self._gone = [
-            {at for at, status in enumerate(statuses.values()) if status == "expired"}
-            for statuses in self._statuses
+        missing: dict[str, Status] = dict.fromkeys(layout.names, "missing")
+        self.statuses = [
+            {field.name: self._status(field, age) for field in layout.fields}
+            for age in (*self._spans, self._spans[-1] + 1)
         ]
-        self._empty = tuple(field.empty for field in layout.fields)
-        statuses: dict[str, Status] = dict.fromkeys(layout.names, "missing")
-        self._missing = PackedRead(layout.names, self._empty, statuses, None, None)
+        self.statuses.append(missing)
+        self._empty = [
+            {field.name: field.empty for field in layout.fields if band[field.name] in ("expired", "missing")}
+            for band in self.statuses
+        ]
+        self._missing = PackedRead(self, (), len(self.statuses) - 1, None, None)
 
     def read(self, data: bytes | None, now_ms: int) -> PackedRead:
-        found = None if data is None else self._decode(data)
-        if found is None:
+        if data is None:
             return self._missing
-        event_time_ms, _, values = found
-        age = now_ms - event_time_ms
-        band = bisect_left(self._spans, age)  # how many of the spans are shorter than the age
-        gone = self._gone[band]
-        if gone:
-            values = tuple(self._empty[at] if at in gone else value for at, value in enumerate(values))
-        return PackedRead(self._names, values, self._statuses[band], event_time_ms, age)
-
-    def _decode(self, data: bytes) -> Unpacked | None:
         try:
-            return self._codec.decode(data)
+            self._check(data)
+            found = self._codec.decode(data).values if self._strings else data
         except Unreadable as problem:
             self._count(problem.reason)
-            return None
+            return self._missing
+        event_time_ms, _ = self._version(data, PREFIX_BYTES)
+        age = now_ms - event_time_ms
+        # the band: how many of the spans are shorter than the age
+        return PackedRead(self, found, bisect_left(self._spans, age), event_time_ms, age)
+
+    def values(self, found: bytes | tuple[Value, ...], band: int) -> dict[str, Value]:
+        empty = self._empty[band]
+        if len(empty) == len(self._layout.names):
+            return empty.copy()
+        values = self._codec.unpack(found) if isinstance(found, bytes) else found
+        return dict(zip(self._layout.names, values, strict=True)) | empty
 
     def _status(self, field: PackedField, age_ms: int) -> Status:
         if age_ms > self._layout.field_ttl_ms(field):
@@ -158,14 +171,19 @@ class PackedReader:
         return self._forms.of(layout).columns.decode(data, to_millis(self._clock.now()))
 
 
-class _Asked(NamedTuple):
+class _One(msgspec.Struct):
+    """Who waits for one value."""
+
+    key: bytes
+    form: _Form
+    answer: "asyncio.Future[PackedRead]"
+
+
+class _Part(msgspec.Struct):
+    """A batch, or a part of one, that waits for its values."""
+
     keys: Sequence[bytes]
-    answer: "asyncio.Future[_Answer]"
-
-
-class _Answer(NamedTuple):
-    data: Sequence[bytes | None]
-    at_ms: int
+    answer: "asyncio.Future[Sequence[bytes | None]]"
 
 
 class AsyncPackedReader:
@@ -192,7 +210,7 @@ class AsyncPackedReader:
         self._forms = _Forms()
         self._keys_per_call = keys_per_call
         self._most_waiting = most_waiting
-        self._waiting: deque[_Asked] = deque()
+        self._waiting: deque[_One | _Part] = deque()
         self._held = 0
         self._sender: asyncio.Task[None] | None = None
 
@@ -200,8 +218,9 @@ class AsyncPackedReader:
         """The features of one entity now. Raises Unavailable (also QueueFull), InvalidInput."""
         key = layout.key(tenant, entity)
         self._admit(1)
-        (data,), at_ms = await self._enqueue((key,))
-        return self._forms.of(layout).read(data, at_ms)
+        answer: asyncio.Future[PackedRead] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_One(key, self._forms.of(layout), answer))
+        return await answer
 
     async def read_batch(self, layout: PackedLayout, tenant: str, entities: Sequence[str]) -> pa.RecordBatch:
         """As `PackedReader.read_batch`; TooLarge for more entities than may wait."""
@@ -209,41 +228,32 @@ class AsyncPackedReader:
             raise TooLarge(f"{len(entities)} entities", mend=f"ask for at most {self._most_waiting} at once")
         keys = [layout.key(tenant, entity) for entity in entities]
         self._admit(len(keys))
-        size = self._keys_per_call
-        parts = [self._enqueue(keys[at : at + size]) for at in range(0, len(keys), size)]
-        answers = await asyncio.gather(*parts)
-        data = [value for answer in answers for value in answer.data]
+        loop, size = asyncio.get_running_loop(), self._keys_per_call
+        parts = [_Part(keys[at : at + size], loop.create_future()) for at in range(0, len(keys), size)]
+        self._waiting.extend(parts)
+        answers = await asyncio.gather(*(part.answer for part in parts))
+        data = [value for answer in answers for value in answer]
         return self._forms.of(layout).columns.decode(data, to_millis(self._clock.now()))
 
     def _admit(self, count: int) -> None:
+        """Make room for so many keys, which the caller puts in the queue before it waits for anything."""
         if self._held + count > self._most_waiting:
             raise QueueFull(
                 f"{self._held} keys wait to be read", where="online store", mend="try again soon, or ask less"
             )
-
-    def _enqueue(self, keys: Sequence[bytes]) -> "asyncio.Future[_Answer]":
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[_Answer] = loop.create_future()
-        self._waiting.append(_Asked(keys, answer))
-        self._held += len(keys)
+        self._held += count
         if self._sender is None:
-            self._sender = loop.create_task(self._send(), name="packed reads")
-        return answer
+            self._sender = asyncio.get_running_loop().create_task(self._send(), name="packed reads")
 
     async def _send(self) -> None:
         """One call after the other until nobody waits."""
-        asked: list[_Asked] = []
+        asked: list[_One | _Part] = []
         try:
-            while asked := self._next():
-                keys = [key for one in asked for key in one.keys]
+            while self._waiting:
+                asked, keys = self._next()
                 found = await self._values.get(keys)
                 self._held -= len(keys)
-                at_ms, begin = to_millis(self._clock.now()), 0
-                for its_keys, answer in asked:
-                    end = begin + len(its_keys)
-                    if not answer.done():
-                        answer.set_result(_Answer(found[begin:end], at_ms))
-                    begin = end
+                self._answer(asked, found)
         except Exception as error:
             for one in (*asked, *self._waiting):
                 if not one.answer.done():
@@ -255,18 +265,38 @@ class AsyncPackedReader:
             self._held = 0
             self._sender = None
 
-    def _next(self) -> list[_Asked]:
-        """Those for the next call; who went away is left out."""
-        chosen: list[_Asked] = []
-        room = self._keys_per_call
-        while self._waiting and len(self._waiting[0].keys) <= room:
-            one = self._waiting.popleft()
+    def _next(self) -> tuple[list[_One | _Part], list[bytes]]:
+        """Those for the next call, and their keys; who went away is left out."""
+        asked: list[_One | _Part] = []
+        keys: list[bytes] = []
+        waiting = self._waiting
+        while waiting:
+            one = waiting[0]
+            count = 1 if isinstance(one, _One) else len(one.keys)
+            if len(keys) + count > self._keys_per_call:
+                break
+            waiting.popleft()
             if one.answer.done():
-                self._held -= len(one.keys)
+                self._held -= count
+                continue
+            asked.append(one)
+            if isinstance(one, _One):
+                keys.append(one.key)
             else:
-                chosen.append(one)
-                room -= len(one.keys)
-        return chosen
+                keys.extend(one.keys)
+        return asked, keys
+
+    def _answer(self, asked: Sequence[_One | _Part], found: Sequence[bytes | None]) -> None:
+        now_ms, at = to_millis(self._clock.now()), 0
+        for one in asked:
+            if isinstance(one, _One):
+                if not one.answer.done():
+                    one.answer.set_result(one.form.read(found[at], now_ms))
+                at += 1
+            else:
+                if not one.answer.done():
+                    one.answer.set_result(found[at : at + len(one.keys)])
+                at += len(one.keys)
 
 
 def _own(error: Exception) -> MillstreamError:

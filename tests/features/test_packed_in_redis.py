@@ -21,7 +21,7 @@ from features.online.packed_redis import AsyncRedisPackedValues, RedisPackedValu
 from features.online.packed_values import AsyncPackedValues, Entry
 from features.online.packed_writer import PackedRow, PackedWriter
 from features.online.rolling import RollingStore
-from tests.features.packed_behaviour import Backend, PackedBehaviour, fresh_tenant, row
+from tests.features.packed_behaviour import Backend, PackedBehaviour, fresh_tenant, row, told
 from tests.features.packed_layouts import DEMAND, NOW, NOW_MS, WORDS
 from tests.features.redis_server import RedisServer, own_redis
 from tests.features.views import VIEW
@@ -164,8 +164,8 @@ async def test_killed_and_back() -> None:
         coroutines = AsyncPackedReader(AsyncRedisPackedValues(other), ManualClock(NOW))
         rows = [row(f"e{n}", NOW_MS) for n in range(200)]
         writer.write(rows)
-        before = reader.read(DEMAND, "t", "e7")
-        assert await coroutines.read(DEMAND, "t", "e7") == before
+        before = told(reader.read(DEMAND, "t", "e7"))
+        assert told(await coroutines.read(DEMAND, "t", "e7")) == before
 
         server.kill()
         began = time.monotonic()
@@ -183,8 +183,8 @@ async def test_killed_and_back() -> None:
         assert time.monotonic() - began < 5
 
         server.start()
-        assert reader.read(DEMAND, "t", "e7") == before  # it was in the append-only file
-        assert await coroutines.read(DEMAND, "t", "e7") == before
+        assert told(reader.read(DEMAND, "t", "e7")) == before  # it was in the append-only file
+        assert told(await coroutines.read(DEMAND, "t", "e7")) == before
         assert writer.write(rows) == ["written"] * 200
         assert writer.write([row("e7", NOW_MS - 1)]) == ["older"]
         client.close()
