@@ -162,7 +162,7 @@ class PackedColumns:
 
     def _statuses(self, age: Longs, missing: Bools | None) -> dict[int, pa.Array]:
         """By time to live."""
-        usable = np.zeros(len(age), dtype=np.int8)
+        usable = np.full(len(age), FRESH, dtype=np.int8)
         if self._fresh_ms is not None:
             usable[age > self._fresh_ms] = STALE
         found: dict[int, pa.Array] = {}

@@ -109,7 +109,7 @@ class _Form:
             return self._missing
         try:
             self._check(data)
-            found = self._codec.decode(data).values if self._strings else data
+            found = self._codec.unpack(data) if self._strings else data
         except Unreadable as problem:
             self._count(problem.reason)
             return self._missing
@@ -202,7 +202,7 @@ class AsyncPackedReader:
         values: AsyncPackedValues,
         clock: Clock | None = None,
         *,
-        keys_per_call: int = 512,
+        keys_per_call: int = 256,
         most_waiting: int = 20_000,
     ) -> None:
         self._values = values
