@@ -4,6 +4,7 @@ The oracle is a dictionary of what was written, and the definition of the status
 """
 
 import asyncio
+import contextlib
 import itertools
 import random
 import threading
@@ -461,6 +462,30 @@ class PackedBehaviour:
         assert all(one.values["bookings"] == 3 for one in found if not isinstance(one, BaseException))
         assert counting.calls == [5, 2]
         assert len(await asyncio.gather(*begin(12))) == 12  # nobody is still held against the bound
+
+    async def test_who_was_served_or_went_away_while_others_kept_reading_is_held_no_more(
+        self, backend: Backend
+    ) -> None:
+        counting = Counting(backend.coroutine_values())
+        coroutines = AsyncPackedReader(counting, ManualClock(NOW), keys_per_call=2, most_waiting=9)
+        tenant = fresh_tenant()
+
+        async def keep_reading() -> None:
+            for _ in range(40):
+                await coroutines.read(DEMAND, tenant, "a")
+
+        async def keep_leaving() -> int:
+            left = 0
+            for _ in range(40):
+                task = asyncio.create_task(coroutines.read(DEMAND, tenant, "b"))
+                await asyncio.sleep(0)
+                left += task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            return left
+
+        *_, left = await asyncio.gather(*(keep_reading() for _ in range(6)), keep_leaving())
+        assert left == 40
 
     async def test_an_error_reaches_everyone_who_waits_and_the_next_read_asks_anew(
         self, backend: Backend

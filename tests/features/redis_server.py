@@ -16,6 +16,7 @@ import pytest
 import redis
 from redis.exceptions import RedisError
 
+from core.settings import Redis, settings
 from stack.redis import CONFIGURATION, redis_binary
 from tests.stack_fixture import free_ports, services_required
 
@@ -23,12 +24,13 @@ UP_TIMEOUT_S = 20.0
 
 
 class RedisServer:
-    """One server with its data in `folder`."""
+    """One server with its data in `folder`; `settings` lead to it."""
 
     def __init__(self, binary: Path, folder: Path) -> None:
         self._binary = binary
         self._folder = folder
         self.port = free_ports(1)[0]
+        self.settings = settings().model_copy(update={"redis": Redis(url=None, port=self.port)})
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -80,6 +80,14 @@ def test_what_has_a_right_checksum_and_is_no_value_is_found(noise: bytes, layout
         assert found[:2] == (event_time, sequence)  # all bytes of a double are a double
 
 
+def test_strings_that_end_early_or_late_are_found() -> None:
+    codec = PackedCodec(WORDS)
+    body = codec.encode(5, 6, ROWS[WORDS])[:-4]
+    for wrong in (body + b"\0", body[:-1], body[:-2] + b"\1\0", body[:-2] + b"\1\0\xff"):
+        with pytest.raises(Unreadable, match="damaged"):
+            codec.decode(wrong + crc32(wrong).to_bytes(4, "little"))
+
+
 def test_another_layout_says_so() -> None:
     encoded = PackedCodec(DEMAND).encode(1, 1, ROWS[DEMAND])
     with pytest.raises(Unreadable, match="fingerprint"):

@@ -15,6 +15,7 @@ from redis.cluster import key_slot
 
 from core.clock import ManualClock
 from core.errors import Unavailable
+from features.online.client import connect, connect_async
 from features.online.packed_codec import PackedCodec
 from features.online.packed_reader import AsyncPackedReader, PackedReader
 from features.online.packed_redis import AsyncRedisPackedValues, RedisPackedValues
@@ -37,15 +38,15 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def client(server: RedisServer) -> Iterator[redis.Redis]:
-    connection = redis.Redis(port=server.port, socket_timeout=2.0, socket_connect_timeout=2.0)
+    connection = connect(server.settings)
     yield connection
     connection.close()
 
 
 class InRedis:
-    def __init__(self, client: redis.Redis, port: int, keys_per_script: int = 32) -> None:
+    def __init__(self, client: redis.Redis, server: RedisServer, keys_per_script: int = 32) -> None:
         self.client = client
-        self.port = port
+        self.server = server
         self.values = RedisPackedValues(client, keys_per_script=keys_per_script)
 
     def plant(self, key: bytes, value: bytes) -> None:
@@ -57,19 +58,18 @@ class InRedis:
             time.sleep(max(until - time.monotonic(), 0))
 
     def coroutine_values(self) -> AsyncPackedValues:
-        client = redis.asyncio.Redis(port=self.port)
-        return AsyncRedisPackedValues(client, timeout_s=5.0)
+        return AsyncRedisPackedValues(connect_async(self.server.settings), timeout_s=5.0)
 
 
 class TestRedisPackedValues(PackedBehaviour):
     @pytest.fixture(params=[32, 1], ids=["many keys a script", "one key a script"])
     def backend(self, request: pytest.FixtureRequest, client: redis.Redis, server: RedisServer) -> Backend:
-        return InRedis(client, server.port, request.param)
+        return InRedis(client, server, request.param)
 
 
 @pytest.fixture
 def backend(client: redis.Redis, server: RedisServer) -> InRedis:
-    return InRedis(client, server.port)
+    return InRedis(client, server)
 
 
 def calls(client: redis.Redis, command: str) -> int:
@@ -157,10 +157,10 @@ def test_an_error_of_the_server_is_unavailable(backend: InRedis, client: redis.R
 
 async def test_killed_and_back() -> None:
     with own_redis() as server:
-        client = redis.Redis(port=server.port, socket_timeout=1.0, socket_connect_timeout=1.0)
+        client = connect(server.settings)
         values = RedisPackedValues(client)
         writer, reader = PackedWriter(values, DEMAND), PackedReader(values, ManualClock(NOW))
-        other = redis.asyncio.Redis(port=server.port)
+        other = connect_async(server.settings)
         coroutines = AsyncPackedReader(AsyncRedisPackedValues(other), ManualClock(NOW))
         rows = [row(f"e{n}", NOW_MS) for n in range(200)]
         writer.write(rows)
