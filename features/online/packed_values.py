@@ -4,6 +4,7 @@ A value never goes back: `put` keeps what is there if that is of the same layout
 sequence) is not lower. Whatever else is there (another layout, too short, of another type) is replaced.
 """
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -84,4 +85,5 @@ class AsyncMemoryPackedValues:
         self._values = values
 
     async def get(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        await asyncio.sleep(0)  # others may run meanwhile, as they may while Redis answers
         return self._values.get(keys)

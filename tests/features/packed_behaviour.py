@@ -482,6 +482,7 @@ class PackedBehaviour:
                 left += task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+                await coroutines.read(DEMAND, tenant, "c")  # it leaves the queue before this is answered
             return left
 
         *_, left = await asyncio.gather(*(keep_reading() for _ in range(6)), keep_leaving())
