@@ -363,6 +363,19 @@ class PackedBehaviour:
         assert backend.values.put([Entry(key, older, instead_of=damaged)], 60_000) == [None]
         assert backend.values.get([key]) == [older]
 
+    def test_what_is_put_says_whether_it_is_there(self, backend: Backend) -> None:
+        codec, tenant = PackedCodec(DEMAND), fresh_tenant()
+        key, other = DEMAND.key(tenant, "a"), DEMAND.key(tenant, "b")
+        value, same_version = codec.encode(9, 0, ROW), codec.encode(9, 0, (4, *ROW[1:]))
+        newer, of_words = codec.encode(9, 1, ROW), PackedCodec(WORDS).encode(10, 0, ("", 1, "", 0.5, True))
+        assert backend.values.put([Entry(key, value), Entry(other, newer)], 60_000) == [None, None]
+        assert backend.values.put([Entry(key, value), Entry(other, value)], 60_000) == [None, newer]
+        assert backend.values.put([Entry(key, same_version)], 60_000) == [value]
+        for planted in (of_words, b"", b"short", value[:24]):
+            backend.plant(key, planted)
+            assert backend.values.put([Entry(key, value)], 60_000) == [None]
+            assert backend.values.get([key, other]) == [value, newer]
+
     def test_a_value_of_another_meaning_reads_as_missing_until_it_is_written_anew(
         self, backend: Backend
     ) -> None:
