@@ -264,13 +264,13 @@ class PackedBehaviour:
             assert set(won) == {"written"}
 
     def test_the_same_again_is_no_failure_and_no_longer_life(self, backend: Backend) -> None:
-        layout = replace(DEMAND, ttl=timedelta(milliseconds=400), fields=DEMAND.fields[:1], fresh_for=None)
+        layout = replace(DEMAND, ttl=timedelta(seconds=1), fields=DEMAND.fields[:1], fresh_for=None)
         tenant, writer = fresh_tenant(), PackedWriter(backend.values, layout)
         same = row("a", NOW_MS, 0, (5,), tenant)
         assert writer.write([same, same]) == ["written", "written"]
-        backend.pass_time(timedelta(milliseconds=250))
+        backend.pass_time(timedelta(milliseconds=200))
         assert writer.write([same]) == ["written"]
-        backend.pass_time(timedelta(milliseconds=250))
+        backend.pass_time(timedelta(milliseconds=850))
         assert backend.values.get([layout.key(tenant, "a")]) == [None]
 
     def test_what_became_of_each_row_is_counted(self, backend: Backend) -> None:
@@ -305,12 +305,12 @@ class PackedBehaviour:
     # ---- time to live, damage, other layouts
 
     def test_a_value_is_forgotten_after_its_time_to_live(self, backend: Backend) -> None:
-        layout = replace(DEMAND, ttl=timedelta(milliseconds=300), fields=DEMAND.fields[:1], fresh_for=None)
+        layout = replace(DEMAND, ttl=timedelta(seconds=1), fields=DEMAND.fields[:1], fresh_for=None)
         tenant = fresh_tenant()
         PackedWriter(backend.values, layout).write([row("a", NOW_MS, 0, (5,), tenant)])
         reader = PackedReader(backend.values, ManualClock(NOW))
         assert reader.read(layout, tenant, "a").values == {"bookings": 5}
-        backend.pass_time(timedelta(milliseconds=310))
+        backend.pass_time(timedelta(milliseconds=1_010))
         assert reader.read(layout, tenant, "a").statuses == {"bookings": "missing"}
 
     @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.view)

@@ -161,7 +161,7 @@ async def test_killed_and_back() -> None:
         values = RedisPackedValues(client)
         writer, reader = PackedWriter(values, DEMAND), PackedReader(values, ManualClock(NOW))
         other = connect_async(server.settings)
-        coroutines = AsyncPackedReader(AsyncRedisPackedValues(other), ManualClock(NOW))
+        coroutines = AsyncPackedReader(AsyncRedisPackedValues(other, timeout_s=5.0), ManualClock(NOW))
         rows = [row(f"e{n}", NOW_MS) for n in range(200)]
         writer.write(rows)
         before = told(reader.read(DEMAND, "t", "e7"))
