@@ -135,16 +135,11 @@ class _Form:
         UNREADABLE.labels(self._layout.view, reason).inc()
 
 
-class _Forms:
+class _Forms(dict[PackedLayout, _Form]):
     """The layouts met so far, made ready once."""
 
-    def __init__(self) -> None:
-        self._forms: dict[PackedLayout, _Form] = {}
-
-    def of(self, layout: PackedLayout) -> _Form:
-        form = self._forms.get(layout)
-        if form is None:
-            form = self._forms[layout] = _Form(layout)
+    def __missing__(self, layout: PackedLayout) -> _Form:
+        form = self[layout] = _Form(layout)
         return form
 
 
@@ -162,13 +157,13 @@ class PackedReader:
     def read(self, layout: PackedLayout, tenant: str, entity: str) -> PackedRead:
         """The features of one entity now."""
         (data,) = self._values.get((layout.key(tenant, entity),))
-        return self._forms.of(layout).read(data, to_millis(self._clock.now()))
+        return self._forms[layout].read(data, to_millis(self._clock.now()))
 
     def read_batch(self, layout: PackedLayout, tenant: str, entities: Sequence[str]) -> pa.RecordBatch:
         """One row per entity, in order, an entity as often as it is asked for; columns as
         `features.online.packed_columns` says. One round trip."""
         data = self._values.get([layout.key(tenant, entity) for entity in entities])
-        return self._forms.of(layout).columns.decode(data, to_millis(self._clock.now()))
+        return self._forms[layout].columns.decode(data, to_millis(self._clock.now()))
 
 
 class _One(msgspec.Struct):
@@ -219,7 +214,7 @@ class AsyncPackedReader:
         key = layout.key(tenant, entity)
         self._admit(1)
         answer: asyncio.Future[PackedRead] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_One(key, self._forms.of(layout), answer))
+        self._waiting.append(_One(key, self._forms[layout], answer))
         return await answer
 
     async def read_batch(self, layout: PackedLayout, tenant: str, entities: Sequence[str]) -> pa.RecordBatch:
@@ -233,7 +228,7 @@ class AsyncPackedReader:
         self._waiting.extend(parts)
         answers = await asyncio.gather(*(part.answer for part in parts))
         data = [value for answer in answers for value in answer]
-        return self._forms.of(layout).columns.decode(data, to_millis(self._clock.now()))
+        return self._forms[layout].columns.decode(data, to_millis(self._clock.now()))
 
     def _admit(self, count: int) -> None:
         """Make room for so many keys, which the caller puts in the queue before it waits for anything."""
@@ -269,21 +264,23 @@ class AsyncPackedReader:
         """Those for the next call, and their keys; who went away is left out."""
         asked: list[_One | _Part] = []
         keys: list[bytes] = []
-        waiting = self._waiting
-        while waiting:
-            one = waiting[0]
-            count = 1 if isinstance(one, _One) else len(one.keys)
-            if len(keys) + count > self._keys_per_call:
-                break
-            waiting.popleft()
-            if one.answer.done():
-                self._held -= count
-                continue
-            asked.append(one)
+        waiting, most = self._waiting, self._keys_per_call
+        while waiting and len(keys) < most:
+            one = waiting.popleft()
             if isinstance(one, _One):
+                if one.answer.done():
+                    self._held -= 1
+                    continue
                 keys.append(one.key)
+            elif one.answer.done():
+                self._held -= len(one.keys)
+                continue
+            elif len(keys) + len(one.keys) > most:
+                waiting.appendleft(one)
+                break
             else:
-                keys.extend(one.keys)
+                keys += one.keys
+            asked.append(one)
         return asked, keys
 
     def _answer(self, asked: Sequence[_One | _Part], found: Sequence[bytes | None]) -> None:

@@ -3,28 +3,25 @@
 The oracle is a dictionary of what was written, and the definition of the statuses in `packed_layouts`.
 """
 
-import asyncio
-import contextlib
 import itertools
 import random
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.clock import ManualClock
-from core.errors import InvalidInput, QueueFull, TooLarge, Unavailable
-from core.telemetry.metrics import REGISTRY
+from core.errors import InvalidInput
 from features.online.packed import PackedLayout
 from features.online.packed_codec import PackedCodec
-from features.online.packed_reader import AsyncPackedReader, PackedRead, PackedReader
-from features.online.packed_values import AsyncPackedValues, Entry, PackedValues
+from features.online.packed_reader import PackedReader
+from features.online.packed_values import Entry
 from features.online.packed_writer import PackedRow, PackedWriter
+from tests.features.packed_backend import ROW, Backend, counted, fresh_tenant, numbers, row
 from tests.features.packed_layouts import (
     DEMAND,
     LAYOUTS,
@@ -42,60 +39,6 @@ SETTINGS = settings(
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
 )
-ROW = (3, 0.25, True, 7, None)
-_numbers = itertools.count()
-
-
-def fresh_tenant() -> str:
-    """One that no other example has used."""
-    return f"t{next(_numbers)}"
-
-
-class Backend(Protocol):
-    """A store, and what a test must do behind its back."""
-
-    values: PackedValues
-
-    def plant(self, key: bytes, value: bytes) -> None:
-        """Put these bytes there, whatever they are."""
-
-    def pass_time(self, by: timedelta) -> None:
-        """Let at least so much of the store's time go by."""
-
-    def coroutine_values(self) -> AsyncPackedValues:
-        """The same values, for the running event loop."""
-        ...
-
-
-class Counting:
-    """Values, with the calls counted and what went wrong decided by the test."""
-
-    def __init__(self, values: AsyncPackedValues) -> None:
-        self.inner = values
-        self.calls: list[int] = []
-        self.error: Exception | None = None
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def get(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
-        self.calls.append(len(keys))
-        await self.gate.wait()
-        if self.error is not None:
-            raise self.error
-        return await self.inner.get(keys)
-
-
-def row(entity: str, at: int, sequence: int = 0, values: Any = ROW, tenant: str = "t") -> PackedRow:
-    return PackedRow(tenant, entity, at, sequence, values)
-
-
-def told(read: PackedRead) -> tuple[Any, ...]:
-    """All that a read says."""
-    return (read.values, read.statuses, read.event_time, read.age, read.truncated)
-
-
-def counted(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(f"millstream_{name}_total", labels) or 0.0
 
 
 class PackedBehaviour:
@@ -274,7 +217,7 @@ class PackedBehaviour:
         assert backend.values.get([layout.key(tenant, "a")]) == [None]
 
     def test_what_became_of_each_row_is_counted(self, backend: Backend) -> None:
-        layout = replace(DEMAND, view=f"counted{next(_numbers)}")
+        layout = replace(DEMAND, view=f"counted{next(numbers)}")
         writer = PackedWriter(backend.values, layout)
         writer.write([row("a", 5), row("b", 5), row("b", 4), row("c", 1, values=(1,))])
         writer.write([row("a", 4), row("a", 5, values=(0, 0.0, True, 0, None))])
@@ -317,7 +260,7 @@ class PackedBehaviour:
     def test_every_damaged_byte_reads_as_missing_and_is_counted(
         self, backend: Backend, layout: PackedLayout
     ) -> None:
-        layout = replace(layout, view=f"damaged{next(_numbers)}")
+        layout = replace(layout, view=f"damaged{next(numbers)}")
         values = {"bookings": ROW}.get(layout.names[0], ("x", 1, "yz", 0.5, True))
         codec, tenant = PackedCodec(layout), fresh_tenant()
         whole = codec.encode(NOW_MS, 1, values)
@@ -335,7 +278,7 @@ class PackedBehaviour:
 
     def test_what_is_damaged_is_replaced_by_the_next_write_of_any_version(self, backend: Backend) -> None:
         """A rebuild writes what was there: the same version again, and a flipped time may look newer."""
-        layout = replace(DEMAND, view=f"repaired{next(_numbers)}")
+        layout = replace(DEMAND, view=f"repaired{next(numbers)}")
         codec, tenant = PackedCodec(layout), fresh_tenant()
         whole = codec.encode(NOW_MS, 1, ROW)
         rows = []
@@ -379,7 +322,7 @@ class PackedBehaviour:
     def test_a_value_of_another_meaning_reads_as_missing_until_it_is_written_anew(
         self, backend: Backend
     ) -> None:
-        was = replace(DEMAND, view=f"changed{next(_numbers)}", digest="77" * 32)
+        was = replace(DEMAND, view=f"changed{next(numbers)}", digest="77" * 32)
         now = replace(was, digest=DEMAND.digest)
         PackedWriter(backend.values, was).write([row("a", NOW_MS)])
         reader = PackedReader(backend.values, ManualClock(NOW))
@@ -421,123 +364,3 @@ class PackedBehaviour:
         for number, (layout, tenant, entity) in enumerate(places):
             assert reader.read(layout, tenant, entity).values["bookings"] == number
         assert reader.read(DEMAND, f"{unique}{unique}", "a").statuses["bookings"] == "missing"
-
-    # ---- coroutines
-
-    async def test_coroutines_read_the_same(self, backend: Backend, reader: PackedReader) -> None:
-        tenant = fresh_tenant()
-        rows = [row(f"e{n}", NOW_MS - n * 1000, 0, (n, n / 3, None, n, None), tenant) for n in range(130)]
-        PackedWriter(backend.values, DEMAND).write(rows)
-        entities = [f"e{n % 140}" for n in range(300)]
-        coroutines = AsyncPackedReader(backend.coroutine_values(), ManualClock(NOW), keys_per_call=64)
-        found = await asyncio.gather(*(coroutines.read(DEMAND, tenant, entity) for entity in entities))
-        assert list(map(told, found)) == [told(reader.read(DEMAND, tenant, entity)) for entity in entities]
-        batch = await coroutines.read_batch(DEMAND, tenant, entities)
-        assert batch.equals(reader.read_batch(DEMAND, tenant, entities))
-
-    async def test_reads_of_one_tick_are_one_call_of_bounded_size(self, backend: Backend) -> None:
-        counting = Counting(backend.coroutine_values())
-        coroutines = AsyncPackedReader(counting, ManualClock(NOW), keys_per_call=100)
-        tenant = fresh_tenant()
-        layouts = [LAYOUTS[n % 2] for n in range(80)]
-        await asyncio.gather(*(coroutines.read(layout, tenant, f"e{n}") for n, layout in enumerate(layouts)))
-        assert counting.calls == [80]
-        counting.calls.clear()
-        await asyncio.gather(
-            *(coroutines.read(DEMAND, tenant, f"e{n}") for n in range(150)),
-            coroutines.read_batch(WORDS, tenant, ["x"] * 260),
-        )
-        assert sum(counting.calls) == 410
-        assert max(counting.calls) <= 100
-        assert len(counting.calls) <= 6
-
-    async def test_who_is_cancelled_takes_only_itself_away(self, backend: Backend) -> None:
-        tenant = fresh_tenant()
-        PackedWriter(backend.values, DEMAND).write([row("a", NOW_MS, tenant=tenant)])
-        counting = Counting(backend.coroutine_values())
-        coroutines = AsyncPackedReader(counting, ManualClock(NOW), most_waiting=12)
-        counting.gate.clear()
-
-        def begin(count: int) -> list[asyncio.Task[Any]]:
-            return [asyncio.create_task(coroutines.read(DEMAND, tenant, "a")) for _ in range(count)]
-
-        under_way = begin(5)
-        while not counting.calls:
-            await asyncio.sleep(0)
-        waiting = begin(5)
-        await asyncio.sleep(0)
-        for task in (*under_way[:3], *waiting[:3]):
-            task.cancel()
-        counting.gate.set()
-        found = await asyncio.gather(*under_way, *waiting, return_exceptions=True)
-        gone = [isinstance(one, asyncio.CancelledError) for one in found]
-        assert gone == [True, True, True, False, False] * 2
-        assert all(one.values["bookings"] == 3 for one in found if not isinstance(one, BaseException))
-        assert counting.calls == [5, 2]
-        assert len(await asyncio.gather(*begin(12))) == 12  # nobody is still held against the bound
-
-    async def test_who_was_served_or_went_away_while_others_kept_reading_is_held_no_more(
-        self, backend: Backend
-    ) -> None:
-        counting = Counting(backend.coroutine_values())
-        coroutines = AsyncPackedReader(counting, ManualClock(NOW), keys_per_call=2, most_waiting=9)
-        tenant = fresh_tenant()
-
-        async def keep_reading() -> None:
-            for _ in range(40):
-                await coroutines.read(DEMAND, tenant, "a")
-
-        async def keep_leaving() -> int:
-            left = 0
-            for _ in range(40):
-                task = asyncio.create_task(coroutines.read(DEMAND, tenant, "b"))
-                await asyncio.sleep(0)
-                left += task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-                await coroutines.read(DEMAND, tenant, "c")  # it leaves the queue before this is answered
-            return left
-
-        *_, left = await asyncio.gather(*(keep_reading() for _ in range(6)), keep_leaving())
-        assert left == 40
-
-    async def test_an_error_reaches_everyone_who_waits_and_the_next_read_asks_anew(
-        self, backend: Backend
-    ) -> None:
-        counting = Counting(backend.coroutine_values())
-        coroutines = AsyncPackedReader(counting, ManualClock(NOW), keys_per_call=3, most_waiting=12)
-        tenant = fresh_tenant()
-        for error in (Unavailable("away", code="redis_unavailable"), RuntimeError("a bug")):
-            counting.error = error
-            counting.calls.clear()
-            found = await asyncio.gather(
-                *(coroutines.read(DEMAND, tenant, "a") for _ in range(6)),
-                coroutines.read_batch(DEMAND, tenant, ["a"] * 5),
-                return_exceptions=True,
-            )
-            codes = {getattr(one, "code", None) for one in found}
-            assert codes == {"redis_unavailable" if isinstance(error, Unavailable) else "internal_error"}
-            assert len({id(one) for one in found}) == 7
-            assert counting.calls == [3]
-        counting.error = None
-        assert (await coroutines.read(DEMAND, tenant, "a")).statuses["bookings"] == "missing"
-
-    async def test_more_than_may_wait_is_refused_at_once(self, backend: Backend) -> None:
-        counting = Counting(backend.coroutine_values())
-        coroutines = AsyncPackedReader(counting, ManualClock(NOW), keys_per_call=4, most_waiting=10)
-        counting.gate.clear()
-        tenant = fresh_tenant()
-        waiting = [asyncio.create_task(coroutines.read(DEMAND, tenant, "a")) for _ in range(8)]
-        while not counting.calls:
-            await asyncio.sleep(0)
-        with pytest.raises(QueueFull):
-            await coroutines.read_batch(DEMAND, tenant, ["a"] * 3)
-        with pytest.raises(TooLarge):
-            await coroutines.read_batch(DEMAND, tenant, ["a"] * 11)
-        waiting.append(asyncio.create_task(coroutines.read_batch(DEMAND, tenant, ["a"] * 2)))
-        await asyncio.sleep(0)
-        with pytest.raises(QueueFull):
-            await coroutines.read(DEMAND, tenant, "a")
-        counting.gate.set()
-        await asyncio.gather(*waiting)
-        assert (await coroutines.read_batch(DEMAND, tenant, ["a"] * 10)).num_rows == 10

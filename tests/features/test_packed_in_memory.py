@@ -6,7 +6,9 @@ import pytest
 
 from core.clock import ManualClock
 from features.online.packed_values import AsyncMemoryPackedValues, AsyncPackedValues, MemoryPackedValues
-from tests.features.packed_behaviour import Backend, PackedBehaviour
+from tests.features.packed_backend import Backend
+from tests.features.packed_behaviour import PackedBehaviour
+from tests.features.packed_coroutine_behaviour import PackedCoroutineBehaviour
 
 
 class InMemory:
@@ -24,7 +26,7 @@ class InMemory:
         return AsyncMemoryPackedValues(self.values)
 
 
-class TestMemoryPackedValues(PackedBehaviour):
+class TestMemoryPackedValues(PackedBehaviour, PackedCoroutineBehaviour):
     @pytest.fixture
     def backend(self) -> Backend:
         return InMemory()

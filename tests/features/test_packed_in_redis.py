@@ -22,7 +22,9 @@ from features.online.packed_redis import AsyncRedisPackedValues, RedisPackedValu
 from features.online.packed_values import AsyncPackedValues, Entry
 from features.online.packed_writer import PackedRow, PackedWriter
 from features.online.rolling import RollingStore
-from tests.features.packed_behaviour import Backend, PackedBehaviour, fresh_tenant, row, told
+from tests.features.packed_backend import Backend, fresh_tenant, row, told
+from tests.features.packed_behaviour import PackedBehaviour
+from tests.features.packed_coroutine_behaviour import PackedCoroutineBehaviour
 from tests.features.packed_layouts import DEMAND, NOW, NOW_MS, WORDS
 from tests.features.redis_server import RedisServer, own_redis
 from tests.features.views import VIEW
@@ -61,7 +63,7 @@ class InRedis:
         return AsyncRedisPackedValues(connect_async(self.server.settings), timeout_s=5.0)
 
 
-class TestRedisPackedValues(PackedBehaviour):
+class TestRedisPackedValues(PackedBehaviour, PackedCoroutineBehaviour):
     @pytest.fixture(params=[32, 1], ids=["many keys a script", "one key a script"])
     def backend(self, request: pytest.FixtureRequest, client: redis.Redis, server: RedisServer) -> Backend:
         return InRedis(client, server, request.param)
