@@ -189,6 +189,12 @@ async def test_killed_and_back() -> None:
         assert told(await coroutines.read(DEMAND, "t", "e7")) == before
         assert writer.write(rows) == ["written"] * 200
         assert writer.write([row("e7", NOW_MS - 1)]) == ["older"]
+
+        server.kill()
+        server.start()  # and nobody noticed
+        assert told(reader.read(DEMAND, "t", "e7")) == before
+        assert told(await coroutines.read(DEMAND, "t", "e7")) == before
+        assert writer.write(rows) == ["written"] * 200
         client.close()
         await other.aclose()
 
