@@ -108,8 +108,13 @@ class PackedCoroutineBehaviour:
 
         async def keep_leaving() -> int:
             left = 0
-            for _ in range(40):
-                task = asyncio.create_task(coroutines.read(DEMAND, tenant, "b"))
+            for n in range(40):
+                one, two = (
+                    coroutines.read(DEMAND, tenant, "b"),
+                    coroutines.read_batch(DEMAND, tenant, ["b"] * 2),
+                )
+                task: asyncio.Task[Any] = asyncio.create_task(one if n % 2 else two)
+                (two if n % 2 else one).close()
                 await asyncio.sleep(0)
                 left += task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

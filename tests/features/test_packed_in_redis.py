@@ -163,6 +163,7 @@ async def test_killed_and_back() -> None:
         values = RedisPackedValues(client)
         writer, reader = PackedWriter(values, DEMAND), PackedReader(values, ManualClock(NOW))
         other = connect_async(server.settings)
+        other.connection_pool.max_connections = 1  # none may get lost
         coroutines = AsyncPackedReader(AsyncRedisPackedValues(other, timeout_s=5.0), ManualClock(NOW))
         rows = [row(f"e{n}", NOW_MS) for n in range(200)]
         writer.write(rows)
