@@ -218,31 +218,43 @@ class _Plan:
 
     def _register_entities(self, connection: duckdb.DuckDBPyConnection, entities: Tabular) -> None:
         """Their keys and times as a table, numbered in their order."""
-        columns = register(connection, _ENTITIES, entities, where=f"{_WHERE}, entities")
-        fields = dict.fromkeys(f for source in self.sources.values() for f in source.view.entity_fields)
-        for name in ("tenant", *fields):
+        where = f"{_WHERE}, entities"
+        fields = (name for source in self.sources.values() for name in source.view.entity_fields)
+        keys = tuple(dict.fromkeys(("tenant", *fields)))
+        if isinstance(entities, pa.Table):  # DuckDB need not know the types of the other columns
+            self._check_names(entities.column_names, keys, where)
+            entities = entities.select([*keys, self.time])
+            columns = register(connection, _ENTITIES, entities, where=where)
+        else:
+            columns = register(connection, _ENTITIES, entities, where=where)
+            self._check_names(list(columns.types), keys, where)
+        for name in keys:
             columns.require(name, "string")
         columns.require_time(self.time)
-        names = [*columns.types, *self.columns]
-        for name in names:
-            if names.count(name) > 1:
-                raise InvalidInput(
-                    f"column {name!r} would be there twice",
-                    where=columns.where,
-                    mend="rename it in the entities, or ask for the feature once",
-                )
-        keys = ", ".join(f"{quote(name)}::VARCHAR AS {quote(name)}" for name in ("tenant", *fields))
+        items = ", ".join(f"{quote(name)}::VARCHAR AS {quote(name)}" for name in keys)
         connection.execute(
-            f"CREATE TEMP TABLE {_ROWS} AS SELECT row_number() OVER () AS __row, {keys}, "
+            f"CREATE TEMP TABLE {_ROWS} AS SELECT row_number() OVER () AS __row, {items}, "
             f"epoch_us({quote(self.time)}) AS __at_us FROM {_ENTITIES}"
         )
-        for name, column in {**{key: key for key in ("tenant", *fields)}, self.time: "__at_us"}.items():
-            row = connection.execute(
-                f"SELECT min(__row) FROM {_ROWS} WHERE {quote(column)} IS NULL"
-            ).fetchone()
+        for name, column in [*zip(keys, keys, strict=True), (self.time, "__at_us")]:
+            query = f"SELECT min(__row) FROM {_ROWS} WHERE {quote(column)} IS NULL"
+            row = connection.execute(query).fetchone()
             if row and row[0] is not None:
                 raise InvalidInput(
-                    f"column {name!r} is null in row {row[0] - 1}", where=columns.where, mend="drop such rows"
+                    f"column {name!r} is null in row {row[0] - 1}", where=where, mend="drop such rows"
+                )
+
+    def _check_names(self, names: list[str], keys: tuple[str, ...], where: str) -> None:
+        for name in (*keys, self.time):
+            if name not in names:
+                raise UnknownName("column", name, names, where=where)
+        every = [*names, *self.columns]
+        for name in every:
+            if every.count(name) > 1:
+                raise InvalidInput(
+                    f"column {name!r} would be there twice",
+                    where=where,
+                    mend="rename it in the entities, or ask for the feature once",
                 )
 
     def _span(self, connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:

@@ -372,6 +372,7 @@ def test_rows_without_history_say_so() -> None:
 def test_entity_columns_come_back_as_they_are() -> None:
     rows = entities([asked(12), asked(3)]).append_column("code", pa.array(["x", "y"]).dictionary_encode())
     rows = rows.set_column(3, "city", rows.column("city").dictionary_encode())
+    rows = rows.append_column("half", pa.array(np.array([1.5, 2.5], np.float16)))
     found = training_set(rows, ["demand.rides"], [rows_of(DEMAND, [window(10)])])
     assert found.select(rows.column_names).equals(rows)
     assert found.column("demand__rides").to_pylist() == [7, 0]
@@ -583,6 +584,7 @@ def test_a_time_without_a_zone_is_refused() -> None:
 def test_a_column_that_would_be_there_twice_is_refused() -> None:
     rows = entities([asked(12)])
     refused(InvalidInput, "'demand__rides'", rows.append_column("demand__rides", pa.array([1])))
+    refused(InvalidInput, "'label'", rows.append_column("label", pa.array([1])))
 
 
 @pytest.mark.parametrize("name", ["tenant", "city", "window_end", "rides"])
