@@ -18,6 +18,7 @@ Tabular: TypeAlias = pa.Table | DeltaTable | str | Path
 Parquet files in it at any depth, or of a folder that is a Delta table (its newest version)."""
 
 TIME_TYPE = "TIMESTAMP WITH TIME ZONE"
+_FINER = "TIMESTAMPTZ_NS"
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
 _ALLOWED: dict[ValueKind, tuple[str, ...]] = {
     "long": _INTEGERS,
@@ -47,14 +48,23 @@ class Columns:
                 f"column {name!r} is {type_}, not a {kind}", where=self.where, mend="cast it first"
             )
 
-    def require_time(self, name: str) -> None:
-        """Raises UnknownName for a column that is not there, InvalidInput for one that holds no instants."""
-        if self._type(name) != TIME_TYPE:
+    def require_time(self, name: str, *, nanoseconds: bool = False) -> None:
+        """Raises UnknownName for a column that is not there, InvalidInput for one that holds no instants, or
+        holds them finer than microseconds unless that is allowed."""
+        type_ = self._type(name)
+        if type_ != TIME_TYPE and not (nanoseconds and type_ == _FINER):
             raise InvalidInput(
-                f"column {name!r} is {self._type(name)}, not a timestamp in UTC",
+                f"column {name!r} is {type_}, not a timestamp in UTC",
                 where=self.where,
-                mend="give a timestamp with the time zone UTC",
+                mend="cast it to a timestamp in microseconds with the time zone UTC",
             )
+
+    def micros(self, name: str) -> str:
+        """The instants of a column as microseconds since the epoch, rounded down."""
+        if self._type(name) == _FINER:  # DuckDB's own cast rounds to the nearest: into the future
+            nanos = f"epoch_ns({quote(name)})"
+            return f"({nanos} - ({nanos} % 1000 + 1000) % 1000) // 1000"
+        return f"epoch_us({quote(name)})"
 
     def _type(self, name: str) -> str:
         if name not in self.types:

@@ -42,7 +42,7 @@ _ENTITIES, _ROWS, _FOUND = "__entities", "__rows", "__found"
 _COMMA = ",\n  "
 _WHERE = "training set"
 _LATE, _SEQUENCE, _TIME = "late", "sequence", "time"
-_SEQUENCES = 2**64  # in a time's number there is room for every sequence below it
+_SEQUENCES = 2**65  # room for every sequence, and for none below them all, within a microsecond
 _SQL_TYPES: dict[ValueKind, str] = {
     "long": "BIGINT",
     "double": "DOUBLE",
@@ -230,11 +230,11 @@ class _Plan:
             self._check_names(list(columns.types), keys, where)
         for name in keys:
             columns.require(name, "string")
-        columns.require_time(self.time)
+        columns.require_time(self.time, nanoseconds=True)
         items = ", ".join(f"{quote(name)}::VARCHAR AS {quote(name)}" for name in keys)
         connection.execute(
             f"CREATE TEMP TABLE {_ROWS} AS SELECT row_number() OVER () AS __row, {items}, "
-            f"epoch_us({quote(self.time)}) AS __at_us FROM {_ENTITIES}"
+            f"{columns.micros(self.time)} AS __at_us FROM {_ENTITIES}"
         )
         for name, column in [*zip(keys, keys, strict=True), (self.time, "__at_us")]:
             query = f"SELECT min(__row) FROM {_ROWS} WHERE {quote(column)} IS NULL"
@@ -375,8 +375,8 @@ class _Source:
         time, at = _label("s", self.time), f"epoch_us({_label('s', self.time)})"
         order = f"{at}"
         if self.corrected(columns):
-            sequence = f"COALESCE(s.{_SEQUENCE}::HUGEINT, {-(2**63)})"
-            order = f"{at}::HUGEINT * {_SEQUENCES} + ({sequence} + {2**63})"
+            rank = f"COALESCE(s.{_SEQUENCE}::HUGEINT + {2**63 + 1}, 0)"
+            order = f"{at}::HUGEINT * {_SEQUENCES} + {rank}"
         items = [f"n.__entity, {time} AS __time, {at} AS __at_us, {order} AS __ordered"]
         items += [_label("s", feature.name) for feature in self.wanted]
         conditions = [f"{time} >= {_instant(first)}", f"{time} <= {_instant(last)}"]

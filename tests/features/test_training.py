@@ -16,7 +16,7 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.clock import from_millis
+from core.clock import from_millis, to_millis
 from core.errors import InvalidInput, TooLarge, UnknownName
 from features.history import compute
 from features.training import FeatureRows, Limits, training_set, write_training_set
@@ -344,6 +344,14 @@ def test_the_highest_sequence_of_a_window_counts_and_no_window_before_it() -> No
         assert only(asked(21.999), DEMAND, order, "rides") == [1]
 
 
+def test_a_window_without_a_sequence_counts_least() -> None:
+    for sequence in (-(2**63), -1, 0):
+        known = [window(10, rides=1, sequence=sequence), window(10, rides=2, sequence=None)]
+        for order in (known, known[::-1]):
+            assert only(asked(12), DEMAND, order, "rides") == [1]
+    assert only(asked(12), DEMAND, known[1:], "rides") == [2]
+
+
 def test_an_expired_value_does_not_bring_back_an_older_one() -> None:
     known = [window(10, last_kind="booking"), window(20, last_kind=None)]
     assert only(asked(23), DEMAND, known, "last_kind") == ["none'|"]
@@ -357,6 +365,25 @@ def test_times_to_the_microsecond_count() -> None:
     source = [rows_of(DEMAND, [window(10)])]
     assert training_set(rows, ["demand.rides"], source).column("demand__rides").to_pylist() == [7]
     assert training_set(early, ["demand.rides"], source).column("demand__rides").to_pylist() == [0]
+
+
+@pytest.mark.parametrize("border", [at(12), at(-70)])
+def test_nanoseconds_are_not_rounded_into_the_future(border: datetime) -> None:
+    whole = 1_000_000 * to_millis(border)
+    times = pa.array([whole - 1, whole, whole + 999], pa.timestamp("ns", tz="UTC"))
+    rows = entities([asked(0)] * 3).set_column(2, "event_time", times)
+    source = [rows_of(DEMAND, [window(0) | {"window_end": border - DEMAND.disorder}])]
+    found = training_set(rows, ["demand.rides"], source)
+    assert found.column("demand__rides").to_pylist() == [0, 7, 7]
+    assert found.column("event_time").equals(rows.column("event_time"))
+
+
+@pytest.mark.parametrize(("seconds", "used"), [(39.999, at(10)), (40, at(10)), (40.001, None)])
+def test_the_time_used_is_told_while_one_value_is_good(seconds: float, used: datetime | None) -> None:
+    rows = entities([asked(seconds)])
+    source = [rows_of(DEMAND, [window(10)])]
+    for names in (["demand.rides"], ["demand.last_kind", "demand.rides"]):
+        assert training_set(rows, names, source, times=True).column("demand__time").to_pylist() == [used]
 
 
 def test_rows_without_history_say_so() -> None:
