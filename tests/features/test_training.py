@@ -1,177 +1,38 @@
 """Training sets are those of a naive oracle that scans all feature rows for each entity row."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.clock import from_millis, to_millis
-from core.errors import InvalidInput, TooLarge, UnknownName
+from core.clock import to_millis
 from features.history import compute
-from features.training import FeatureRows, Limits, training_set, write_training_set
-from features.view import (
-    Count,
-    Feature,
-    FeatureView,
-    Last,
-    Max,
-    Mean,
-    Rolling,
-    Sum,
-    Tumbling,
-    feature,
+from features.training import FeatureRows, training_set, write_training_set
+from tests.features.rides import Ride, ride, table
+from tests.features.training_rows import (
+    ACTIVITY,
+    ALL,
+    DEMAND,
+    ENTITIES,
+    TYPES,
+    Row,
+    asked,
+    at,
+    entities,
+    event,
+    only,
+    oracle,
+    rows_of,
+    window,
 )
-from tests.features.rides import SECOND, Ride, ride, table
-
-MS = timedelta(milliseconds=1)
-TIMES = pa.timestamp("ms", tz="UTC")
-
-DEMAND = FeatureView(
-    name="demand",
-    version=1,
-    source=Ride,
-    entity=("city", "zone"),
-    disorder=2 * SECOND,
-    features=(
-        Feature("rides", Count(), unit="rides", empty=0),
-        Feature("fares", Sum("fare"), unit="cents"),
-        Feature("tips", Mean("tip"), unit="cents", empty=-1, ttl=15 * SECOND),
-        Feature("last_kind", Last("kind"), unit="kind", empty="none'|", ttl=5 * SECOND),
-        Feature("was_shared", Last("shared"), unit="yes or no", empty=False),
-        Feature("doubled", feature("rides") * 2, unit="rides", empty=0),
-    ),
-    ttl=30 * SECOND,
-    window=Tumbling(10 * SECOND),
-)
-ACTIVITY = FeatureView(
-    name="activity",
-    version=1,
-    source=Ride,
-    entity="city",
-    disorder=2 * SECOND,
-    features=(
-        Feature("rides", Count(over=10 * SECOND), unit="rides", empty=0),
-        Feature("fares", Sum("fare", over=40 * SECOND), unit="cents", empty=0),
-        Feature("highest", Max("fare", over=40 * SECOND), unit="cents", ttl=20 * SECOND),
-        Feature("each", feature("fares") / feature("rides"), unit="cents"),
-    ),
-    ttl=60 * SECOND,
-    window=Rolling(),
-)
-TYPES = {"long": pa.int64(), "double": pa.float64(), "string": pa.string(), "boolean": pa.bool_()}
-ALL = [f"{view.name}.{one}" for view in (DEMAND, ACTIVITY) for one in view.feature_names]
-Row = dict[str, Any]
-
-
-def schema(view: FeatureView) -> pa.Schema:
-    time, more = (
-        ("at", ("late", pa.bool_())) if view is ACTIVITY else ("window_end", ("sequence", pa.int64()))
-    )
-    features = [(one.name, TYPES[view.kind(one)]) for one in view.features]
-    keys = [(name, pa.string()) for name in ("tenant", *view.entity_fields)]
-    return pa.schema([*keys, (time, TIMES), *features, more])
-
-
-def rows_of(view: FeatureView, rows: Sequence[Row]) -> FeatureRows:
-    return FeatureRows(view, pa.Table.from_pylist(list(rows), schema=schema(view)))
-
-
-ENTITIES = pa.schema(
-    [
-        ("label", pa.int32()), ("zone", pa.string()), ("event_time", TIMES), ("city", pa.string()),
-        ("tenant", pa.string()), ("weights", pa.list_(pa.float32())),
-    ]
-)  # fmt: skip
-
-
-def entities(rows: Sequence[Row]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=ENTITIES)
-
-
-def asked(seconds: float, **more: object) -> Row:
-    given: Row = {"tenant": "t", "city": "a", "zone": "z", "label": 1, "weights": [0.5]}
-    return given | {"event_time": at(seconds)} | more
-
-
-def at(seconds: float) -> datetime:
-    return from_millis(round(1000 * seconds))
-
-
-def window(end: float, **more: object) -> Row:
-    given: Row = {"tenant": "t", "city": "a", "zone": "z", "window_end": at(end), "rides": 7, "sequence": 0}
-    return given | more
-
-
-def event(seconds: float, **more: object) -> Row:
-    return {"tenant": "t", "city": "a", "at": at(seconds), "rides": 7, "fares": 70} | more
-
-
-# ---- the oracle
-
-
-def oracle(rows: Sequence[Row], sources: Sequence[tuple[FeatureView, Sequence[Row]]]) -> list[Row]:
-    out = []
-    for row in rows:
-        new = dict(row)
-        for view, known in sources:
-            new |= naive_values(view, row, known)
-        for view, known in sources:
-            new[f"{view.name}__time"] = naive_time(view, row, known)
-        out.append(new)
-    return out
-
-
-def naive_newest(view: FeatureView, row: Row, known: Sequence[Row]) -> tuple[Row | None, timedelta]:
-    """The feature row that counts, and its age."""
-    best, order = None, None
-    for one in known:
-        if any(one[key] != row[key] for key in ("tenant", *view.entity_fields)) or one.get("late"):
-            continue
-        time = one["at"] if view is ACTIVITY else one["window_end"]
-        readable = time if view is ACTIVITY else time + view.disorder
-        sequence = one.get("sequence")
-        this = (time, sequence is not None, sequence or 0)
-        if readable <= row["event_time"] and (order is None or this > order):
-            best, order = one, this
-    return best, row["event_time"] - order[0] if order else timedelta.max
-
-
-def naive_good(view: FeatureView, one: Feature, age: timedelta) -> bool:
-    if view is ACTIVITY:
-        limit = {"rides": 10, "fares": 40, "highest": 20, "each": 40}[one.name]
-        return age <= limit * SECOND
-    return age <= (one.ttl or view.ttl)
-
-
-def naive_values(view: FeatureView, row: Row, known: Sequence[Row]) -> Row:
-    newest, age = naive_newest(view, row, known)
-    out = {}
-    for one in view.features:
-        value = newest.get(one.name) if newest and naive_good(view, one, age) else None
-        out[f"{view.name}__{one.name}"] = one.empty if value is None else value
-    return out
-
-
-def naive_time(view: FeatureView, row: Row, known: Sequence[Row]) -> datetime | None:
-    newest, age = naive_newest(view, row, known)
-    if newest is None or not any(naive_good(view, one, age) for one in view.features):
-        return None
-    return newest["at"] if view is ACTIVITY else newest["window_end"]
-
-
-# ---- random streams
-
 
 HALF_SECONDS = st.integers(-40, 160).map(lambda half: half / 2)
 NEARLY = st.sampled_from([0, 0, 0, -0.001, 0.001])
@@ -289,15 +150,6 @@ def _parted(source: FeatureRows, folder: Path) -> Path:
         (folder / str(part)).mkdir(parents=True)
         pq.write_table(rows.slice(begin, 250), folder / str(part) / "rows.parquet")
     return folder
-
-
-# ---- borders
-
-
-def only(row: Row, view: FeatureView, known: Sequence[Row], *names: str) -> list[Any]:
-    wanted = [f"{view.name}.{name}" for name in names]
-    found = training_set(entities([row]), wanted, [rows_of(view, known)]).to_pylist()[0]
-    return [found[f"{view.name}__{name}"] for name in names]
 
 
 @pytest.mark.parametrize(("seconds", "rides"), [(11.999, 0), (12, 7), (12.001, 7), (40, 7), (40.001, 0)])
@@ -435,222 +287,3 @@ def test_the_labels_of_events_find_the_features_that_history_computes() -> None:
     )
     assert found.column("demand__rides").to_pylist() == [row["demand__rides"] for row in wanted]
     assert pc.max(found.column("demand__rides")).as_py() > 0
-
-
-# ---- leaks
-
-
-LABELS = [n % 2 for n in range(40)]
-
-
-def leaky(delay: timedelta) -> tuple[pa.Table, FeatureRows]:
-    """A feature that is the label, readable so much after the row's time; before that it was 5."""
-    rows = [asked(10 * n + 2, label=label) for n, label in enumerate(LABELS)]
-    known = [window(-20, rides=5)]
-    known += [
-        window(0) | {"window_end": row["event_time"] + delay - DEMAND.disorder, "rides": row["label"]}
-        for row in rows
-    ]
-    return entities(rows), rows_of(DEMAND, known)
-
-
-Join = Callable[[pa.Table, FeatureRows], list[Any]]
-
-
-def ours(rows: pa.Table, source: FeatureRows) -> list[Any]:
-    return training_set(rows, ["demand.rides"], [source]).column("demand__rides").to_pylist()
-
-
-def bare(condition: str) -> Join:
-    def join(rows: pa.Table, source: FeatureRows) -> list[Any]:
-        with duckdb.connect() as connection:
-            connection.register("e", rows)
-            connection.register("f", source.rows)
-            query = (
-                "SELECT e.*, f.rides FROM e ASOF LEFT JOIN f ON e.tenant = f.tenant AND e.city = f.city "
-                f"AND e.zone = f.zone AND {condition} ORDER BY e.event_time"
-            )
-            return connection.sql(query).to_arrow_table().column("rides").to_pylist()
-
-    return join
-
-
-def assert_no_leak(join: Join) -> None:
-    """What can be read a millisecond after a row's time is not in it; what can be at the time is."""
-    assert join(*leaky(MS)) == [5, *LABELS[:-1]]
-    assert join(*leaky(timedelta())) == LABELS
-
-
-def test_nothing_that_was_not_readable_comes_in() -> None:
-    assert_no_leak(ours)
-
-
-READABLE = "e.event_time {} f.window_end + INTERVAL 2 SECOND"
-
-
-def test_the_join_as_documented_does_not_leak() -> None:
-    assert_no_leak(bare(READABLE.format(">=")))
-
-
-@pytest.mark.parametrize(
-    "condition",
-    [READABLE.format("<="), READABLE.format("<"), READABLE.format(">"), "e.event_time >= f.window_end",
-     READABLE.format(">=") + " - INTERVAL 1 MILLISECOND"],
-)  # fmt: skip
-def test_a_wrong_join_is_found_out(condition: str) -> None:
-    with pytest.raises(AssertionError):
-        assert_no_leak(bare(condition))
-
-
-def test_the_time_used_is_never_after_the_row() -> None:
-    found = training_set(leaky(MS)[0], ["demand.rides"], [leaky(MS)[1]], times=True).to_pylist()
-    assert all(row["demand__time"] + DEMAND.disorder <= row["event_time"] for row in found)
-
-
-# ---- where rows lie
-
-
-def test_delta_tables_are_read(tmp_path: Path) -> None:
-    """In several commits, partitioned by a column that the files do not have; and one without a file."""
-    known = [window(10 * n, rides=n, sequence=0) for n in range(6)] + [window(30, rides=100, sequence=1)]
-    folder, none = tmp_path / "delta", tmp_path / "none"
-    for part in (known[:4], known[4:]):
-        rows = rows_of(DEMAND, part).rows
-        day = pa.array([f"2026-0{n % 2}" for n in range(len(part))])
-        write_deltalake(folder, rows.append_column("day", day), mode="append", partition_by=["day"])
-    write_deltalake(none, rows_of(DEMAND, []).rows)
-    rows = [asked(seconds) for seconds in (12, 32, 35, 42.5, 61, 200)]
-    for at_path in (folder, str(folder), DeltaTable(folder)):
-        found = training_set(entities(rows), ALL[:6], [FeatureRows(DEMAND, at_path)], times=True)
-        assert found.to_pylist() == oracle(rows, [(DEMAND, known)])
-    found = training_set(entities(rows), ALL[:6], [FeatureRows(DEMAND, none)], times=True)
-    assert found.to_pylist() == oracle(rows, [(DEMAND, [])])
-
-
-def test_two_million_rows_fit_into_200_mb(tmp_path: Path) -> None:
-    """Entity rows, feature rows and result are each more than may be held; order and count are kept."""
-    number, to = 2_000_000, tmp_path / "out.parquet"
-    with duckdb.connect() as connection:
-        connection.execute(
-            "COPY (SELECT i AS label, 't' AS tenant, 'city_' || (i * 7919 % 5000) AS city, "
-            "make_timestamp(1772323200000000 + (i * 104729 % 2000000) * 1000)::TIMESTAMPTZ AS event_time "
-            f"FROM range({number}) r(i)) TO '{tmp_path}/asked.parquet'"
-        )
-        connection.execute(
-            "COPY (SELECT 't' AS tenant, 'city_' || (i % 5000) AS city, i AS rides, i AS fares, "
-            "i AS highest, make_timestamp(1772323200000000 + i * 1000)::TIMESTAMPTZ AS at "
-            f"FROM range({number}) r(i)) TO '{tmp_path}/known.parquet'"
-        )
-    spilled = tmp_path / "spilled"
-    spilled.mkdir()
-    rows = write_training_set(
-        tmp_path / "asked.parquet",
-        ["activity.rides", "activity.fares", "activity.highest"],
-        [FeatureRows(ACTIVITY, tmp_path / "known.parquet")],
-        to=to,
-        limits=Limits("200MB", spilled),
-    )
-    assert rows == number
-    assert list(spilled.iterdir()) == []
-    found = pq.read_table(to)
-    i = np.arange(number)
-    assert np.array_equal(found.column("label").to_numpy(), i)
-    # The city's events are those with its number modulo 5000; the newest is at or before the row's time.
-    now, city = i * 104729 % 2_000_000, i * 7919 % 5000
-    newest = now - (now - city) % 5000
-    assert np.array_equal(found.column("activity__rides").to_numpy(), np.where(newest >= 0, newest, 0))
-    assert np.array_equal(found.column("activity__fares").to_numpy(), np.where(newest >= 0, newest, 0))
-    assert found.column("activity__highest").null_count == int((newest < 0).sum())
-
-
-# ---- refusals
-
-
-def refused(error: type[Exception], text: str, rows: Any = None, names: Any = None, *sources: Any) -> None:
-    rows = entities([asked(12)]) if rows is None else rows
-    with pytest.raises(error, match=text) as raised:
-        training_set(rows, names or ["demand.rides"], sources or [rows_of(DEMAND, [window(10)])])
-    assert raised.value.where  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("names", "nearest"),
-    [(["demant.rides"], "demand"), (["demand.ride"], "rides"), (["demand.rides", "demand.fare"], "fares")],
-)
-def test_an_unknown_name_is_refused_with_the_nearest(names: list[str], nearest: str) -> None:
-    refused(UnknownName, f"did you mean '{nearest}'", None, names)
-
-
-@pytest.mark.parametrize("names", [["rides"], ["demand.rides", "demand.rides"]])
-def test_a_reference_without_a_view_or_twice_is_refused(names: list[str]) -> None:
-    refused(InvalidInput, "rides", None, names)
-
-
-def test_no_features_and_a_view_twice_are_refused() -> None:
-    source = rows_of(DEMAND, [])
-    with pytest.raises(InvalidInput, match="no feature"):
-        training_set(entities([]), [], [source])
-    refused(InvalidInput, "'demand' is there twice", None, None, source, source)
-
-
-@pytest.mark.parametrize("name", ["tenant", "city", "zone", "event_time"])
-def test_an_entity_table_without_a_column_or_with_nulls_is_refused(name: str) -> None:
-    rows = entities([asked(12), asked(12), asked(12, **{name: None})])
-    refused(InvalidInput, f"column '{name}' is null in row 2", rows)
-    refused(UnknownName, f"unknown column '{name}'", rows.drop_columns([name]))
-    number = rows.set_column(rows.column_names.index(name), name, pa.array([1, 2, 3]))
-    refused(InvalidInput, f"column '{name}' is BIGINT", number)
-
-
-def test_a_time_without_a_zone_is_refused() -> None:
-    rows = entities([asked(12)])
-    local = rows.column("event_time").cast(pa.timestamp("ms"))
-    refused(InvalidInput, "'event_time' is TIMESTAMP", rows.set_column(2, "event_time", local))
-
-
-def test_a_column_that_would_be_there_twice_is_refused() -> None:
-    rows = entities([asked(12)])
-    refused(InvalidInput, "'demand__rides'", rows.append_column("demand__rides", pa.array([1])))
-    refused(InvalidInput, "'label'", rows.append_column("label", pa.array([1])))
-
-
-@pytest.mark.parametrize("name", ["tenant", "city", "window_end", "rides"])
-def test_a_source_without_a_column_or_of_another_type_is_refused(name: str) -> None:
-    rows = rows_of(DEMAND, [window(10)]).rows
-    refused(
-        UnknownName, f"unknown column '{name}'", None, None, FeatureRows(DEMAND, rows.drop_columns([name]))
-    )
-    wrong = rows.set_column(rows.column_names.index(name), name, pa.array([1.5]))
-    refused(InvalidInput, f"column '{name}' is DOUBLE", None, None, FeatureRows(DEMAND, wrong))
-
-
-def test_a_feature_that_is_not_wanted_need_not_be_there() -> None:
-    rows = rows_of(DEMAND, [window(10)]).rows.drop_columns(["fares", "tips"])
-    found = training_set(entities([asked(12)]), ["demand.rides"], [FeatureRows(DEMAND, rows)])
-    assert found.column("demand__rides").to_pylist() == [7]
-
-
-def test_rows_of_a_source_without_keys_or_time_take_no_part() -> None:
-    known = [window(10)] + [
-        window(10, rides=9, sequence=1) | {key: None} for key in ("tenant", "zone", "window_end")
-    ]
-    assert only(asked(12), DEMAND, known, "rides") == [7]
-
-
-@pytest.mark.parametrize("content", [None, "no parquet"])
-def test_a_path_without_parquet_is_refused(tmp_path: Path, content: str | None) -> None:
-    path = tmp_path / "rows.parquet"
-    if content:
-        path.write_text(content)
-    refused(InvalidInput, "cannot be read", None, None, FeatureRows(DEMAND, path))
-    refused(InvalidInput, "cannot be read", path)
-    refused(InvalidInput, "cannot be read", None, None, FeatureRows(DEMAND, tmp_path / "none" / "*.parquet"))
-
-
-def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    to, many = tmp_path / "out.parquet", entities([asked(n, zone=str(n)) for n in range(20_000)])
-    pq.write_table(many, tmp_path / "asked.parquet")
-    source = rows_of(DEMAND, [window(10)])
-    with pytest.raises(TooLarge):
-        write_training_set(tmp_path / "asked.parquet", ALL[:6], [source], to=to, limits=Limits("1MB"))
-    assert [path.name for path in tmp_path.iterdir()] == ["asked.parquet"]
