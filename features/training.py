@@ -57,7 +57,7 @@ class FeatureRows:
 
     rows: tenant (string), the fields of the entity (strings), a time, and the features that are wanted. The
         time is `window_end` in a windowed view, the event time of the source in a rolling one: a timestamp in
-        UTC. Rows without tenant, entity or time take no part.
+        UTC, in microseconds or coarser. Rows without tenant, entity or time take no part.
         Windowed: a window may be there more than once if there is a column `sequence` (integer): the row with
         the highest counts, one without any least.
         Rolling: rows where the column `late` (boolean), if there, is true take no part: they have none.

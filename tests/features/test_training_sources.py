@@ -126,6 +126,14 @@ def test_a_source_without_a_column_or_of_another_type_is_refused(name: str) -> N
     refused(InvalidInput, f"column '{name}' is DOUBLE", None, None, FeatureRows(DEMAND, wrong))
 
 
+def test_a_source_in_nanoseconds_is_refused() -> None:
+    rows = rows_of(DEMAND, [window(10)]).rows
+    finer = rows.column("window_end").cast(pa.timestamp("ns", tz="UTC"))
+    place = rows.column_names.index("window_end")
+    source = FeatureRows(DEMAND, rows.set_column(place, "window_end", finer))
+    refused(InvalidInput, "'window_end' is TIMESTAMPTZ_NS", None, None, source)
+
+
 def test_a_feature_that_is_not_wanted_need_not_be_there() -> None:
     rows = rows_of(DEMAND, [window(10)]).rows.drop_columns(["fares", "tips"])
     found = training_set(entities([asked(12)]), ["demand.rides"], [FeatureRows(DEMAND, rows)])
