@@ -32,8 +32,7 @@ import pyarrow.parquet as pq
 from core.errors import InvalidInput, TooLarge, UnknownName
 from features.compile.conditions import literal
 from features.compile.duckdb import WINDOW_END
-from features.compile.duckdb_values import quote
-from features.kinds import ValueKind
+from features.compile.duckdb_values import SQL_TYPES, quote
 from features.tabular import Columns, Tabular, register
 from features.view import Feature, FeatureView
 from features.windows import Rolling
@@ -43,12 +42,6 @@ _COMMA = ",\n  "
 _WHERE = "training set"
 _LATE, _SEQUENCE, _TIME = "late", "sequence", "time"
 _SEQUENCES = 2**65  # room for every sequence, and for none below them all, within a microsecond
-_SQL_TYPES: dict[ValueKind, str] = {
-    "long": "BIGINT",
-    "double": "DOUBLE",
-    "string": "VARCHAR",
-    "boolean": "BOOLEAN",
-}
 
 
 @dataclass(frozen=True)
@@ -401,7 +394,7 @@ class _Source:
     def value(self, feature: Feature) -> str:
         mine = _alias(self.view)
         good = f"r.__at_us - {mine}.__at_us <= {self.good_us(feature)}"
-        value = f"{_label(mine, feature.name)}::{_SQL_TYPES[self.view.kind(feature)]}"
+        value = f"{_label(mine, feature.name)}::{SQL_TYPES[self.view.kind(feature)]}"
         value = f"CASE WHEN {good} THEN {value} END"
         if feature.empty is not None:
             value = f"COALESCE({value}, {literal(feature.empty)})"

@@ -25,7 +25,7 @@ from features.view import Feature, FeatureView
 from features.windows import Windowed
 
 TIME = "at_ms"
-_TYPES: dict[ValueKind, str] = {
+SQL_TYPES: dict[ValueKind, str] = {
     "long": "BIGINT",
     "double": "DOUBLE",
     "string": "VARCHAR",
@@ -70,7 +70,7 @@ def _simple(view: FeatureView, aggregate: Simple, over: str) -> str:
     if isinstance(aggregate, Count):
         return f"COUNT({_taken('1', view, aggregate) if aggregate.where is not None else '*'}){over}"
     column = _taken(quote(aggregate.column), view, aggregate)
-    type_ = _TYPES[aggregate_kind(aggregate, view.field)]
+    type_ = SQL_TYPES[aggregate_kind(aggregate, view.field)]
     number = f"COUNT({column}){over}"
     match aggregate:
         case CountDistinct():
