@@ -87,3 +87,25 @@ def test_tenant_and_id_do_not_run_together() -> None:
 def test_a_horizon_without_sense_is_refused(given: dict[str, object]) -> None:
     with pytest.raises(DeclarationError):
         Horizon(**given)  # type: ignore[arg-type]
+
+
+def test_what_is_remembered_is_what_was_given_and_not_what_was_asked_about() -> None:
+    dedupe = Dedupe()
+    asked = ["a", "b"]
+    assert dedupe.first(asked).tolist() == [0, 1]
+    dedupe.remember(["b", "c"], 0)
+    assert [key in dedupe for key in "abc"] == [False, True, True]
+    dedupe.remember(asked, 1)
+    assert len(dedupe) == 3
+    assert dedupe.first(["c", "a", "d"]).tolist() == [2]
+
+
+def test_an_id_remembered_again_is_held_once() -> None:
+    dedupe = Dedupe(Horizon(age=timedelta(seconds=1), at_least=0, at_most=3))
+    keys = ["a", "b"]
+    dedupe.first(keys)
+    dedupe.remember(keys, 0)
+    dedupe.remember(keys, 0)
+    for key in "cdef":
+        dedupe.remember([key], 0)
+    assert [key in dedupe for key in "abcdef"] == [False, False, False, True, True, True]
