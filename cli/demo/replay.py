@@ -77,11 +77,13 @@ async def replay(
     event: Callable[[int], Event],
     single: bool,
     sent: Callable[[int], None],
+    largest: int = MAX_REQUEST,
 ) -> None:
     """Send each row of `table` at its time after the start, in order of the rows.
 
     single: one event a request, many requests at once (as independent clients would); else all that are
-    due go in one request, one request at a time, which keeps the order of the rows.
+    due go in one request of at most `largest` events, one request at a time, which keeps the order of the
+    rows.
     """
     start = time.monotonic()
     done = 0
@@ -102,7 +104,7 @@ async def replay(
         if ready <= done:
             await asyncio.sleep(min(TICK_S, max(float(due_s[done]) - (time.monotonic() - start), 0.0)))
             continue
-        last = min(ready, done + (IN_FLIGHT if single else MAX_REQUEST))
+        last = min(ready, done + (IN_FLIGHT if single else largest))
         if single:
             for row in range(done, last):
                 await gate.acquire()  # behind schedule, tasks must not pile up

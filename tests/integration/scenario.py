@@ -33,6 +33,7 @@ from stack.local import Stack
 
 SETTLE_S = 120.0
 READY_S = 150.0
+LARGEST_REQUEST = 8
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,11 @@ class Scenario:
             if self.disturb is not None and disturbance is None and count >= self.events // 3:
                 disturbance = asyncio.ensure_future(asyncio.to_thread(self.disturb, self.deployed))
 
-        # one request at a time: the order of the times is then that of the partitions, on any machine
-        await replay(sender, self.rows, due_s=due, event=event, single=False, sent=sent)
+        # One request at a time: the order of the times is then that of the partitions, on any machine. Small
+        # ones: where a fault cuts a request in two, its second half is late once the stream was flushed.
+        await replay(
+            sender, self.rows, due_s=due, event=event, single=False, sent=sent, largest=LARGEST_REQUEST
+        )
         if disturbance is not None:
             await disturbance
 
