@@ -59,10 +59,10 @@ def stable_text(plan: "Plan") -> str:
 
 
 def compiled_sql(plan: "Plan") -> str:
-    from features.compile.flink import PLACEHOLDER, compile_stream
+    from features.compile.flink import PLACEHOLDER
     from jobs.on_flink.stream import stream_of
 
-    return compile_stream(stream_of(plan), PLACEHOLDER).text
+    return stream_of(plan).compile(PLACEHOLDER).text
 
 
 def compare_all(plans: "Sequence[Plan]", given: Settings) -> "list[Change]":

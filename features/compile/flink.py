@@ -19,10 +19,11 @@ The text depends on nothing but the arguments, so that it can be committed. Colu
 two underscores are the stream's own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
+from typing import Protocol
 
 from core.errors import DeclarationError
 from core.ids import digest
@@ -42,9 +43,46 @@ AT, HEADERS, PUBLISHED, SEEN, KEY, LATE = "__at", "__headers", "__published", "_
 RESERVED = "__"
 
 
+class Reading(Protocol):
+    """What a job reads: a topic, for a view over its record."""
+
+    @property
+    def pipeline(self) -> str: ...
+
+    @property
+    def source(self) -> Topic: ...
+
+    @property
+    def view(self) -> FeatureView: ...
+
+
+class FlinkStream(Reading, Protocol):
+    """What one Flink job computes."""
+
+    @property
+    def lineage(self) -> str:
+        """SHA-256 that names the job's state: all of the script but addresses, schema texts and disorder.
+
+        Equal lineages have equal topologies and row types, so one can resume from the other's state.
+        """
+        ...
+
+    def compile(
+        self,
+        connection: "Connection",
+        *,
+        disorder: timedelta | None = None,
+        since: Mapping[int, int] | None = None,
+    ) -> "Script":
+        """The script of the job. `disorder` overrides the view's bound (replayed time is scaled time); below
+        a millisecond it is one: a row is late at the watermark, not only behind it. `since`: the offset per
+        partition at which a job without state begins; by default with the oldest message."""
+        ...
+
+
 @dataclass(frozen=True)
 class Stream:
-    """What one Flink job computes: all views and patterns of a pipeline over its source."""
+    """A rolling view and patterns of a pipeline over its source, in one job."""
 
     pipeline: str
     source: Topic
@@ -54,41 +92,81 @@ class Stream:
     alerts: Topic
 
     def __post_init__(self) -> None:
-        if self.source.append_time:
-            raise DeclarationError(
-                f"topic {self.source.name} is stamped by the broker",
-                where=f"pipeline {self.pipeline}",
-                mend="let it carry event times (append_time=False); ticks are told by them",
-            )
         check_plain(self.view, "the Flink job")
-        views_and_patterns: tuple[FeatureView | Pattern, ...] = (self.view, *self.patterns)
-        for declared in views_and_patterns:
-            if declared.source is not self.source.record:
+        check_source(self)
+        for pattern in self.patterns:
+            check_reads(self, pattern)
+            if pattern.entity != self.view.entity:
                 raise DeclarationError(
-                    f"{declared.where} reads another record than topic {self.source.name}",
-                    where=f"pipeline {self.pipeline}",
-                    mend="declare it over the record of the pipeline's source",
-                )
-            if declared.entity != self.view.entity:
-                raise DeclarationError(
-                    f"{declared.where} has entity {declared.entity!r}, the view has {self.view.entity!r}",
+                    f"{pattern.where} has entity {pattern.entity!r}, the view has {self.view.entity!r}",
                     where=f"pipeline {self.pipeline}",
                     mend="key views and patterns of one source by the same field",
-                )
-        for name in self.view.source.spec().names:
-            if name.startswith(RESERVED):
-                raise DeclarationError(
-                    f"field {name!r} begins with {RESERVED}", where=self.view.where, mend="rename the field"
                 )
 
     @cached_property
     def lineage(self) -> str:
-        """SHA-256 that names the job's state: all of the script but addresses, schema texts and disorder.
+        return lineage_of(self)
 
-        Equal lineages have equal topologies and row types, so one can resume from the other's state.
-        """
-        script = compile_stream(self, PLACEHOLDER, disorder=timedelta(0))
-        return digest(f"{TOPOLOGY}\n{script.text}".encode())
+    def compile(
+        self,
+        connection: "Connection",
+        *,
+        disorder: timedelta | None = None,
+        since: Mapping[int, int] | None = None,
+    ) -> "Script":
+        bound = disorder_bound(self.view, disorder)
+        tables = [
+            source_table(self, connection, bound, since),
+            sink_table(ENRICHED, self.enriched, connection),
+            timed_view(self.view, bound),
+            first_view(self.view),
+            *flink_features.views(self.view, FIRST, AT, LATE),
+        ]
+        inserts = [_enrich(self)]
+        if self.patterns:
+            tables.insert(2, sink_table(ALERTS, self.alerts, connection))
+            inserts += [
+                flink_patterns.insert(
+                    pattern, source=self.pipeline, events=FIRST, at=AT, late=LATE, alerts=ALERTS, key=KEY
+                )
+                for pattern in self.patterns
+            ]
+        return Script.of(tables, inserts)
+
+
+def check_source(stream: Reading) -> None:
+    """Raises DeclarationError for a topic that no job can read, or that the view is not over."""
+    if stream.source.append_time:
+        raise DeclarationError(
+            f"topic {stream.source.name} is stamped by the broker",
+            where=f"pipeline {stream.pipeline}",
+            mend="let it carry event times (append_time=False); ticks are told by them",
+        )
+    check_reads(stream, stream.view)
+    for name in stream.view.source.spec().names:
+        if name.startswith(RESERVED):
+            raise DeclarationError(
+                f"field {name!r} begins with {RESERVED}", where=stream.view.where, mend="rename the field"
+            )
+
+
+def check_reads(stream: Reading, declared: FeatureView | Pattern) -> None:
+    """Raises DeclarationError for a view or pattern over another record than the topic's."""
+    if declared.source is not stream.source.record:
+        raise DeclarationError(
+            f"{declared.where} reads another record than topic {stream.source.name}",
+            where=f"pipeline {stream.pipeline}",
+            mend="declare it over the record of the pipeline's source",
+        )
+
+
+def lineage_of(stream: FlinkStream) -> str:
+    script = stream.compile(PLACEHOLDER, disorder=timedelta(0))
+    return digest(f"{TOPOLOGY}\n{script.text}".encode())
+
+
+def disorder_bound(view: FeatureView, given: timedelta | None) -> timedelta:
+    return max(view.disorder if given is None else given, timedelta(milliseconds=1))
 
 
 @dataclass(frozen=True)
@@ -117,46 +195,21 @@ class Script:
     tables: tuple[str, ...]
     statement_set: str
 
+    @classmethod
+    def of(cls, tables: Sequence[str], inserts: Sequence[str]) -> "Script":
+        return cls(
+            tuple(tables), "STATEMENT SET BEGIN\n" + "".join(f"{insert};\n" for insert in inserts) + "END"
+        )
+
     @property
     def text(self) -> str:
         return ";\n\n".join((*self.tables, self.statement_set)) + ";\n"
 
 
-def compile_stream(
-    stream: Stream,
-    connection: Connection,
-    *,
-    disorder: timedelta | None = None,
-    since: Mapping[int, int] | None = None,
-) -> Script:
-    """The script of a stream. `disorder` overrides the view's bound (replayed time is scaled time); below a
-    millisecond it is one: a row is late at the watermark, not only behind it. `since`: the offset per
-    partition at which a job without state begins; by default with the oldest message."""
-    bound = max(stream.view.disorder if disorder is None else disorder, timedelta(milliseconds=1))
-    tables = [
-        _source(stream, connection, bound, since),
-        _sink(ENRICHED, stream.enriched, connection),
-        _timed(stream, bound),
-        _first(stream),
-        *flink_features.views(stream.view, FIRST, AT, LATE),
-    ]
-    inserts = [_enrich(stream)]
-    if stream.patterns:
-        tables.insert(2, _sink(ALERTS, stream.alerts, connection))
-        inserts += [
-            flink_patterns.insert(
-                pattern, source=stream.pipeline, events=FIRST, at=AT, late=LATE, alerts=ALERTS, key=KEY
-            )
-            for pattern in stream.patterns
-        ]
-    return Script(
-        tuple(tables), "STATEMENT SET BEGIN\n" + "".join(f"{insert};\n" for insert in inserts) + "END"
-    )
-
-
-def _source(
-    stream: Stream, connection: Connection, disorder: timedelta, since: Mapping[int, int] | None
+def source_table(
+    stream: Reading, connection: Connection, disorder: timedelta, since: Mapping[int, int] | None
 ) -> str:
+    """The events of the topic and its ticks, with the watermark."""
     spec = stream.view.source.spec()
     # All nullable: a tick is a row of nulls.
     items = [
@@ -192,7 +245,8 @@ def _startup(since: Mapping[int, int] | None) -> dict[str, str]:
     return {"scan.startup.mode": "specific-offsets", "scan.startup.specific-offsets": offsets}
 
 
-def _sink(name: str, topic: Topic, connection: Connection) -> str:
+def sink_table(name: str, topic: Topic, connection: Connection) -> str:
+    """The columns of the topic's record, and `__key`, the Kafka key."""
     if topic.record is None:
         raise DeclarationError(f"topic {topic.name} declares no record", mend="give the topic its record")
     items = [f"{quote(KEY)} STRING", *columns_ddl(topic.record.spec(), nullable=True)]
@@ -238,10 +292,10 @@ def _table(name: str, items: list[str], options: Mapping[str, str]) -> str:
     return f"CREATE TEMPORARY TABLE {quote(name)} (\n  {columns}\n) WITH (\n  {settings}\n)"
 
 
-def _timed(stream: Stream, disorder: timedelta) -> str:
+def timed_view(view: FeatureView, disorder: timedelta) -> str:
     """The events and ticks with `__late`. The running maximum is state of the job, in watermarks and not in
     event times, so that it stays where it was when the disorder bound is changed."""
-    given = [*stream.view.source.spec().names, AT, HEADERS, SEEN]
+    given = [*view.source.spec().names, AT, HEADERS, SEEN]
     at = quote(AT)
     return (
         f"CREATE TEMPORARY VIEW {quote(TIMED)} AS\nSELECT {', '.join(quote(name) for name in given)},\n"
@@ -251,9 +305,9 @@ def _timed(stream: Stream, disorder: timedelta) -> str:
     )
 
 
-def _first(stream: Stream) -> str:
+def first_view(view: FeatureView) -> str:
     """The first record per (tenant, id) in order of arrival; `__at` stays a time attribute."""
-    names = [*stream.view.source.spec().names, AT, HEADERS, LATE]
+    names = [*view.source.spec().names, AT, HEADERS, LATE]
     return (
         f"CREATE TEMPORARY VIEW {quote(FIRST)} AS\n"
         f"SELECT {', '.join(quote(name) for name in names)}\n"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from core.errors import InvalidInput, Unavailable
 from core.ids import digest
 from core.settings import Settings
-from features.compile.flink import Stream
+from features.compile.flink import FlinkStream, Stream
 from jobs.on_flink.rest import FlinkRest
 from pipelines.plan import Plan
 
@@ -51,7 +51,7 @@ def stream_of(plan: Plan) -> Stream:
     )
 
 
-def name_of(stream: Stream, replay: Replay | None = None) -> str:
+def name_of(stream: FlinkStream, replay: Replay | None = None) -> str:
     """`<pipeline>-<first 12 of the lineage's digest>`, of a replay the digest of lineage and name."""
     state = stream.lineage if replay is None else digest(f"{stream.lineage}\n{replay.name}".encode())
     return f"{stream.pipeline}-{state[:12]}"

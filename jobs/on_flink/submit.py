@@ -19,7 +19,7 @@ from urllib.parse import urlparse
 from core.errors import DeclarationError, StackError
 from core.ids import canonical_json, digest
 from core.settings import Settings
-from features.compile.flink import TOPOLOGY, Connection, Script, Stream, compile_stream
+from features.compile.flink import TOPOLOGY, Connection, FlinkStream, Script
 from jobs.on_flink.java_parts import SUBMIT, JavaParts, flink_home
 from jobs.on_flink.restore_points import RestorePoint, StateFolders
 from jobs.on_flink.stream import Replay, name_of
@@ -58,7 +58,7 @@ class Refused(StackError):
 class FlinkJob:
     """A stream as one job: what it computes, where it runs, how much disorder it takes just now."""
 
-    stream: Stream
+    stream: FlinkStream
     settings: Settings
     java: JavaParts
     disorder: timedelta | None = None
@@ -80,7 +80,7 @@ class FlinkJob:
             given.kafka.address, given.registry.address, java_security(given.kafka.security)
         )
         since = None if self.replay is None else self.replay.since
-        return compile_stream(self.stream, connection, disorder=self.disorder, since=since)
+        return self.stream.compile(connection, disorder=self.disorder, since=since)
 
     def plan(self) -> Path:
         """The compiled plan, from the data folder or compiled now (a few seconds)."""
@@ -178,7 +178,7 @@ class FlinkJob:
         plan: Path,
     ) -> str:
         given = [_written(staging / "conf.properties", properties(_TABLE_SETTINGS | dict(conf)))]
-        given.append(_written(staging / "tables.sql", "\n;\n".join(script.tables)))
+        given.append(_written(staging / "tables.sql", "\0".join(script.tables)))
         if statements is not None:
             given.append(_written(staging / "set.sql", statements))
         jars = [self.java.jar(self.settings.cache), *self.java.class_path]

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,13 @@ from core.errors import DeclarationError
 from features.catalog.card_activity import CARD_ACTIVITY
 from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.compile import duckdb
-from features.compile.flink import PLACEHOLDER, Connection, Stream, compile_stream
+from features.compile.flink import PLACEHOLDER, Connection, Stream
 from features.compile.flink_columns import interval
+from features.compile.flink_windows import WindowedStream
+from features.feature_rows import features_topic, late_topic
 from features.view import Cumulating, Hopping
 from pipelines.load import load_plan
+from schemas.catalog.user_events import USER_EVENTS
 from schemas.topic import Topic
 from tests.features.test_identity import DEMAND
 from tests.features.views import VIEW
@@ -39,7 +43,19 @@ def compare(name: str, text: str) -> None:
 
 
 def test_the_flink_sql_of_the_fraud_pipeline() -> None:
-    compare("fraud.flink.sql", compile_stream(fraud(), PLACEHOLDER).text)
+    compare("fraud.flink.sql", fraud().compile(PLACEHOLDER).text)
+
+
+def test_the_flink_sql_of_regional_demand() -> None:
+    given: Any = {"partitions": USER_EVENTS.partitions, "retention": USER_EVENTS.retention}
+    stream = WindowedStream(
+        "demand",
+        USER_EVENTS,
+        REGIONAL_DEMAND,
+        features_topic("demand", REGIONAL_DEMAND, **given),
+        late_topic("demand", REGIONAL_DEMAND, **given),
+    )
+    compare("regional_demand.flink.sql", stream.compile(PLACEHOLDER).text)
 
 
 def test_the_duckdb_sql_of_card_activity() -> None:
@@ -71,7 +87,7 @@ def test_the_lineage_is_not_changed_by_addresses_disorder_or_documentation() -> 
     slower = replace(stream, view=replace(stream.view, disorder=timedelta(minutes=4)))
     assert slower.lineage == stream.lineage
     here = Connection("127.0.0.1:1", "http://127.0.0.1:2")
-    assert compile_stream(stream, here).text != compile_stream(stream, PLACEHOLDER).text
+    assert stream.compile(here).text != stream.compile(PLACEHOLDER).text
     assert replace(stream, patterns=()).lineage != stream.lineage
     assert (
         replace(stream, view=replace(stream.view, features=stream.view.features[1:])).lineage
@@ -80,7 +96,7 @@ def test_the_lineage_is_not_changed_by_addresses_disorder_or_documentation() -> 
 
 
 def test_the_disorder_bound_is_an_argument() -> None:
-    text = compile_stream(fraud(), PLACEHOLDER, disorder=timedelta(milliseconds=250_500)).text
+    text = fraud().compile(PLACEHOLDER, disorder=timedelta(milliseconds=250_500)).text
     assert "`__at` - INTERVAL '0 00:04:10.500' DAY TO SECOND(3)" in text
 
 

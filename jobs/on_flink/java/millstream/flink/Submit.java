@@ -17,7 +17,7 @@ import org.apache.flink.table.api.TableResult;
  * One shot: {@code compile CONFIGURATION TABLES STATEMENTS PLAN} writes the compiled plan of a statement set;
  * {@code execute CONFIGURATION TABLES PLAN} submits it and prints {@code job <id>}.
  *
- * <p>TABLES holds DDL statements, separated by lines of {@code ;}. CONFIGURATION is a properties file.
+ * <p>TABLES holds DDL statements, separated by NUL. CONFIGURATION is a properties file.
  */
 public final class Submit {
     private Submit() {}
@@ -49,7 +49,7 @@ public final class Submit {
         Configuration configuration = Configuration.fromMap(settings);
         TableEnvironment tables = TableEnvironment.create(
                 EnvironmentSettings.newInstance().inStreamingMode().withConfiguration(configuration).build());
-        for (String statement : Files.readString(ddl).split("\n;\n")) {
+        for (String statement : Files.readString(ddl).split("\0")) {
             if (!statement.isBlank()) {
                 tables.executeSql(statement);
             }
