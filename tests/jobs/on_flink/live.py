@@ -17,6 +17,7 @@ from core.clock import to_millis
 from core.settings import Settings
 from core.telemetry.probe import Probe
 from features.compile.flink import Stream
+from features.compile.flink_windows import WindowedStream
 from jobs.on_flink.java_parts import JavaParts
 from jobs.on_flink.keeper import keep
 from jobs.on_flink.rest import FlinkRest
@@ -26,11 +27,12 @@ from schemas.broker import admin, consumer, producer, watermarks
 from schemas.codec import RecordCodec
 from schemas.headers import event_headers
 from schemas.keys import key_of
+from schemas.record import Record
 from schemas.registry import SchemaRegistry
 from schemas.topic import Topic
 from stack.artifacts import ArtifactCache
 from stack.service import java
-from tests.jobs.on_flink.payments import ACTIVITY, Payment
+from tests.jobs.on_flink.payments import ACTIVITY
 
 QUIET = timedelta(milliseconds=150)
 
@@ -53,12 +55,12 @@ class Live:
     """One stream with its topics made and its schemas registered."""
 
     settings: Settings
-    stream: Stream
-    sent: list[Payment] = field(default_factory=list)
+    stream: Stream | WindowedStream
+    sent: list[Record] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.registry = SchemaRegistry(self.settings.registry.address)
-        topics = (self.stream.source, self.stream.enriched, self.stream.alerts)
+        topics = [topic for topic in vars(self.stream).values() if isinstance(topic, Topic)]
         client = admin(self.settings)
         made = client.create_topics(
             [NewTopic(topic.name, topic.partitions, 1, config=topic.config(min_insync=1)) for topic in topics]
@@ -68,32 +70,34 @@ class Live:
         for topic in topics:
             assert topic.record is not None
             self.registry.register(topic.subject, schema_text(topic.record.spec()))
-        self.codec = RecordCodec(Payment, self.registry, self.stream.source.subject)
+        self.codec = RecordCodec(self.stream.source.record, self.registry, self.stream.source.subject)
         self.producer = producer(self.settings)
         self.rest = FlinkRest(self.settings.flink.address)
 
     # -- sending ----------------------------------------------------------------------------------
 
-    def send(self, payments: Sequence[Payment], *, rate: float | None = None) -> None:
+    def send(self, records: Sequence[Record], *, rate: float | None = None) -> None:
         """Publish as the gateway does, the event time as the message's timestamp; `rate` per second."""
         begun = time.monotonic()
-        for index, payment in enumerate(payments):
+        for index, record in enumerate(records):
             if rate is not None:
                 time.sleep(max(0.0, begun + index / rate - time.monotonic()))
-            self.publish(payment)
+            self.publish(record)
         assert self.producer.flush(30) == 0
-        self.sent += payments
+        self.sent += records
 
-    def publish(self, payment: Payment, *, partition: int | None = None) -> None:
+    def publish(self, record: Record, *, partition: int | None = None) -> None:
         more = {} if partition is None else {"partition": partition}
+        spec = record.spec()
+        at = getattr(record, spec.time)
         self.producer.produce(
             self.stream.source.name,
-            key=key_of(payment.tenant, payment.card_id),
-            value=self.codec.encode(payment),
-            timestamp=to_millis(payment.occurred_at),
+            key=key_of(record.tenant, getattr(record, spec.entity)),
+            value=self.codec.encode(record),
+            timestamp=to_millis(at),
             headers=event_headers(
-                id=payment.id, source="tests", type="payment", time=payment.occurred_at,
-                tenant=payment.tenant, received_at=datetime.now(UTC), traceparent="00-" + "a" * 32,
+                id=record.id, source="tests", type=spec.name.lower(), time=at,
+                tenant=record.tenant, received_at=datetime.now(UTC), traceparent="00-" + "a" * 32,
             ),
             **more,
         )  # fmt: skip
