@@ -43,7 +43,7 @@ from models.store import ModelStore
 from operators.decide import Bands
 from operators.dedupe import Dedupe
 from pipelines.catalog.fraud import BANDS, ENRICHED, RESULTS
-from pipelines.load import load_plan
+from pipelines.load import load_scoring
 from schemas import broker
 from schemas.avro import schema_text
 from schemas.codec import RecordCodec
@@ -67,7 +67,7 @@ def ours(corpus: Corpus, bands: Bands) -> Pass:
     encoder = RecordCodec(record_of(RESULTS), registry, RESULTS.subject, max_bytes=RESULTS.max_bytes)
     serving = Serving(StoredModels(ModelStore(Path(corpus.models)), MODEL), pipeline="bench", every_s=3600)
     serving.start()
-    bounds = limits(load_plan("fraud"), settings())
+    bounds = limits(load_scoring("fraud"), settings())
     declared = Declared("fraud", "card_id", "occurred_at", CARD_ACTIVITY.feature_names, bands, bounds.batch)
     scoring = Scoring(declared, clock=clock, reader=None)
     collector.calm()  # as the worker does

@@ -31,9 +31,11 @@ def register(app: typer.Typer) -> None:
         """Score real card payments on the real local stack, and check every promise of the run."""
         from cli.demo.figures import failures
         from cli.demo.run import Demo, Options
-        from pipelines.load import load_plan
+        from pipelines.load import load_scoring
 
-        run = Demo(load_plan("fraud"), settings(), Options(events, rate, keep=keep, generated=generated), say)
+        run = Demo(
+            load_scoring("fraud"), settings(), Options(events, rate, keep=keep, generated=generated), say
+        )
         report = conduct(run)
         broken = failures(report)
         summary(report, broken)

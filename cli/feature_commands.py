@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.errors import UnknownName
+from core.errors import InvalidInput, UnknownName
 from core.settings import settings
 
 if TYPE_CHECKING:
@@ -64,8 +64,11 @@ def register(app: typer.Typer) -> None:
         """Recompute a view from the recorded events and compare it with what the stream computed."""
         from features.verify import verify as compare
         from pipelines import recorded
+        from pipelines.plan import ScoringPlan
 
         plan = _plan_of(view)
+        if not isinstance(plan, ScoringPlan):
+            raise InvalidInput(f"{view} is a windowed view", mend="verify a rolling one")
         events = recorded.read(plan.source, settings(), tenant=tenant)
         streamed = recorded.read(plan.enriched, settings(), tenant=tenant)
         report = compare(plan.view, events, streamed)

@@ -4,17 +4,17 @@ import sys
 from collections.abc import Iterable
 
 from core.settings import Settings
-from pipelines.plan import Plan
+from pipelines.plan import Plan, ScoringPlan
 from stack.unit import JobSpec
 
 GATEWAY = "gateway"
 
 
 def job_specs(plans: Iterable[Plan], settings: Settings) -> list[JobSpec]:
-    """The Flink keeper, worker and writer of each pipeline, and one gateway for all."""
+    """The Flink keeper and writer of each pipeline, the worker of one that scores, one gateway for all."""
     specs = [JobSpec(name=GATEWAY, argv=_run("gateway"), probe_port=settings.gateway.port, stage=30)]
     for plan in plans:
-        for job in ("flink", "writer", "worker"):
+        for job in ("flink", "writer", *(("worker",) if isinstance(plan, ScoringPlan) else ())):
             specs.append(
                 JobSpec(name=f"{plan.pipeline}-{job}", argv=_run(job, "--pipeline", plan.pipeline), stage=20)
             )

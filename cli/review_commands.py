@@ -16,7 +16,7 @@ from rich.table import Table
 from core.clock import SystemClock
 from core.errors import Unavailable
 from core.settings import settings
-from pipelines.load import load_plan
+from pipelines.load import load_scoring
 from pipelines.reviews import KafkaVerdicts, decide, find_review, list_reviews
 from schemas.headers import rfc3339
 
@@ -101,7 +101,7 @@ def decide_one(
         review = find_review(connection, tenant=tenant, id=id)
         given = decide(
             connection,
-            KafkaVerdicts(settings(), load_plan(review.pipeline).labels),
+            KafkaVerdicts(settings(), load_scoring(review.pipeline).labels),
             SystemClock(),
             tenant=tenant,
             id=id,

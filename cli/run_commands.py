@@ -25,13 +25,13 @@ def register(app: typer.Typer) -> None:
         """Score a pipeline's enriched events."""
         from core.settings import settings
         from jobs.worker.main import run as score
-        from pipelines.load import load_plan
+        from pipelines.load import load_scoring
 
-        score(load_plan(pipeline), settings())
+        score(load_scoring(pipeline), settings())
 
     @run.command()
     def writer(pipeline: Name) -> None:
-        """Write a pipeline's events to Redis, Delta and PostgreSQL."""
+        """Write what a pipeline computes to Redis, Delta and PostgreSQL."""
         from core.settings import settings
         from jobs.writer.main import run as write
         from pipelines.load import load_plan

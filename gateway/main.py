@@ -40,7 +40,7 @@ from gateway.routing import Route, Router
 from gateway.schema_watch import SchemaWatch
 from gateway.server import Application, Listener, bearer
 from gateway.transactions import TransactionsEndpoint
-from pipelines.plan import Plan
+from pipelines.plan import Plan, ScoringPlan
 from pipelines.reviews import KafkaVerdicts
 from schemas.broker import producer
 from schemas.codec import RecordCodec
@@ -137,10 +137,13 @@ class Assembly:
             max_in_flight=settings.gateway.max_in_flight,
         )
         exits.callback(publisher.close, settings.gateway.publish_timeout_s)
-        doors = {name: _door(settings, plan, registry, clock) for name, plan in plans.items()}
+        doors = {
+            name: _door(settings, plan, registry, clock) for name, plan in plans.items() if plan.takes_events
+        }
+        scoring = {name: plan for name, plan in plans.items() if isinstance(plan, ScoringPlan)}
         schemas = SchemaWatch(registry, [door.codec for door in doors.values()])
 
-        feeds = _feeds(plans.values(), registry)
+        feeds = _feeds(scoring.values(), registry)
         hub = Hub(feeds, Signer(position_secret(settings)), ring=settings.gateway.push_ring, clock=clock)
         catch_up = CatchUp(settings, hub)
         exits.push_async_callback(catch_up.close)
@@ -176,8 +179,8 @@ class Assembly:
             clock=clock,
         )
         transactions = TransactionsEndpoint(pool, store, recent, hub.pushed)
-        stores = {plan.view.name: RollingStore(online, plan.view) for plan in plans.values()}
-        verdicts = {name: KafkaVerdicts(settings, plan.labels) for name, plan in plans.items()}
+        stores = {plan.view.name: RollingStore(online, plan.view) for plan in scoring.values()}
+        verdicts = {name: KafkaVerdicts(settings, plan.labels) for name, plan in scoring.items()}
         reviews = ReviewsEndpoint(blocking, verdicts, clock)
         router = Router(
             (
@@ -211,7 +214,7 @@ def _door(settings: Settings, plan: Plan, registry: SchemaRegistry, clock: Clock
     )
 
 
-def _feeds(plans: Iterable[Plan], registry: SchemaRegistry) -> list[Feed]:
+def _feeds(plans: Iterable[ScoringPlan], registry: SchemaRegistry) -> list[Feed]:
     """A feed per pipeline for its results, and one for each alerts topic."""
     feeds: dict[str, Feed] = {}
     for plan in plans:

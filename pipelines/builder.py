@@ -10,12 +10,16 @@
         p.write(decided.ok, RESULTS)
         p.follow(status=STATUS, labels=LABELS)
 
+    @pipeline("demand", version=1, unrouted=DEAD_LETTERS)
+    def demand(p: Pipeline) -> None:
+        p.read(USER_EVENTS, route="/events").window(REGIONAL_DEMAND, to=DEMAND, late=LATE_EVENTS)
+
 Each step gives a value of its own type, so that a wrong order does not type-check. Outputs are named
 (`ok`, `failed`); what is not written anywhere goes to the pipeline's declared default, and a pipeline
 without a default does not plan.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
@@ -23,8 +27,9 @@ from enum import Enum
 from core.errors import DeclarationError
 from features.patterns import Pattern
 from features.view import FeatureView
+from features.windows import Rolling
 from operators.decide import Bands
-from pipelines.plan import Infer, Plan
+from pipelines.plan import FeaturesPlan, Infer, Plan, ScoringPlan
 from schemas.catalog.alerts import ALERTS
 from schemas.catalog.decisions import Decision, StatusChange, Verdict
 from schemas.record import Record
@@ -109,11 +114,21 @@ class Events:
     _pipeline: "Pipeline"
 
     def enrich(self, view: FeatureView, *, to: Topic, step: str = "enrich") -> Enriched:
-        """The events with the view's features, on the topic `to`."""
+        """The events with a rolling view's features, on the topic `to`."""
         self._pipeline._same_record(view.source, f"view {view.name}", step)
+        self._pipeline._shape(view, isinstance(view.window, Rolling), step, "use window(...) for it")
         self._pipeline._take(step, "view", view)
         self._pipeline._set("enriched", to, step)
         return Enriched(self._pipeline)
+
+    def window(self, view: FeatureView, *, to: Topic, late: Topic, step: str = "window") -> None:
+        """A windowed view's rows on the topic `to`, and the events that came too late for it on `late`; both
+        as `features.feature_rows` makes them."""
+        self._pipeline._same_record(view.source, f"view {view.name}", step)
+        self._pipeline._shape(view, not isinstance(view.window, Rolling), step, "use enrich(...) for it")
+        self._pipeline._take(step, "view", view)
+        self._pipeline._set("rows", to, step)
+        self._pipeline._set("late", late, step)
 
     def alert_on(self, pattern: Pattern, *, step: str | None = None) -> None:
         """An alert for each match of the pattern."""
@@ -134,9 +149,19 @@ class Pipeline:
     _steps: list[str] = field(default_factory=list)
     _patterns: list[Pattern] = field(default_factory=list)
 
-    def read(self, topic: Topic, *, step: str = "read") -> Events:
-        """Read events."""
+    def read(
+        self, topic: Topic, *, takes_events: bool = True, route: str | None = None, step: str = "read"
+    ) -> Events:
+        """Read events. See `Plan` for what they may be published by."""
+        if route is not None and not (takes_events and route.startswith("/")):
+            raise DeclarationError(
+                f"route {route!r}",
+                where=f"pipeline {self.name}, step {step}",
+                mend="give a path that begins with /, in a pipeline that takes events",
+            )
         self._take(step, "source", topic)
+        self._set("takes_events", takes_events, step)
+        self._set("route", route, step)
         return Events(self)
 
     def write(self, decisions: Decisions, topic: Topic, *, step: str = "results") -> None:
@@ -159,15 +184,8 @@ class Pipeline:
             raise DeclarationError(
                 "a pipeline without a default output", where=where, mend="give unrouted=DEAD_LETTERS"
             )
-        wanted = {
-            "source": "read", "view": "enrich", "infer": "infer", "bands": "decide",
-            "results": "write", "status": "follow",
-        }  # fmt: skip
-        for part, call in wanted.items():
-            if part not in self._parts:
-                raise DeclarationError(f"no {part}", where=where, mend=f"call {call}(...) in its function")
-        plan = Plan(pipeline=self.name, version=self.version, patterns=tuple(self._patterns), **self._parts)  # type: ignore[arg-type]
-        for topic in (plan.enriched, plan.results, plan.status, plan.labels):
+        plan = self._features() if "rows" in self._parts else self._scoring()
+        for topic in plan.keyed:
             if topic.partitions != plan.source.partitions:
                 raise DeclarationError(
                     f"{topic.name}: {topic.partitions} partitions, its source {plan.source.partitions}",
@@ -175,6 +193,44 @@ class Pipeline:
                     mend="give the topics of a path equal partition counts: one worker sees an entity whole",
                 )
         return plan
+
+    def _scoring(self) -> ScoringPlan:
+        self._complete(
+            {
+                "source": "read", "view": "enrich or window", "infer": "infer", "bands": "decide",
+                "results": "write", "status": "follow",
+            }
+        )  # fmt: skip
+        return ScoringPlan(
+            pipeline=self.name,
+            version=self.version,
+            patterns=tuple(self._patterns),
+            **self._parts,  # type: ignore[arg-type]
+        )
+
+    def _features(self) -> FeaturesPlan:
+        if self._patterns:
+            raise DeclarationError(
+                f"pattern {self._patterns[0].name} beside a windowed view",
+                where=f"pipeline {self.name}",
+                mend="watch for it in a pipeline of its own",
+            )
+        return FeaturesPlan(pipeline=self.name, version=self.version, **self._parts)  # type: ignore[arg-type]
+
+    def _complete(self, wanted: Mapping[str, str]) -> None:
+        for part, call in wanted.items():
+            if part not in self._parts:
+                raise DeclarationError(
+                    f"no {part}", where=f"pipeline {self.name}", mend=f"call {call}(...) in its function"
+                )
+
+    def _shape(self, view: FeatureView, right: bool, step: str, mend: str) -> None:
+        if not right:
+            raise DeclarationError(
+                f"view {view.name} is {'rolling' if isinstance(view.window, Rolling) else 'windowed'}",
+                where=f"pipeline {self.name}, step {step}",
+                mend=mend,
+            )
 
     def _take(self, step: str, part: str, value: object) -> None:
         self._step(step)

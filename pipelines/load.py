@@ -3,9 +3,9 @@
 from functools import lru_cache
 from importlib.metadata import entry_points
 
-from core.errors import DeclarationError, UnknownName
+from core.errors import DeclarationError, InvalidInput, UnknownName
 from pipelines.builder import Definition
-from pipelines.plan import Plan
+from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
 
 GROUP = "millstream.pipelines"
 
@@ -36,6 +36,22 @@ def load_plan(name: str) -> Plan:
     if name not in known:
         raise UnknownName("pipeline", name, known)
     return known[name].plan()
+
+
+def load_scoring(name: str) -> ScoringPlan:
+    """The plan of a pipeline that scores; raises InvalidInput for another one."""
+    plan = load_plan(name)
+    if not isinstance(plan, ScoringPlan):
+        raise InvalidInput(f"pipeline {name} scores nothing", mend="name a pipeline with a model")
+    return plan
+
+
+def load_features(name: str) -> FeaturesPlan:
+    """The plan of a pipeline that computes a windowed view; raises InvalidInput for another one."""
+    plan = load_plan(name)
+    if not isinstance(plan, FeaturesPlan):
+        raise InvalidInput(f"pipeline {name} has no windowed view", mend="name a pipeline with one")
+    return plan
 
 
 def load_plans() -> dict[str, Plan]:

@@ -1,5 +1,6 @@
 """The plan: everything a pipeline needs, as data. Compiled once, printed, compared, deployed."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -18,14 +19,43 @@ class Infer:
     wait: timedelta = timedelta(milliseconds=5)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One pipeline, ready to deploy. Topics of one pipeline share partition count and key."""
+@dataclass(frozen=True, kw_only=True)
+class Plan(ABC):
+    """One pipeline, ready to deploy. Topics of one pipeline share partition count and key.
+
+    source: what it reads. view: what it computes of that. takes_events: whether the gateway publishes to the
+    source through this pipeline; one that reads another's events takes none. route: a path of its own under
+    which events are taken, besides `/api/v1/pipelines/{pipeline}/events`.
+    """
 
     pipeline: str
     version: int
     source: Topic
     view: FeatureView
+    takes_events: bool = True
+    route: str | None = None
+    lane: str = "shared"
+
+    @property
+    @abstractmethod
+    def keyed(self) -> tuple[Topic, ...]:
+        """The topics with the entity's key, in the order of a record's path: of equal partition counts."""
+
+    @property
+    def path(self) -> tuple[Topic, ...]:
+        """The topics in the order of a record's path."""
+        return self.keyed
+
+    @property
+    def topics(self) -> tuple[Topic, ...]:
+        """Every topic, dead-letter topics included, in the order of the path."""
+        return self.path + tuple(topic.dlq for topic in self.path if topic.dead_letters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringPlan(Plan):
+    """Events get a rolling view's features, a score and a decision; their status is kept and pushed."""
+
     patterns: tuple[Pattern, ...]
     enriched: Topic
     infer: Infer
@@ -34,10 +64,26 @@ class Plan:
     status: Topic
     labels: Topic
     alerts: Topic
-    lane: str = "shared"
 
     @property
-    def topics(self) -> tuple[Topic, ...]:
-        """Every topic, dead-letter topics included, in the order of the path."""
-        path = (self.source, self.enriched, self.results, self.status, self.labels, self.alerts)
-        return path + tuple(topic.dlq for topic in path if topic.dead_letters)
+    def keyed(self) -> tuple[Topic, ...]:
+        return (self.source, self.enriched, self.results, self.status, self.labels)
+
+    @property
+    def path(self) -> tuple[Topic, ...]:
+        return (*self.keyed, self.alerts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesPlan(Plan):
+    """A windowed view's rows are computed and kept, online and offline; nothing is scored.
+
+    rows: the topic of the feature rows. late: the events that came too late for their windows.
+    """
+
+    rows: Topic
+    late: Topic
+
+    @property
+    def keyed(self) -> tuple[Topic, ...]:
+        return (self.source, self.rows, self.late)

@@ -2,8 +2,9 @@
 
 from datetime import timedelta
 
+from features.windows import Rolling, Tumbling, Windowed
 from operators.decide import Band
-from pipelines.plan import Plan
+from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
 from schemas.topic import Topic
 
 
@@ -12,13 +13,27 @@ def plan_text(plan: Plan, *, replication: int = 1, min_insync: int = 1) -> str:
     lines = [f"pipeline {plan.pipeline} v{plan.version} (lane {plan.lane})", "", "topics"]
     for topic in plan.topics:
         lines += _topic(topic, replication, min_insync)
+    lines += _view(plan)
+    if isinstance(plan, ScoringPlan):
+        lines += _scoring(plan)
+    if isinstance(plan, FeaturesPlan):
+        lines += _features(plan)
+    return "\n".join(lines) + "\n"
+
+
+def _view(plan: Plan) -> list[str]:
     view = plan.view
     entity = ", ".join(view.entity_fields)
-    lines += [
+    window = "" if isinstance(view.window, Rolling) else f", {_window(view.window)}"
+    return [
         "",
-        f"view {view.name} v{view.version} by {entity}, disorder {_span(view.disorder)}",
+        f"view {view.name} v{view.version} by {entity}{window}, disorder {_span(view.disorder)}",
+        *(f"  {feature.name} [{feature.unit}] empty={feature.empty}" for feature in view.features),
     ]
-    lines += [f"  {feature.name} [{feature.unit}] empty={feature.empty}" for feature in view.features]
+
+
+def _scoring(plan: ScoringPlan) -> list[str]:
+    lines = []
     for pattern in plan.patterns:
         steps = ", then ".join(
             f"{step.at_least}{'+' if step.or_more else ''} {step.name}"
@@ -28,7 +43,8 @@ def plan_text(plan: Plan, *, replication: int = 1, min_insync: int = 1) -> str:
         lines += ["", f"pattern {pattern.name} v{pattern.version} by {pattern.entity}"]
         lines += [f"  {steps}, within {_span(pattern.within)}: alert {pattern.severity}"]
     infer = plan.infer
-    lines += [
+    return [
+        *lines,
         "",
         f"infer {infer.model} (champion), batches of {infer.batch}, wait {_span(infer.wait)}",
         "decide",
@@ -41,16 +57,40 @@ def plan_text(plan: Plan, *, replication: int = 1, min_insync: int = 1) -> str:
         f"  writer  online  {plan.enriched.name} -> Redis",
         f"          offline {plan.enriched.name} -> Delta",
         f"          status  {plan.results.name}, {plan.labels.name} -> PostgreSQL -> {plan.status.name}",
-        "",
-        "routes",
-        f"  POST /api/v1/pipelines/{plan.pipeline}/events",
+        *_routes(plan),
         "  GET  /api/v1/transactions/{id}",
-        f"  GET  /api/v1/features/{view.name}/{{entity}}",
         "  GET  /api/v1/reviews",
         "  POST /api/v1/reviews/{id}/decision",
         "  WS   /api/v1/stream",
     ]
-    return "\n".join(lines) + "\n"
+
+
+def _features(plan: FeaturesPlan) -> list[str]:
+    return [
+        "",
+        "jobs",
+        f"  stream  {plan.source.name} -> {plan.rows.name}, {plan.late.name}",
+        f"  writer  online  {plan.rows.name} -> Redis",
+        f"          offline {plan.rows.name} -> Delta",
+        f"          events  {plan.source.name} -> Delta",
+        *_routes(plan),
+    ]
+
+
+def _routes(plan: Plan) -> list[str]:
+    lines = ["", "routes"]
+    if plan.takes_events:
+        lines.append(f"  POST /api/v1/pipelines/{plan.pipeline}/events")
+    if plan.route is not None:
+        lines.append(f"  POST {plan.route}")
+    return [*lines, f"  GET  /api/v1/features/{plan.view.name}/{{entity}}", "  POST /api/v1/features/read"]
+
+
+def _window(window: Windowed) -> str:
+    kind = type(window).__name__.lower()
+    if isinstance(window, Tumbling):
+        return f"{kind} {_span(window.size)}"
+    return f"{kind} {_span(window.size)} each {_span(window.every)}"
 
 
 def _topic(topic: Topic, replication: int, min_insync: int) -> list[str]:

@@ -13,7 +13,7 @@ from features import history
 from features.verify import VerifyReport, verify
 from models.load import LoadedModel
 from pipelines import recorded
-from pipelines.plan import Plan
+from pipelines.plan import ScoringPlan
 from pipelines.recorded import Offsets
 
 
@@ -26,7 +26,7 @@ class Recording:
     dead: Mapping[str, Offsets]
 
     @classmethod
-    def start(cls, plan: Plan, settings: Settings) -> "Recording":
+    def start(cls, plan: ScoringPlan, settings: Settings) -> "Recording":
         dead = {topic.name: recorded.ends(topic.dlq, settings) for topic in (plan.source, plan.enriched)}
         return cls(recorded.ends(plan.source, settings), recorded.ends(plan.enriched, settings), dead)
 
@@ -41,7 +41,13 @@ class Judgement:
 
 
 def judge(
-    plan: Plan, settings: Settings, model: LoadedModel, *, since: Recording, tenant: str, wanted: set[str]
+    plan: ScoringPlan,
+    settings: Settings,
+    model: LoadedModel,
+    *,
+    since: Recording,
+    tenant: str,
+    wanted: set[str],
 ) -> Judgement:
     """Compare the streamed features of a tenant's events with the view over the same events in DuckDB, and
     score the events in `wanted` with the latter."""
@@ -58,7 +64,7 @@ def judge(
     )
 
 
-def _scores(plan: Plan, model: LoadedModel, events: pa.Table, wanted: set[str]) -> dict[str, float]:
+def _scores(plan: ScoringPlan, model: LoadedModel, events: pa.Table, wanted: set[str]) -> dict[str, float]:
     """Scores of the first event per id, features from history over all of them."""
     if not wanted:
         return {}

@@ -31,7 +31,7 @@ from gateway.keys import create_key
 from jobs.on_flink.restore_points import StateFolders
 from jobs.on_flink.stream import Replay, format_offsets, name_of, stream_of
 from jobs.sources.card_fraud import LABEL
-from pipelines.plan import Plan
+from pipelines.plan import ScoringPlan
 from stack.local import Stack
 from stack.unit import JobSpec
 
@@ -62,7 +62,7 @@ class Options:
 class Demo:
     """One run. `tenant` is of this run alone, so that runs on one stack do not meet."""
 
-    def __init__(self, plan: Plan, settings: Settings, options: Options, say: Say) -> None:
+    def __init__(self, plan: ScoringPlan, settings: Settings, options: Options, say: Say) -> None:
         self.plan, self.settings, self.options, self.say = plan, settings, options, say
         self.run_id = new_id()[-8:]
         self.tenant = f"demo-{self.run_id}"

@@ -7,10 +7,13 @@ means the same to a job with another bound). It lies behind the partition's even
 one, however far behind the job is.
 
 - While others go on, a silent partition is ticked with the newest event time seen less the disorder bound,
-  every `lag`, which is half of `quiet`: what was sent at the same time to several partitions must have
-  arrived in all of them by then. A replay, where a moment of sending is an hour of events, gives more time.
+  every `lag`: what was sent at the same time to several partitions must have arrived in all of them by then.
+  A replay, where a moment of sending is an hour of events, gives more time.
 - When all are silent for `quiet`, each is ticked once with that time itself: the clock reaches the last
-  event and no further, so that nothing newer than it can become late by a tick.
+  event, so that nothing newer than it can become late by a tick.
+- Where windows wait to be closed, the clock goes on from there with the wall clock, the disorder bound behind
+  it, for at most `advance`. An event that then comes is late when its own delay exceeds that of the newest
+  event by more than the bound: as it would be among others. Not for replays, which have another pace.
 
 Delivery: ticks are at-least-once and harmless to repeat; none is sent before the first event.
 """
@@ -60,6 +63,7 @@ class Ticker:
     disorder_ms: int
     quiet_s: float
     lag_s: float
+    advance_ms: int = 0
     newest: int | None = None
     _reached: dict[int, int | None] = field(default_factory=dict)
     _touched: dict[int, float] = field(default_factory=dict)
@@ -78,16 +82,20 @@ class Ticker:
 
     def tick(self, partition: int, at_ms: int, newest_ms: int | None, now: float) -> None:
         """A tick lies in the partition, ours or that of a clock before us."""
-        if newest_ms is not None:
-            self.newest = newest_ms if self.newest is None else max(self.newest, newest_ms)
+        if newest_ms is not None and (self.newest is None or newest_ms > self.newest):
+            self.newest, self._event_at = newest_ms, now
         self._moved(partition, at_ms, now)
 
     def due(self, now: float) -> list[tuple[int, int]]:
         """(partition, watermark) for every partition that is to be ticked now."""
         if self.newest is None:
             return []
-        quiet = now - self._event_at >= self.quiet_s
-        target = self.newest if quiet else self.newest - self.disorder_ms
+        silent_s = now - self._event_at
+        if silent_s < self.quiet_s:
+            target = self.newest - self.disorder_ms
+        else:
+            passed = int(silent_s * 1000) - self.disorder_ms
+            target = self.newest + min(max(passed, 0), self.advance_ms)
         return [
             (partition, target)
             for partition, reached in sorted(self._reached.items())
@@ -114,6 +122,8 @@ class StreamClock:
         *,
         disorder: timedelta,
         quiet: timedelta,
+        lag: timedelta,
+        advance: timedelta = timedelta(0),
         since: Mapping[int, int] | None = None,
         beat: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
@@ -126,7 +136,8 @@ class StreamClock:
         self._ticker = Ticker(
             disorder_ms=disorder // timedelta(milliseconds=1),
             quiet_s=quiet.total_seconds(),
-            lag_s=(quiet / 2).total_seconds(),
+            lag_s=lag.total_seconds(),
+            advance_ms=advance // timedelta(milliseconds=1),
         )
 
     def run(self, stop: threading.Event) -> None:

@@ -23,6 +23,7 @@ from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge
 from core.telemetry.probe import Probe, ProbeServer
+from features.windows import Rolling
 from jobs.on_flink.clock import StreamClock
 from jobs.on_flink.java_parts import JavaParts
 from jobs.on_flink.rest import FlinkRest, JobState
@@ -45,6 +46,8 @@ _DOES_NOT_LOAD = (
     "Failed to rollback to checkpoint",
 )  # fmt: skip
 QUIET = timedelta(milliseconds=100)
+LAG = timedelta(milliseconds=250)
+"""How far a silent partition's clock may be behind the others': so much later its windows come out."""
 
 
 @dataclass
@@ -221,11 +224,15 @@ def keep(
     server = ProbeServer(told).start()
     rest = FlinkRest(job.settings.flink.address)
     keeper = Keeper(job, rest, told)
+    window, paced = stream.view.window, quiet is None
+    quiet = max(QUIET, 2 * stream.view.disorder) if quiet is None else quiet
     ticking = StreamClock(
         job.settings,
         stream.source.name,
         disorder=stream.view.disorder if job.disorder is None else job.disorder,
-        quiet=max(QUIET, 2 * stream.view.disorder) if quiet is None else quiet,
+        quiet=quiet,
+        lag=min(quiet / 2, LAG) if paced else quiet / 2,
+        advance=timedelta(0) if isinstance(window, Rolling) or not paced else window.size,
         since=None if job.replay is None else job.replay.since,
         beat=lambda: told.beat("clock"),
     )

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from core.errors import InvalidInput, Unavailable
+from core.errors import DeclarationError, InvalidInput, Unavailable
 from core.ids import digest
 from core.settings import Settings
 from features.compile.flink import FlinkStream, Stream
+from features.compile.flink_windows import WindowedStream
 from jobs.on_flink.rest import FlinkRest
-from pipelines.plan import Plan
+from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,22 @@ def parse_offsets(text: str) -> dict[int, int]:
     return found
 
 
-def stream_of(plan: Plan) -> Stream:
+def stream_of(plan: Plan) -> FlinkStream:
     """The part of a plan that is one Flink job."""
-    return Stream(
-        pipeline=plan.pipeline,
-        source=plan.source,
-        view=plan.view,
-        patterns=plan.patterns,
-        enriched=plan.enriched,
-        alerts=plan.alerts,
-    )
+    if isinstance(plan, ScoringPlan):
+        return Stream(
+            pipeline=plan.pipeline,
+            source=plan.source,
+            view=plan.view,
+            patterns=plan.patterns,
+            enriched=plan.enriched,
+            alerts=plan.alerts,
+        )
+    if isinstance(plan, FeaturesPlan):
+        return WindowedStream(
+            pipeline=plan.pipeline, source=plan.source, view=plan.view, rows=plan.rows, late=plan.late
+        )
+    raise DeclarationError(f"no stream for a {type(plan).__name__}", where=f"pipeline {plan.pipeline}")
 
 
 def name_of(stream: FlinkStream, replay: Replay | None = None) -> str:

@@ -29,7 +29,7 @@ from models.load import StoredModels
 from models.store import ModelStore
 from operators.dedupe import Dedupe, Horizon
 from operators.ports import FeatureReader
-from pipelines.plan import Plan
+from pipelines.plan import ScoringPlan
 from schemas import broker
 from schemas.codec import RecordCodec
 from schemas.registry import SchemaRegistry
@@ -44,7 +44,7 @@ GATHER_MS = 10
 SESSION_MS = 6000  # the least that brokers allow by default: how long a killed worker's partitions wait
 
 
-def run(plan: Plan, settings: Settings, *, source: ModelSource | None = None) -> None:
+def run(plan: ScoringPlan, settings: Settings, *, source: ModelSource | None = None) -> None:
     """Score the enriched topic of `plan` until SIGTERM or SIGINT; then finish the batch, commit, leave.
 
     Serves `/health`, `/ready` and `/metrics` from the start. What is away at the start (registry, brokers,
@@ -72,7 +72,7 @@ def run(plan: Plan, settings: Settings, *, source: ModelSource | None = None) ->
 class OnlineFeatures:
     """The view's online store as a FeatureReader: what the client raises becomes Unavailable."""
 
-    def __init__(self, client: redis.Redis, plan: Plan) -> None:
+    def __init__(self, client: redis.Redis, plan: ScoringPlan) -> None:
         self._store = RollingStore(client, plan.view)
 
     def read_rows(self, batch: pa.RecordBatch) -> Mapping[str, pa.Array]:
@@ -89,7 +89,7 @@ class Worker:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ScoringPlan,
         settings: Settings,
         *,
         source: ModelSource,
@@ -215,7 +215,7 @@ class Worker:
         _ = self._serving.current
 
 
-def limits(plan: Plan, settings: Settings) -> Limits:
+def limits(plan: ScoringPlan, settings: Settings) -> Limits:
     """The plan's batch and wait, unless the settings give their own.
 
     What waits already is worked in bites of up to `BACKLOG` batches; the wait is the same, so only a backlog
@@ -242,7 +242,7 @@ def _codec(topic: Topic, registry: SchemaRegistry) -> RecordCodec[Any]:
     return RecordCodec(topic.record, registry, topic.subject, max_bytes=topic.max_bytes)
 
 
-def _source(plan: Plan, settings: Settings) -> ModelSource:
+def _source(plan: ScoringPlan, settings: Settings) -> ModelSource:
     return StoredModels(ModelStore(settings.root / "models"), plan.infer.model)
 
 

@@ -1,4 +1,4 @@
-"""The writer process: four sinks on four threads, one probe, a graceful end."""
+"""The writer process: a thread per sink, one probe, a graceful end."""
 
 import signal
 import sys
@@ -16,6 +16,10 @@ from core.errors import DeclarationError, Unavailable
 from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.probe import Probe, ProbeServer
+from features.feature_rows import WINDOW_END
+from features.online.layout import layout_of
+from features.online.packed_redis import RedisPackedValues
+from features.online.packed_writer import PackedWriter
 from features.online.rolling import RollingStore
 from jobs.writer.outbox import Outbox
 from jobs.writer.postgres_store import PostgresStatusStore
@@ -23,8 +27,9 @@ from jobs.writer.runner import SinkRunner, Surroundings
 from jobs.writer.sink import Sink
 from jobs.writer.sinks.offline import OfflineSink
 from jobs.writer.sinks.online import OnlineSink
+from jobs.writer.sinks.packed import PackedSink
 from jobs.writer.sinks.status import ArrivalSink, StatusSink
-from pipelines.plan import Plan
+from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
 from schemas.broker import admin, consumer, gathering, producer
 from schemas.codec import RecordCodec
 from schemas.registry import SchemaRegistry
@@ -53,15 +58,13 @@ class Writer:
         self._log = logger("writer", pipeline=plan.pipeline)
         self.probe = Probe(stale_after_s=10.0)
         registry = SchemaRegistry.of(settings)
-        self._codecs = {
-            topic.name: _codec(topic, registry)
-            for topic in (plan.source, plan.enriched, plan.results, plan.labels, plan.status, plan.alerts)
-        }
+        self._codecs = {topic.name: _codec(topic, registry) for topic in plan.path}
         self.runners = [self._runner(sink, outbox) for sink, outbox in self._sinks()]
 
     def run(self) -> None:
         """Read and write until `stop` is called; returns when all sinks have ended."""
-        self.probe.check("database", self._database())
+        if isinstance(self._plan, ScoringPlan):
+            self.probe.check("database", self._database())
         self.probe.check("redis", self._redis())
         self.probe.check("kafka", self._kafka())
         pa.array([0])  # imports pandas, once; a second or more that decisions would otherwise wait for
@@ -89,30 +92,39 @@ class Writer:
         self._stop.set()
 
     def _sinks(self) -> list[tuple[Sink, Outbox]]:
-        plan, settings, url = self._plan, self._settings, self._settings.postgres.address
-        enriched = plan.enriched
-        if enriched.record is None or enriched.record.spec().time is None:
-            raise DeclarationError(f"topic {enriched.name} has no event time", where=plan.pipeline)
-        outboxes = [Outbox(lambda: producer(settings, linger_ms=0)) for _ in range(4)]
-        rows = RollingStore(_redis_client(settings), plan.view)
+        plan = self._plan
+        if isinstance(plan, ScoringPlan):
+            sinks = self._of_scoring(plan)
+        elif isinstance(plan, FeaturesPlan):
+            sinks = self._of_features(plan)
+        else:
+            raise DeclarationError(f"no sinks for a {type(plan).__name__}", where=plan.pipeline)
+        return [(make(outbox), outbox) for make in sinks for outbox in [self._outbox()]]
+
+    def _of_scoring(self, plan: ScoringPlan) -> list[Callable[[Outbox], Sink]]:
+        url, clock = self._settings.postgres.address, self._clock
+        rows = RollingStore(_redis_client(self._settings), plan.view)
         return [
-            (
-                StatusSink(plan, PostgresStatusStore(url), outboxes[0], self._codecs, self._clock),
-                outboxes[0],
-            ),
-            (ArrivalSink(plan, PostgresStatusStore(url), self._clock), outboxes[1]),
-            (OnlineSink(enriched, rows), outboxes[2]),
-            (
-                OfflineSink(
-                    enriched,
-                    str(enriched.record.spec().time),
-                    settings.root,
-                    self._clock,
-                    interval_s=settings.writer.delta_interval_s,
-                ),
-                outboxes[3],
-            ),
+            lambda outbox: StatusSink(plan, PostgresStatusStore(url), outbox, self._codecs, clock),
+            lambda _: ArrivalSink(plan, PostgresStatusStore(url), clock),
+            lambda _: OnlineSink(plan.enriched, rows),
+            lambda _: self._offline(plan.enriched, plan.view.time),
         ]
+
+    def _of_features(self, plan: FeaturesPlan) -> list[Callable[[Outbox], Sink]]:
+        values = PackedWriter(RedisPackedValues(_redis_client(self._settings)), layout_of(plan.view))
+        return [
+            lambda _: PackedSink(plan.rows, values),
+            lambda _: self._offline(plan.rows, WINDOW_END),
+            lambda _: self._offline(plan.source, plan.view.time, name="events"),
+        ]
+
+    def _offline(self, topic: Topic, time: str, name: str = "offline") -> Sink:
+        interval_s = self._settings.writer.delta_interval_s
+        return OfflineSink(topic, time, self._settings.root, self._clock, interval_s=interval_s, name=name)
+
+    def _outbox(self) -> Outbox:
+        return Outbox(lambda: producer(self._settings, linger_ms=0))
 
     def _runner(self, sink: Sink, outbox: Outbox) -> SinkRunner:
         group = group_of(self._plan.pipeline, sink.name)

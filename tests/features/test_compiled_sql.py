@@ -20,7 +20,7 @@ from features.compile.flink_columns import interval
 from features.compile.flink_windows import WindowedStream
 from features.feature_rows import features_topic, late_topic
 from features.view import Cumulating, Hopping
-from pipelines.load import load_plan
+from pipelines.load import load_scoring
 from schemas.catalog.user_events import USER_EVENTS
 from schemas.topic import Topic
 from tests.features.test_identity import DEMAND
@@ -30,7 +30,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "sql"
 
 
 def fraud() -> Stream:
-    plan = load_plan("fraud")
+    plan = load_scoring("fraud")
     return Stream(plan.pipeline, plan.source, plan.view, plan.patterns, plan.enriched, plan.alerts)
 
 

@@ -12,7 +12,7 @@ from jobs.training.fraud import FraudTraining, train_fraud
 from jobs.training.trees import TreeSettings
 from models.load import load
 from models.store import ModelStore
-from pipelines.load import load_plan
+from pipelines.load import load_scoring
 from stack.local import Stack
 from tests.integration.scenario import READY_S, Deployed
 
@@ -21,7 +21,7 @@ SMALL = FraudTraining(events=2_000, trees=TreeSettings(trees=60, depth=5))
 
 @pytest.fixture(scope="session")
 def deployed(stack: Stack) -> Iterator[Deployed]:
-    given, plan = settings(), load_plan("fraud")
+    given, plan = settings(), load_scoring("fraud")
     store = ModelStore.default()
     train_fraud(generated.generate(40_000), source=generated.SOURCE, settings=SMALL, store=store)
     apply_all([plan], given, jobs=True)

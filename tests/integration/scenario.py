@@ -28,7 +28,7 @@ from gateway.client import GatewayClient
 from gateway.keys import create_key
 from jobs.sources.generated import LABEL, generate
 from models.load import LoadedModel
-from pipelines.plan import Plan
+from pipelines.plan import ScoringPlan
 from stack.local import Stack
 
 SETTLE_S = 120.0
@@ -41,7 +41,7 @@ class Deployed:
     """The pipeline, running on the session's stack."""
 
     stack: Stack
-    plan: Plan
+    plan: ScoringPlan
     settings: Settings
     model: LoadedModel
 

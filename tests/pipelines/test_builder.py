@@ -5,14 +5,26 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import DeclarationError, UnknownName
+from core.errors import DeclarationError, InvalidInput, UnknownName
 from features.catalog.card_activity import CARD_ACTIVITY
+from features.catalog.card_testing import CARD_TESTING
+from features.catalog.regional_demand import REGIONAL_DEMAND
+from features.view import Count, Feature
 from pipelines.builder import DEAD_LETTERS, Pipeline, pipeline
+from pipelines.catalog.demand import LATE, ROWS, demand
 from pipelines.catalog.fraud import BANDS, ENRICHED, LABELS, RESULTS, STATUS, TRANSACTIONS, fraud
-from pipelines.load import load_plan
+from pipelines.load import load_features, load_plan, load_plans, load_scoring
 from pipelines.text import plan_text
+from schemas.catalog.transactions import Transaction
+from schemas.catalog.user_events import USER_EVENTS
 from schemas.topic import Topic
 
+COUNTED = replace(
+    REGIONAL_DEMAND,
+    source=Transaction,
+    entity="card_id",
+    features=(Feature("payments", Count(), unit="payments", empty=0),),
+)
 GOLDEN = Path(__file__).parents[1] / "golden" / "plan"
 
 
@@ -22,15 +34,23 @@ def whole(p: Pipeline, *, source: Topic = TRANSACTIONS, results: Topic = RESULTS
     p.follow(status=STATUS, labels=LABELS)
 
 
-def test_the_plan_of_fraud_is_the_golden_one() -> None:
-    golden = GOLDEN / "fraud.txt"
-    assert plan_text(fraud.plan()) == golden.read_text(), (
-        "the plan changed; if that is meant, run `millstream plan fraud --text` into the golden file"
+@pytest.mark.parametrize("name", sorted(load_plans()))
+def test_the_plan_of_a_shipped_pipeline_is_the_golden_one(name: str) -> None:
+    assert plan_text(load_plan(name)) == (GOLDEN / f"{name}.txt").read_text(), (
+        f"the plan changed; if that is meant, run `millstream plan {name} --text` into the golden file"
     )
 
 
-def test_the_shipped_pipeline_is_found_by_its_entry_point() -> None:
+def test_the_shipped_pipelines_are_found_by_their_entry_points() -> None:
     assert load_plan("fraud") == fraud.plan()
+    assert load_plan("demand") == demand.plan()
+
+
+def test_a_plan_of_the_other_kind_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="scores nothing"):
+        load_scoring("demand")
+    with pytest.raises(InvalidInput, match="no windowed view"):
+        load_features("fraud")
 
 
 def test_an_unknown_pipeline_suggests_the_nearest_name() -> None:
@@ -70,3 +90,35 @@ def test_topics_of_one_path_have_equal_partition_counts() -> None:
     wider = replace(RESULTS, partitions=8)
     with pytest.raises(DeclarationError, match="8 partitions"):
         pipeline("t", version=1, unrouted=DEAD_LETTERS)(lambda p: whole(p, results=wider)).plan()
+
+
+def test_a_view_of_the_other_shape_is_refused_with_the_right_call() -> None:
+    def windowed(p: Pipeline) -> None:
+        p.read(USER_EVENTS).enrich(REGIONAL_DEMAND, to=ROWS)
+
+    def rolling(p: Pipeline) -> None:
+        p.read(TRANSACTIONS).window(CARD_ACTIVITY, to=ROWS, late=LATE)
+
+    with pytest.raises(DeclarationError, match="is windowed") as caught:
+        pipeline("t", version=1, unrouted=DEAD_LETTERS)(windowed).plan()
+    assert "window(...)" in (caught.value.mend or "")
+    with pytest.raises(DeclarationError, match="is rolling"):
+        pipeline("t", version=1, unrouted=DEAD_LETTERS)(rolling).plan()
+
+
+def test_a_pattern_beside_a_windowed_view_is_refused() -> None:
+    def both(p: Pipeline) -> None:
+        events = p.read(TRANSACTIONS)
+        events.window(COUNTED, to=ROWS, late=LATE)
+        events.alert_on(CARD_TESTING)
+
+    with pytest.raises(DeclarationError, match="beside a windowed view"):
+        pipeline("t", version=1, unrouted=DEAD_LETTERS)(both).plan()
+
+
+def test_a_route_needs_a_pipeline_that_takes_events() -> None:
+    def closed(p: Pipeline) -> None:
+        p.read(USER_EVENTS, takes_events=False, route="/events").window(REGIONAL_DEMAND, to=ROWS, late=LATE)
+
+    with pytest.raises(DeclarationError, match="route '/events'"):
+        pipeline("t", version=1, unrouted=DEAD_LETTERS)(closed).plan()

@@ -7,13 +7,13 @@ import pytest
 from schemas.avro import AVSC, catalog, files, main
 from schemas.evolution import check_backward
 
-MODULES = ("pipelines.catalog.fraud",)
+MODULES = ("pipelines.catalog.fraud", "pipelines.catalog.demand")
 
 
 @pytest.mark.parametrize("path", sorted(files(MODULES)), ids=lambda path: path.stem)
 def test_the_committed_schema_is_the_compiled_one(path: object) -> None:
     assert path.read_text() == files(MODULES)[path], (
-        "run `python -m schemas.avro write pipelines.catalog.fraud`"
+        "run `python -m schemas.avro write` with the modules of the pipelines"
     )  # type: ignore[attr-defined]
 
 

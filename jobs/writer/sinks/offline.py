@@ -31,12 +31,21 @@ class OfflineSink:
     fresh one finds the other's offsets. Neither doubles a row.
     """
 
-    name = "offline"
     wait_s = 0.2
     dead_letters = False
     commits = False
 
-    def __init__(self, topic: Topic, time: str, root: Path, clock: Clock, *, interval_s: float) -> None:
+    def __init__(
+        self,
+        topic: Topic,
+        time: str,
+        root: Path,
+        clock: Clock,
+        *,
+        interval_s: float,
+        name: str = "offline",
+    ) -> None:
+        self.name = name
         self.topics: Sequence[Topic] = (topic,)
         self._topic = topic.name
         self._time = time

@@ -15,7 +15,7 @@ from jobs.writer.errors import BadRecord
 from jobs.writer.outbox import UNKNOWN_PARTITION, Outbox
 from jobs.writer.outcomes import alert, decided, reviewed
 from jobs.writer.status_store import Arrival, StatusStore
-from pipelines.plan import Plan
+from pipelines.plan import ScoringPlan
 from schemas.catalog.alerts import Alert
 from schemas.catalog.decisions import Decision, StatusChange, Verdict
 from schemas.codec import RecordCodec
@@ -41,7 +41,7 @@ class ArrivalSink:
     dead_letters = True
     commits = True
 
-    def __init__(self, plan: Plan, store: StatusStore, clock: Clock) -> None:
+    def __init__(self, plan: ScoringPlan, store: StatusStore, clock: Clock) -> None:
         self._pipeline = plan.pipeline
         self._store = store
         self._clock = clock
@@ -88,7 +88,7 @@ class StatusSink:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ScoringPlan,
         store: StatusStore,
         outbox: Outbox,
         codecs: Mapping[str, RecordCodec[Any]],

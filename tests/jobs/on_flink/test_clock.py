@@ -53,6 +53,43 @@ def test_a_quiet_stream_is_ticked_once_in_every_partition_to_the_last_event_and_
     assert [clock.due(10.2 + wait) for wait in (0.05, 0.1, 1, 3_600)] == [[], [], [], []]
 
 
+def test_where_windows_wait_the_clock_goes_on_with_the_wall_clock_and_the_bound_behind_it() -> None:
+    clock = Ticker(disorder_ms=1_000, quiet_s=2.0, lag_s=0.25, advance_ms=60_000)
+    clock.partitions([0], 0.0)
+    clock.event(0, 100_000, 10.0)
+    assert clock.due(11.9) == [], "not quiet yet"
+    for now, watermark in ((12.0, 101_000), (13.0, 102_000), (69.0, 158_000), (71.0, 160_000)):
+        assert clock.due(now) == [(0, watermark)]
+    assert clock.due(3_600.0) == [(0, 160_000)], "no further than asked"
+
+
+def test_a_clock_that_starts_anew_goes_on_from_its_own_start() -> None:
+    clock = Ticker(disorder_ms=1_000, quiet_s=2.0, lag_s=0.25, advance_ms=60_000)
+    clock.partitions([0], 5_000.0)
+    clock.tick(0, 99_000, 100_000, 5_000.0)
+    assert clock.due(5_003.0) == [(0, 102_000)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5_000), st.integers(-900, 0)), min_size=1, max_size=50),
+    st.integers(0, 60_000),
+)
+def test_an_event_as_little_delayed_as_the_others_is_never_late(
+    gaps: list[tuple[int, int]], advance: int
+) -> None:
+    """Events with delays of less than the bound, and pauses of any length between them."""
+    clock = Ticker(disorder_ms=1_000, quiet_s=2.0, lag_s=0.25, advance_ms=advance)
+    clock.partitions([0, 1], 0.0)
+    wall = 0
+    for number, (gap, delay) in enumerate(gaps):
+        for looked in range(wall, wall + gap, 20):
+            for partition, watermark in clock.due(looked / 1000):
+                clock.tick(partition, watermark, clock.newest, looked / 1000)
+                assert watermark < wall + gap + delay or watermark <= (clock.newest or 0)
+        wall += gap
+        clock.event(number % 2, wall + delay, wall / 1000)
+
+
 def test_the_next_quiet_period_is_ticked_again() -> None:
     clock = ticker(1)
     for newest, now in ((5_000, 10.0), (5_010, 20.0)):

@@ -16,7 +16,7 @@ from confluent_kafka.admin import NewTopic
 
 from core.ids import new_id
 from core.settings import settings
-from pipelines.plan import Plan
+from pipelines.plan import ScoringPlan
 from schemas import broker
 from schemas.avro import schema_text
 from schemas.catalog.decisions import Decision
@@ -45,7 +45,7 @@ class Bench:
 
     def __init__(self, *, batch: int = 16) -> None:
         self.domain = f"t{new_id().replace('-', '')}"
-        self.plan: Plan = plan(self.domain, batch=batch)
+        self.plan: ScoringPlan = plan(self.domain, batch=batch)
         self.batch = batch
         self.registry = SchemaRegistry.of(settings())
         self.codec: RecordCodec[Any] = RecordCodec(EnrichedPayment, self.registry, self.plan.enriched.subject)

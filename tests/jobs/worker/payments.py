@@ -13,7 +13,7 @@ from features.enriched import enriched_record
 from features.view import Count, Feature, FeatureView, Mean
 from operators.decide import Band, Bands
 from operators.ports import Matrix
-from pipelines.plan import Infer, Plan
+from pipelines.plan import Infer, ScoringPlan
 from schemas.catalog.alerts import ALERTS
 from schemas.catalog.decisions import Decision, StatusChange, Verdict
 from schemas.codec import arrow_schema
@@ -53,13 +53,13 @@ BANDS = Bands(
 )
 
 
-def plan(domain: str = "small", *, partitions: int = 4, batch: int = 64) -> Plan:
+def plan(domain: str = "small", *, partitions: int = 4, batch: int = 64) -> ScoringPlan:
     """The pipeline on topics of its own."""
 
     def topic(kind: str, of: type[Record], **more: Any) -> Topic:
         return Topic(f"{domain}.payments.{kind}.v1", of, partitions=partitions, **more)
 
-    return Plan(
+    return ScoringPlan(
         pipeline=domain,
         version=1,
         source=topic("events", Payment),

@@ -16,7 +16,7 @@ from features.enriched import enriched_record
 from features.view import Count, Feature, FeatureView
 from jobs.writer.main import Writer
 from operators.decide import Band, Bands
-from pipelines.plan import Infer, Plan
+from pipelines.plan import Infer, ScoringPlan
 from schemas.broker import admin, consumer, producer, watermarks
 from schemas.catalog.alerts import Alert
 from schemas.catalog.decisions import Decision, StatusChange, Verdict
@@ -52,13 +52,13 @@ SWIPES = FeatureView(
 EnrichedSwipe = enriched_record(Swipe, SWIPES)
 
 
-def plan_of(name: str) -> Plan:
+def plan_of(name: str) -> ScoringPlan:
     """The plan of a pipeline whose topics all carry `name`."""
 
     def topic(kind: str, of: type[Record], **more: Any) -> Topic:
         return Topic(f"test.{name}.{kind}.v1", of, partitions=PARTITIONS, **more)
 
-    return Plan(
+    return ScoringPlan(
         pipeline=name,
         version=1,
         source=topic("events", Swipe),
