@@ -1,10 +1,11 @@
 """What applying a plan would create or change, and doing it. Applying twice changes nothing.
 
-The order is: schemas (an incompatible one is refused before anything is touched), topics, tables. A topic's
-partition count never changes, because it would move keys to other partitions under running jobs.
+The order is: schemas (an incompatible one is refused before anything is touched), topics, tables, views. A
+topic's partition count never changes, because it would move keys to other partitions under running jobs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -22,6 +23,8 @@ from confluent_kafka.admin import (
 
 from core.errors import DeclarationError, IncompatibleSchema, Unavailable
 from core.settings import Settings
+from features.identity import changed_meaning
+from pipelines.applied_views import applied_forms, record_applied
 from pipelines.plan import Plan
 from pipelines.tables import create_tables
 from schemas.avro import schema_text
@@ -56,7 +59,7 @@ def topics_of(plans: Iterable[Plan]) -> list[Topic]:
 
 
 def compare(plans: Sequence[Plan], settings: Settings) -> list[Change]:
-    """Every topic and schema of the plans against broker and registry; nothing is written.
+    """Every topic, schema and view of the plans against broker, registry and database; nothing is written.
 
     Raises Unavailable when one of them is away.
     """
@@ -66,7 +69,7 @@ def compare(plans: Sequence[Plan], settings: Settings) -> list[Change]:
         changes = [_compare_schema(topic, registry) for topic in topics if topic.record is not None]
     finally:
         registry.close()
-    return changes + _compare_topics(topics, settings)
+    return changes + _compare_topics(topics, settings) + _compare_views(plans, settings)
 
 
 def apply(plans: Sequence[Plan], settings: Settings) -> list[Change]:
@@ -94,7 +97,9 @@ def apply(plans: Sequence[Plan], settings: Settings) -> list[Change]:
         [by_name[c.name] for c in changes if c.kind == "topic" and c.action is Action.CHANGE],
         settings,
     )
-    _create_tables(settings)
+    with _database(settings) as connection:
+        create_tables(connection)
+        record_applied(connection, [plan.view for plan in plans])
     return changes
 
 
@@ -211,10 +216,25 @@ def _settle(futures: dict[Any, Any], already: str | None = None) -> None:
                 raise Unavailable(f"Kafka refused {what}: {error.args[0].str()}") from error
 
 
-def _create_tables(settings: Settings) -> None:
+def _compare_views(plans: Sequence[Plan], settings: Settings) -> list[Change]:
+    with _database(settings) as connection:
+        applied = applied_forms(connection)
+    changes = []
+    for view in (plan.view for plan in plans):
+        name, form = f"{view.name} v{view.version}", applied.get((view.name, view.version))
+        if form is None:
+            changes.append(Change("view", name, Action.CREATE, (f"{len(view.features)} features",)))
+            continue
+        differences = changed_meaning(form, view)
+        changes.append(Change("view", name, Action.REFUSE if differences else Action.KEEP, differences))
+    return changes
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[psycopg.Connection[Any]]:
     try:
         with psycopg.connect(settings.postgres.address, connect_timeout=10) as connection:
-            create_tables(connection)
+            yield connection
     except psycopg.OperationalError as error:
         raise Unavailable(
             f"no answer from PostgreSQL: {error}",

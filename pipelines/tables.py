@@ -3,6 +3,7 @@
 - `transactions`: the status of each transaction, one row per (tenant, id); rank never falls.
 - `predictions`: the history of decisions; a hypertable where TimescaleDB is there, else partitioned by week.
 - `reviews`: the queue an analyst works through.
+- `applied_views`: what each version of a feature view meant when it was first applied.
 - `api_keys`: who may call the gateway; secrets as SHA-256 only.
 
 Every write is `INSERT ... SELECT FROM unnest(...) ON CONFLICT ...`: one statement and one round trip per
@@ -58,6 +59,14 @@ CREATE TABLE IF NOT EXISTS reviews (
     PRIMARY KEY (tenant, id)
 );
 CREATE INDEX IF NOT EXISTS reviews_queue ON reviews (tenant, state, opened_at, id);
+CREATE TABLE IF NOT EXISTS applied_views (
+    name       text        NOT NULL,
+    version    integer     NOT NULL,
+    digest     text        NOT NULL,
+    form       jsonb       NOT NULL,
+    applied_at timestamptz NOT NULL,
+    PRIMARY KEY (name, version)
+);
 CREATE TABLE IF NOT EXISTS api_keys (
     id           text        PRIMARY KEY,
     hash         bytea       NOT NULL CHECK (octet_length(hash) = 32),
