@@ -181,6 +181,15 @@ class SchemaRegistry:
             raise self._unexpected(status, answer, f"subject {subject}")
         return bool(answer["is_compatible"])
 
+    def delete(self, subject: str) -> None:
+        """Forget a subject of a run of its own; one that is not there is no error."""
+        status, answer = self._call("DELETE", f"/subjects/{subject}", None)
+        if status not in (200, 204, 404):
+            raise self._unexpected(status, answer, f"subject {subject}")
+        with self._lock:
+            for key in [key for key in self._ids if key[0] == subject]:
+                del self._ids[key]
+
     def reachable(self) -> bool:
         """Whether it answers at all; for health checks."""
         try:

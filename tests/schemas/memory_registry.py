@@ -45,6 +45,11 @@ class MemoryRegistry:
                 return _missing(40403, "schema")
             case ["POST", "subjects", subject, "versions"]:
                 return self._register(subject, body["schema"])
+            case ["DELETE", "subjects", subject]:
+                versions = self.subjects.pop(subject, None)
+                if versions is None:
+                    return _missing(40401, "subject")
+                return httpx.Response(200, json=list(range(1, len(versions) + 1)))
             case ["GET", "subjects", subject, "versions", *which]:
                 return self._versions(subject, which)
             case ["PUT", "config", subject]:

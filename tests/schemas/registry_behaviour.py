@@ -49,6 +49,19 @@ class RegistryBehaviour:
             registry.id_of(fresh(), FIRST)
         assert caught.value.code == "schema_not_registered"
 
+    def test_a_deleted_subject_is_gone_and_can_be_made_again(
+        self, registry: SchemaRegistry, second: SchemaRegistry
+    ) -> None:
+        subject = fresh()
+        registry.register(subject, FIRST)
+        registry.delete(subject)
+        registry.delete(subject)
+        assert second.versions(subject) == []
+        with pytest.raises(Unavailable, match="millstream apply"):
+            registry.id_of(subject, FIRST)
+        registry.register(subject, MORE)
+        assert len(second.versions(subject)) == 1
+
     def test_an_unknown_id_is_an_unknown_name(self, registry: SchemaRegistry) -> None:
         with pytest.raises(UnknownName):
             registry.schema(987_654_321)

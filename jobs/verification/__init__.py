@@ -1,0 +1,1 @@
+"""Runs of a view's own, beside what is deployed: for checking what the stream computes."""

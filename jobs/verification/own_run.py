@@ -1,0 +1,164 @@
+"""A run of a view's own: random events through its stream on a real engine, and what came out.
+
+    run = record(plan, settings, flink(settings, java), rows=4_000, seed=7)
+    report = verify(plan.view, run.events, run.streamed)
+
+It uses topics, schemas and a job of its own (`jobs.verification.shadow`), so that it can run beside the
+deployed pipeline; all of them are gone afterwards.
+"""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from core.clock import to_millis
+from core.errors import StackError, Unavailable
+from core.settings import Settings
+from core.telemetry.probe import Probe
+from features.sample import Sample, sample
+from jobs.on_flink.java_parts import JavaParts
+from jobs.on_flink.keeper import keep
+from jobs.on_flink.stream import stream_of
+from jobs.on_flink.submit import FlinkJob
+from jobs.verification.shadow import made, shadow_of, stream_topics
+from pipelines import recorded
+from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
+from schemas.broker import producer
+from schemas.codec import RecordCodec
+from schemas.headers import event_headers
+from schemas.keys import key_of
+from schemas.registry import SchemaRegistry
+from schemas.topic import Topic
+
+QUIET = timedelta(seconds=3)
+"""A silent partition is held for half of this: recorded time runs faster than the wall clock."""
+READY_S, OUT_S, STILL_S = 180.0, 180.0, 8.0
+
+Engine = Callable[[Plan], AbstractContextManager[None]]
+"""Runs the stream of a plan, from ready to stopped."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """events: as sent, repeats included. streamed: the enriched rows, or the feature rows. late: the events
+    that came out as late (of a windowed view; None for a rolling one, whose rows say it). until: the newest
+    event time."""
+
+    events: pa.Table
+    streamed: pa.Table
+    late: pa.Table | None
+    until: datetime
+
+
+def record(plan: Plan, settings: Settings, engine: Engine, *, rows: int, seed: int) -> Run:
+    """Send about `rows` events (`features.sample`) and wait until nothing more comes out.
+
+    Raises Unavailable when Kafka, the registry or the engine do not answer.
+    """
+    shadow = shadow_of(plan)
+    now = datetime.now(UTC).replace(microsecond=0)
+    given = sample(plan.view, rows=rows, seed=seed, until=now)
+    with made(stream_topics(shadow), settings):
+        with engine(shadow):
+            _send(shadow.source, given, settings)
+            _wait_for_all(shadow, given, settings)
+        events = recorded.read(shadow.source, settings)
+        return Run(
+            events=events,
+            streamed=recorded.read(_output(shadow), settings),
+            late=recorded.read(shadow.late, settings) if isinstance(shadow, FeaturesPlan) else None,
+            until=pc.max(events.column(plan.view.time)).as_py(),
+        )
+
+
+def flink(settings: Settings, java: JavaParts) -> Engine:
+    """The plan's Flink job, kept as in production, its state thrown away at the end."""
+
+    @contextmanager
+    def running(plan: Plan) -> Iterator[None]:
+        job = FlinkJob(stream_of(plan), settings, java)
+        probe, stopping = Probe(), threading.Event()
+        keeper = threading.Thread(
+            target=keep, args=(job, stopping), kwargs={"quiet": QUIET, "probe": probe}, daemon=True
+        )
+        keeper.start()
+        try:
+            _until(lambda: probe.readiness()[0], READY_S, f"the Flink job {job.name} does not run")
+            yield
+        finally:
+            stopping.set()
+            keeper.join(60)
+            for folder in (job.folders.checkpoints, job.folders.savepoints):
+                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(settings.root / "flink" / plan.pipeline, ignore_errors=True)
+
+    return running
+
+
+def _send(topic: Topic, given: Sample, settings: Settings) -> None:
+    """One after the other, each on its topic before the next: a tick must not overtake one under way."""
+    if topic.record is None:
+        raise StackError(f"topic {topic.name} has no record")
+    spec = topic.record.spec()
+    registry = SchemaRegistry.of(settings)
+    client = producer(settings, linger_ms=0)
+    try:
+        codec = RecordCodec(topic.record, registry, topic.subject, max_bytes=topic.max_bytes)
+        table = given.events.combine_chunks()
+        (batch,) = table.to_batches()
+        columns = [table.column(name).to_pylist() for name in ("tenant", "id", spec.entity, spec.time)]
+        received_at = datetime.now(UTC)
+        for value, tenant, id, entity, at in zip(codec.encode_batch(batch), *columns, strict=True):
+            client.produce(
+                topic.name,
+                key=key_of(tenant, entity),
+                value=value,
+                timestamp=to_millis(at),
+                headers=event_headers(
+                    id=id, source="millstream verify", type=spec.name.lower(), time=at, tenant=tenant,
+                    received_at=received_at,
+                ),
+            )  # fmt: skip
+            if client.flush(10):
+                raise Unavailable("Kafka takes no events", where=settings.kafka.address)
+    finally:
+        registry.close()
+
+
+def _output(plan: Plan) -> Topic:
+    if isinstance(plan, FeaturesPlan):
+        return plan.rows
+    if isinstance(plan, ScoringPlan):
+        return plan.enriched
+    raise StackError(f"no output of a {type(plan).__name__}")
+
+
+def _wait_for_all(plan: Plan, given: Sample, settings: Settings) -> None:
+    """Until the outputs stand still for eight seconds: of a rolling view, not before each event came out."""
+    ids = {*zip(*(given.events.column(name).to_pylist() for name in ("tenant", "id")), strict=True)}
+    least = len(ids) if isinstance(plan, ScoringPlan) else 1
+    seen: list[int] = [-1]
+    since = [time.monotonic()]
+
+    def still() -> bool:
+        count = sum(recorded.ends(_output(plan), settings).values())
+        if count != seen[0]:
+            seen[0], since[0] = count, time.monotonic()
+        return count >= least and time.monotonic() - since[0] >= STILL_S
+
+    _until(still, OUT_S, f"{plan.view.name}: not all that was sent came out")
+
+
+def _until(done: Callable[[], bool], within_s: float, problem: str) -> None:
+    deadline = time.monotonic() + within_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{problem} within {within_s:.0f} s", mend="see `millstream logs`")
+        time.sleep(0.1)

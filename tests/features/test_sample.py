@@ -1,0 +1,62 @@
+"""The random events of a view's own run: as hard as they say, and the same for the same seed."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from features.catalog.card_activity import CARD_ACTIVITY
+from features.catalog.regional_demand import REGIONAL_DEMAND
+from features.history import compute, first_per_id
+from features.sample import Sample, sample
+from features.view import FeatureView
+
+UNTIL = datetime(2026, 3, 4, 10, tzinfo=UTC)
+VIEWS = pytest.mark.parametrize("view", [CARD_ACTIVITY, REGIONAL_DEMAND], ids=lambda view: view.name)
+
+
+def made(view: FeatureView, seed: int = 1) -> Sample:
+    return sample(view, rows=3_000, seed=seed, until=UNTIL)
+
+
+@VIEWS
+def test_the_same_seed_gives_the_same_events_and_another_others(view: FeatureView) -> None:
+    assert made(view).events.equals(made(view).events)
+    assert not made(view).events.equals(made(view, seed=2).events)
+
+
+@VIEWS
+def test_disorder_is_within_the_bound_but_for_the_late_ones(view: FeatureView) -> None:
+    given = made(view)
+    newest, seen, late = None, set(), set()
+    names = ("tenant", "id", view.time)
+    for tenant, id, at in zip(*(given.events.column(name).to_pylist() for name in names), strict=True):
+        if (tenant, id) in seen:
+            continue
+        seen.add((tenant, id))
+        if newest is not None and newest - at >= view.disorder:
+            late.add((tenant, id))
+        newest = at if newest is None else max(newest, at)
+    assert late == given.late
+    assert 10 < len(late) < 100
+    assert newest is not None
+    assert newest <= UNTIL
+
+
+@VIEWS
+def test_repeats_equal_times_and_several_tenants_are_there(view: FeatureView) -> None:
+    events = made(view).events
+    ids = Counter(zip(events.column("tenant").to_pylist(), events.column("id").to_pylist(), strict=True))
+    assert 30 < sum(times - 1 for times in ids.values()) < 300
+    assert len({tenant for tenant, _ in ids}) == 3
+    times = Counter(events.column(view.time).to_pylist())
+    assert sum(count > 1 for count in times.values()) > 100
+    spread = max(times) - min(times)
+    assert spread > timedelta(days=6), "looking back a week finds something"
+
+
+@VIEWS
+def test_every_feature_takes_several_values(view: FeatureView) -> None:
+    found = compute(view, first_per_id(made(view).events))
+    for name in view.feature_names:
+        assert len(set(found.column(name).to_pylist())) > 2, name
