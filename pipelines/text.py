@@ -1,8 +1,7 @@
 """The stable text form of a plan: what `millstream plan` prints and the golden file holds."""
 
-from datetime import timedelta
-
-from features.windows import Rolling, Tumbling, Windowed
+from features.windows import Rolling
+from features.words import span, window_words
 from operators.decide import Band
 from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
 from schemas.topic import Topic
@@ -24,10 +23,10 @@ def plan_text(plan: Plan, *, replication: int = 1, min_insync: int = 1) -> str:
 def _view(plan: Plan) -> list[str]:
     view = plan.view
     entity = ", ".join(view.entity_fields)
-    window = "" if isinstance(view.window, Rolling) else f", {_window(view.window)}"
+    window = "" if isinstance(view.window, Rolling) else f", {window_words(view.window)}"
     return [
         "",
-        f"view {view.name} v{view.version} by {entity}{window}, disorder {_span(view.disorder)}",
+        f"view {view.name} v{view.version} by {entity}{window}, disorder {span(view.disorder)}",
         *(f"  {feature.name} [{feature.unit}] empty={feature.empty}" for feature in view.features),
     ]
 
@@ -41,12 +40,12 @@ def _scoring(plan: ScoringPlan) -> list[str]:
             for step in pattern.steps
         )
         lines += ["", f"pattern {pattern.name} v{pattern.version} by {pattern.entity}"]
-        lines += [f"  {steps}, within {_span(pattern.within)}: alert {pattern.severity}"]
+        lines += [f"  {steps}, within {span(pattern.within)}: alert {pattern.severity}"]
     infer = plan.infer
     return [
         *lines,
         "",
-        f"infer {infer.model} (champion), batches of {infer.batch}, wait {_span(infer.wait)}",
+        f"infer {infer.model} (champion), batches of {infer.batch}, wait {span(infer.wait)}",
         "decide",
         *(f"  {_band(band)}" for band in plan.bands.bands),
         f"  otherwise: {plan.bands.otherwise.decision} -> {plan.bands.otherwise.status}",
@@ -86,13 +85,6 @@ def _routes(plan: Plan) -> list[str]:
     return [*lines, f"  GET  /api/v1/features/{plan.view.name}/{{entity}}", "  POST /api/v1/features/read"]
 
 
-def _window(window: Windowed) -> str:
-    kind = type(window).__name__.lower()
-    if isinstance(window, Tumbling):
-        return f"{kind} {_span(window.size)}"
-    return f"{kind} {_span(window.size)} each {_span(window.every)}"
-
-
 def _topic(topic: Topic, replication: int, min_insync: int) -> list[str]:
     holds = topic.record.__name__ if topic.record else "the bytes as they came"
     settings = ", ".join(f"{name}={value}" for name, value in topic.config(min_insync=min_insync).items())
@@ -109,11 +101,3 @@ def _band(band: Band) -> str:
     if band.below is not None:
         limits.append(f"below {band.below:g}")
     return f"{' and '.join(limits)}: {band.decision} -> {band.status}"
-
-
-def _span(span: timedelta) -> str:
-    millis = span // timedelta(milliseconds=1)
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)):
-        if millis and millis % size == 0:
-            return f"{millis // size} {unit}"
-    return f"{millis} ms"
