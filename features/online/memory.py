@@ -1,6 +1,6 @@
 """The rolling store in memory: for tests and for trying things out; behaves as the one in Redis does."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from core.clock import to_millis
 from features.online.rolling import CAP, RESOLUTION, events_of, feature_columns
-from features.online.rows import Reader, ReadResult, Row, Tile, fold
+from features.online.rows import Reader, ReadResult, Row, Stored, Tile, fold
 from features.view import FeatureView
 
 
@@ -45,6 +45,10 @@ class MemoryRollingStore:
         mine = None if own is None else (str(own["id"]), at_ms, [own[name] for name in self.view.columns])
         return self._answer((tenant, entity), at_ms, mine)
 
+    def read_many(self, tenant: str, entities: Sequence[str], at: datetime) -> list[ReadResult]:
+        """The features of each entity as of `at`, in their order."""
+        return [self._answer((tenant, entity), to_millis(at), None) for entity in entities]
+
     def read_rows(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """For each row the features as of its own time, itself included."""
         return feature_columns(
@@ -62,7 +66,9 @@ class MemoryRollingStore:
         if own is not None:
             rows[own[0]] = (own[1], own[2])
         tiles = list(self._tiles.get(key, {}).values())
-        return self._reader.read(list(rows.values()), tiles, at_ms, seen=bool(stored))
+        before = max((at for at, _ in stored.values() if at <= at_ms), default=None)
+        newest = max((at for at, _ in stored.values()), default=None)
+        return self._reader.read(Stored(list(rows.values()), tiles, before, newest), at_ms)
 
     def _fold_oldest(self, key: tuple[str, str]) -> None:
         rows = sorted(self._rows[key].values(), key=lambda row: row[0])

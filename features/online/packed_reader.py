@@ -1,6 +1,6 @@
 """Reading packed values: one at a time, from coroutines, and as columns.
 
-Every read says for each feature what its value is, of when, and one of
+Every read says for each feature its value, event time, age and status (`features.online.status`):
 
     fresh     not older than the layout's `fresh_for`
     stale     older than that; the value is given all the same
@@ -15,7 +15,6 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Literal
 
 import msgspec
 import pyarrow as pa
@@ -27,14 +26,13 @@ from features.online.packed import PackedField, PackedLayout, Value
 from features.online.packed_codec import PREFIX_BYTES, VERSION, PackedCodec, Unreadable
 from features.online.packed_columns import PackedColumns
 from features.online.packed_values import AsyncPackedValues, PackedValues
+from features.online.status import Status
 
 UNREADABLE = counter(
     "online_packed_unreadable_total",
     "Values in the online store that read as missing: of another layout (fingerprint), or damaged",
     ["view", "reason"],
 )
-
-Status = Literal["fresh", "stale", "missing", "expired", "truncated"]
 
 
 class PackedRead(msgspec.Struct, frozen=True, eq=False):
@@ -159,6 +157,12 @@ class PackedReader:
         (data,) = self._values.get((layout.key(tenant, entity),))
         return self._forms[layout].read(data, to_millis(self._clock.now()))
 
+    def read_many(self, layout: PackedLayout, tenant: str, entities: Sequence[str]) -> list[PackedRead]:
+        """The features of each entity now, in their order. One round trip."""
+        data = self._values.get([layout.key(tenant, entity) for entity in entities])
+        now_ms, form = to_millis(self._clock.now()), self._forms[layout]
+        return [form.read(value, now_ms) for value in data]
+
     def read_batch(self, layout: PackedLayout, tenant: str, entities: Sequence[str]) -> pa.RecordBatch:
         """One row per entity, in order, an entity as often as it is asked for; columns as
         `features.online.packed_columns` says. One round trip."""
@@ -217,8 +221,20 @@ class AsyncPackedReader:
         self._waiting.append(_One(key, self._forms[layout], answer))
         return await answer
 
+    async def read_many(self, layout: PackedLayout, tenant: str, entities: Sequence[str]) -> list[PackedRead]:
+        """As `PackedReader.read_many`; TooLarge for more entities than may wait."""
+        data = await self._values_of(layout, tenant, entities)
+        now_ms, form = to_millis(self._clock.now()), self._forms[layout]
+        return [form.read(value, now_ms) for value in data]
+
     async def read_batch(self, layout: PackedLayout, tenant: str, entities: Sequence[str]) -> pa.RecordBatch:
         """As `PackedReader.read_batch`; TooLarge for more entities than may wait."""
+        data = await self._values_of(layout, tenant, entities)
+        return self._forms[layout].columns.decode(data, to_millis(self._clock.now()))
+
+    async def _values_of(
+        self, layout: PackedLayout, tenant: str, entities: Sequence[str]
+    ) -> list[bytes | None]:
         if len(entities) > self._most_waiting:
             raise TooLarge(f"{len(entities)} entities", mend=f"ask for at most {self._most_waiting} at once")
         keys = [layout.key(tenant, entity) for entity in entities]
@@ -227,8 +243,7 @@ class AsyncPackedReader:
         parts = [_Part(keys[at : at + size], loop.create_future()) for at in range(0, len(keys), size)]
         self._waiting.extend(parts)
         answers = await asyncio.gather(*(part.answer for part in parts))
-        data = [value for answer in answers for value in answer]
-        return self._forms[layout].columns.decode(data, to_millis(self._clock.now()))
+        return [value for answer in answers for value in answer]
 
     def _admit(self, count: int) -> None:
         """Make room for so many keys, which the caller puts in the queue before it waits for anything."""

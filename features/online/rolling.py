@@ -24,7 +24,7 @@ import redis
 
 from core.clock import to_millis
 from core.errors import InvalidInput
-from features.online.rows import Reader, ReadResult, Row, Tile, fold
+from features.online.rows import Reader, ReadResult, Row, Stored, Tile, fold
 from features.times import millis
 from features.view import FeatureView
 from schemas.keys import key_of
@@ -62,7 +62,12 @@ for i = 1, #found, 2 do
   out[#out + 1] = found[i + 1]
   out[#out + 1] = redis.call('HGET', KEYS[2], found[i])
 end
-return {out, redis.call('HGETALL', KEYS[3]), redis.call('EXISTS', KEYS[1])}
+local before = false
+if #found == 0 then
+  before = redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[2], '-inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+end
+local newest = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2]
+return {out, redis.call('HGETALL', KEYS[3]), before or false, newest or false}
 """
 
 # Takes effect only if the rows up to the new `until` are still exactly those that were folded.
@@ -128,6 +133,17 @@ class RollingStore:
         mine = None if own is None else (str(own["id"]), at_ms, [own[name] for name in self.view.columns])
         return self._answer(stored, at_ms, mine)
 
+    def read_many(self, tenant: str, entities: Sequence[str], at: datetime) -> list[ReadResult]:
+        """The features of each entity as of `at`, in their order; one round trip for up to 256 of them."""
+        at_ms = to_millis(at)
+        results: list[ReadResult] = []
+        for begin in range(0, len(entities), _PIPELINED):
+            with self._client.pipeline(transaction=False) as pipe:
+                for entity in entities[begin : begin + _PIPELINED]:
+                    self._read(keys=self.keys(tenant, entity), args=self._range(at_ms), client=pipe)
+                results += [self._answer(found, at_ms, None) for found in pipe.execute()]
+        return results
+
     def read_rows(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """For each row the features as of its own time, itself included, in row order; one column per
         feature (int64 or float64, null where there is no value)."""
@@ -152,21 +168,23 @@ class RollingStore:
         return [at_ms - self._reader.longest_ms, at_ms]
 
     def _answer(self, stored: Any, at_ms: int, own: tuple[str, int, list[Any]] | None) -> ReadResult:
-        found, folded, seen = stored
+        found, folded, before, newest = stored
         rows: dict[str, Row] = {
             _text(found[i]): (int(float(found[i + 1])), msgspec.json.decode(found[i + 2]))
             for i in range(0, len(found), 3)
         }
         if own is not None:
             rows[own[0]] = (own[1], own[2])
-        return self._reader.read(list(rows.values()), _tiles(folded), at_ms, seen=bool(seen))
+        return self._reader.read(
+            Stored(list(rows.values()), _tiles(folded), _time(before), _time(newest)), at_ms
+        )
 
     def _fold_oldest(self, tenant: str, entity: str) -> None:
         """Fold the oldest half into tiles. Another writer in between makes it do nothing; the next write
         tries again."""
         keys = self.keys(tenant, entity)
         stored: Any = self._read(keys=keys, args=["-inf", "+inf"])
-        found, folded, _ = stored
+        found, folded, *_ = stored
         rows = [(int(float(found[i + 1])), found[i + 2]) for i in range(0, len(found), 3)]
         if len(rows) <= self._cap:
             return
@@ -223,6 +241,10 @@ def _parts(events: list[Event]) -> list[list[tuple[tuple[str, str], list[Event]]
 def _tiles(folded: Sequence[Any]) -> list[Tile]:
     pairs = [(_text(folded[i]), folded[i + 1]) for i in range(0, len(folded), 2)]
     return [Tile.parse(int(start), cast(bytes, text)) for start, text in pairs if start != "until"]
+
+
+def _time(score: bytes | None) -> int | None:
+    return None if score is None else int(float(score))
 
 
 def _text(value: Any) -> str:

@@ -12,34 +12,46 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
+
+import msgspec
 
 from core.clock import from_millis
 from features.aggregates import Count, CountDistinct, Max, Mean, Std, Sum, column_of
+from features.online.status import Status
 from features.plain import check_plain, plain
 from features.view import Feature, FeatureView, Value
 
-Status = Literal["present", "empty", "missing"]
 Values = Sequence[Any]
 Row = tuple[int, Values]
 
 MOST_DISTINCT = 256
 
 
-@dataclass(frozen=True)
-class ReadResult:
-    """Features as of a time.
+class ReadResult(msgspec.Struct, frozen=True):
+    """Features as of a time; see `features.online.status` for what the statuses mean.
 
-    statuses: `present`, `empty` (no value in the window; the feature's `empty` is given) or `missing` (the
-        entity has no row at all). event_time: of the newest row that was counted, None without one.
-    truncated: some rows were folded and a window's edge cuts what is left of them, so that counts and sums
-        may be too high by a part of one tile.
+    event_time_ms: of the entity's newest row at or before the time; None where none is known, and then so is
+        `age_ms`, the time that had gone by since.
     """
 
-    values: Mapping[str, Value]
-    statuses: Mapping[str, Status]
-    event_time: datetime | None
-    truncated: bool
+    values: dict[str, Value]
+    statuses: dict[str, Status]
+    event_time_ms: int | None
+    age_ms: int | None
+
+    @property
+    def event_time(self) -> datetime | None:
+        return None if self.event_time_ms is None else from_millis(self.event_time_ms)
+
+    @property
+    def age(self) -> timedelta | None:
+        return None if self.age_ms is None else timedelta(milliseconds=self.age_ms)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether any feature is."""
+        return "truncated" in self.statuses.values()
 
 
 @dataclass
@@ -131,55 +143,81 @@ def fold(
     return out
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What a store has of one entity for a read.
+
+    rows, tiles: in any order; rows at most the longest window older than the asked time. before: time in ms
+    of the newest row at or before the asked time, None without one. newest: of the newest row of all; rows
+    older than that by more than the view's time to live are gone.
+    """
+
+    rows: Sequence[Row]
+    tiles: Sequence[Tile]
+    before: int | None
+    newest: int | None
+
+
 class Reader:
-    """Answers for one plain view, DeclarationError for others. `read` takes rows in any order."""
+    """Answers for one plain view, DeclarationError for others."""
 
     def __init__(self, view: FeatureView, resolution: timedelta) -> None:
         check_plain(view, "the online store of rolling views")
         self.view = view
-        self.resolution_ms = resolution // timedelta(milliseconds=1)
-        self.longest_ms = view.windows[-1] // timedelta(milliseconds=1)
+        self.resolution_ms = _ms(resolution)
+        self.longest_ms = _ms(view.windows[-1])
+        self.ttl_ms = _ms(view.ttl)
         self._column = {name: index for index, name in enumerate(view.columns)}
+        self._windows = [
+            (_ms(over), [(feature, _ms(view.ttl_of(feature))) for feature in view.over(over)])
+            for over in view.windows
+        ]
 
-    def read(self, rows: Sequence[Row], tiles: Sequence[Tile], at_ms: int, *, seen: bool) -> ReadResult:
-        """As of `at_ms`, inclusive, over the rows at most a window old (`t - over` included). `seen`:
-        whether the entity has rows at all, these or older ones."""
-        ordered = sorted((row for row in rows if row[0] <= at_ms), key=lambda row: row[0])
+    def read(self, stored: Stored, at_ms: int) -> ReadResult:
+        """As of `at_ms`, inclusive, over the rows at most a window old (`t - over` included)."""
+        ordered = sorted((row for row in stored.rows if row[0] <= at_ms), key=lambda row: row[0])
         times = [row[0] for row in ordered]
-        values: dict[str, Value] = {}
-        statuses: dict[str, Status] = {}
-        truncated, known = False, seen or bool(rows or tiles)
-        for over in self.view.windows:
-            since = at_ms - over // timedelta(milliseconds=1)
+        newest = self._newest(times, stored, at_ms)
+        age = None if newest is None else at_ms - newest
+        values: dict[str, Value] = dict.fromkeys(self.view.feature_names)
+        statuses: dict[str, Status] = dict.fromkeys(self.view.feature_names, "missing")
+        for over_ms, features in self._windows:
+            since = at_ms - over_ms
             inside = ordered[bisect_left(times, since) : bisect_right(times, at_ms)]
-            whole = [
-                tile for tile in tiles if tile.start + self.resolution_ms > since and tile.start <= at_ms
-            ]
+            whole = [t for t in stored.tiles if t.start + self.resolution_ms > since and t.start <= at_ms]
             cut = any(t.start < since or t.start + self.resolution_ms - 1 > at_ms for t in whole)
+            cut |= stored.newest is not None and since < stored.newest - self.ttl_ms
             count = len(inside) + sum(tile.rows for tile in whole)
-            truncated |= cut
             moments_of: dict[str | None, Moments] = {None: Moments(count=count)}
-            for feature in self.view.over(over):
-                aggregate = plain(feature)
-                column = column_of(aggregate)
+            for feature, ttl_ms in features:
+                column = column_of(plain(feature))
                 if column is not None and column not in moments_of:
                     moments_of[column] = self._moments(column, inside, whole)
-                moments = moments_of[column]
+                moments, name = moments_of[column], feature.name
+                if age is not None and age > ttl_ms:
+                    values[name], statuses[name] = self._nothing(feature), "expired"
+                    continue
                 value = self._value(feature, moments)
-                truncated |= isinstance(aggregate, CountDistinct) and moments.distinct is None
-                values[feature.name] = feature.empty if value is None else value
-                present = bool(moments.count)
-                statuses[feature.name] = "present" if present else ("empty" if known else "missing")
-        newest = times[-1] if times else None
-        if newest is None and tiles:
-            newest = min(at_ms, max(tile.start for tile in tiles) + self.resolution_ms - 1)
-        order = self.view.feature_names
-        return ReadResult(
-            {name: values[name] for name in order},
-            {name: statuses[name] for name in order},
-            None if newest is None else from_millis(newest),
-            truncated,
-        )
+                values[name] = feature.empty if value is None else value
+                if cut or (moments.distinct is None and isinstance(feature.definition, CountDistinct)):
+                    statuses[name] = "truncated"
+                elif age is not None:
+                    statuses[name] = "fresh" if count else "expired"
+        return ReadResult(values, statuses, newest, age)
+
+    def _newest(self, times: Sequence[int], stored: Stored, at_ms: int) -> int | None:
+        """The time of the newest row at or before the asked time; of folded rows the end of their tile."""
+        if times:
+            return times[-1]
+        if stored.before is not None:
+            return stored.before
+        starts = [tile.start for tile in stored.tiles if tile.start <= at_ms]
+        return min(at_ms, max(starts) + self.resolution_ms - 1) if starts else None
+
+    def _nothing(self, feature: Feature) -> Value:
+        """The value of a feature in whose window is no row."""
+        value = self._value(feature, Moments())
+        return feature.empty if value is None else value
 
     def _moments(self, column: str, rows: Sequence[Row], tiles: Sequence[Tile]) -> Moments:
         index, moments = self._column[column], Moments()
@@ -209,3 +247,7 @@ class Reader:
             case Std():
                 spread = moments.count * moments.squares - moments.total * moments.total
                 return math.sqrt(max(spread, 0)) / moments.count
+
+
+def _ms(span: timedelta) -> int:
+    return span // timedelta(milliseconds=1)

@@ -1,6 +1,7 @@
 """What every rolling store does: one suite, inherited by the one in memory and the one in Redis."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.clock import to_millis
 from core.errors import InvalidInput
 from features.history import compute
 from features.online.rows import ReadResult
@@ -20,6 +22,8 @@ class Store(Protocol):
     def write(self, batch: pa.RecordBatch) -> None: ...
 
     def read(self, tenant: str, entity: str, at: datetime, own: Any = None) -> ReadResult: ...
+
+    def read_many(self, tenant: str, entities: Sequence[str], at: datetime) -> list[ReadResult]: ...
 
     def read_rows(self, batch: pa.RecordBatch) -> pa.RecordBatch: ...
 
@@ -36,7 +40,7 @@ def at(seconds: float) -> datetime:
 
 
 class RollingBehaviour:
-    """`make(cap=..., resolution=...)` gives an empty store of VIEW."""
+    """`make(cap=..., resolution=...)` gives an empty store of VIEW, or of `view`."""
 
     @pytest.fixture
     def make(self) -> Make:
@@ -76,8 +80,56 @@ class RollingBehaviour:
         found = store.read("t", "a", at(89))
         assert found.values["count_60s"] == 0
         assert found.values["mean_60s"] is None
-        assert set(found.statuses.values()) == {"empty"}
-        assert found.event_time is None
+        assert set(found.statuses.values()) == {"expired"}
+        assert (found.event_time, found.age) == (at(0), timedelta(seconds=89))
+
+    def test_each_feature_says_whether_its_own_window_has_something(self, make: Make) -> None:
+        store = make()
+        store.write(batch([swipe(0, 0, cents=5), swipe(1, 10, cents=7)]))
+        found = store.read("t", "a", at(20.001))
+        assert (found.values["sum_10s"], found.statuses["sum_10s"]) == (0, "expired")
+        assert (found.values["sum_60s"], found.statuses["sum_60s"]) == (12, "fresh")
+        assert (found.event_time_ms, found.age_ms) == (to_millis(at(10)), 10_001)
+        # a column without a value in a window with rows: known to be nothing
+        assert (found.values["weight_60s"], found.statuses["weight_60s"]) == (None, "fresh")
+        assert list(found.values) == list(found.statuses) == list(VIEW.feature_names)
+
+    def test_a_feature_expires_by_its_own_time_to_live_within_its_window(self, make: Make) -> None:
+        short = replace(VIEW.features[1], ttl=timedelta(seconds=4))
+        view = replace(VIEW, features=(VIEW.features[0], short, *VIEW.features[2:]))
+        store = make(view=view)
+        store.write(batch([swipe(0, 0, cents=5)]))
+        there = store.read("t", "a", at(4))
+        assert (there.values["sum_10s"], there.statuses["sum_10s"]) == (5, "fresh")
+        gone = store.read("t", "a", at(4.001))
+        assert (gone.values["sum_10s"], gone.statuses["sum_10s"]) == (0, "expired")
+        assert (gone.values["count_10s"], gone.statuses["count_10s"]) == (1, "fresh")
+
+    def test_before_its_first_event_an_entity_is_missing(self, make: Make) -> None:
+        store = make()
+        store.write(batch([swipe(0, 30)]))
+        found = store.read("t", "a", at(29.999))
+        assert set(found.statuses.values()) == {"missing"}
+        assert (found.event_time, found.age) == (None, None)
+
+    def test_a_window_whose_rows_may_be_gone_already_is_truncated(self, make: Make) -> None:
+        store = make()
+        store.write(batch([swipe(0, 0), swipe(1, 30), swipe(2, 100)]))  # kept: 10 s and later
+        assert set(store.read("t", "a", at(70)).statuses.values()) == {"fresh", "expired"}
+        found = store.read("t", "a", at(39.999)).statuses
+        assert (found["count_10s"], found["count_60s"]) == ("fresh", "truncated")
+        assert set(store.read("t", "a", at(5)).statuses.values()) == {"truncated"}
+
+    def test_many_are_read_as_each_one_is(self, make: Make) -> None:
+        store = make()
+        store.write(batch([swipe(n, n % 50, card=f"c{n % 300}", cents=n) for n in range(900)]))
+        asked = [f"c{n % 310}" for n in range(600)]
+        found = store.read_many("t", asked, at(55))
+        assert found == [store.read("t", card, at(55)) for card in asked]
+        assert {status for read in found for status in read.statuses.values()} == {
+            "fresh", "expired", "missing",
+        }  # fmt: skip
+        assert store.read_many("t", [], at(55)) == []
 
     def test_an_entity_that_nobody_saw_is_missing(self, make: Make) -> None:
         found = make().read("t", "nobody", at(0))
@@ -120,6 +172,8 @@ class RollingBehaviour:
         same(dict(whole.values), naive(VIEW, events, swipe("x", 60)))  # type: ignore[arg-type]
         cut = store.read("t", "a", at(62))
         assert cut.truncated
+        later = store.read("t", "a", at(68)).statuses
+        assert (later["count_10s"], later["count_60s"]) == ("fresh", "truncated")
         exact = naive(VIEW, events, swipe("x", 62))["count_60s"]  # type: ignore[arg-type]
         assert exact <= cut.values["count_60s"] <= exact + 5  # type: ignore[operator]
 

@@ -1,7 +1,5 @@
 """The rolling store in memory."""
 
-from functools import partial
-
 import pytest
 
 from features.online.memory import MemoryRollingStore
@@ -12,4 +10,4 @@ from tests.features.views import VIEW
 class TestMemoryRollingStore(RollingBehaviour):
     @pytest.fixture
     def make(self) -> Make:
-        return partial(MemoryRollingStore, VIEW)
+        return lambda **more: MemoryRollingStore(more.pop("view", VIEW), **more)

@@ -32,7 +32,7 @@ class TestRedisRollingStore(RollingBehaviour):
         def fresh(**more: Any) -> RollingStore:
             for key in client.scan_iter(f"ms:{VIEW.name}:*", count=1000):
                 client.delete(key)
-            return RollingStore(client, VIEW, **more)
+            return RollingStore(client, more.pop("view", VIEW), **more)
 
         return fresh
 
