@@ -1,5 +1,6 @@
 """Views of each shape and entity for the tests of reading, and rows in their stores."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import redis
@@ -54,3 +55,9 @@ def put_all(client: redis.Redis) -> None:
     put(values, REGIONAL_DEMAND, ("north",), ago(10), (12, 4, 1, 3.0, 9.5, 0.25, 11, 0))
     put(values, REGIONAL_DEMAND, ("south",), ago(100), (2, 0, 1, None, 9.5, 0.25, 11, 0))
     put(values, ZONES, ("york", "a|b%"), ago(121), (7, 3.5))
+
+
+def put_of_another_layout(client: redis.Redis) -> None:
+    """The zone "other", as a view with one feature more would have it."""
+    wider = replace(ZONES, features=(*ZONES.features, Feature("more", Count(), unit="rides")))
+    put(RedisPackedValues(client), wider, ("york", "other"), ago(1), (7, 3.5, 1))

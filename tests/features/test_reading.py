@@ -19,7 +19,7 @@ from features.reading import AsyncFeatureReading, FeatureReading, FeatureReads, 
 from features.selection import Readable
 from features.view import Count, Feature
 from tests.features.packed_backend import counted
-from tests.features.reading_views import NOW, READABLE, ZONES, ago, put, put_all
+from tests.features.reading_views import NOW, READABLE, ZONES, ago, put_all, put_of_another_layout
 from tests.features.redis_server import RedisServer, own_redis
 from tests.features.rolling_behaviour import batch
 from tests.features.views import VIEW, swipe
@@ -212,8 +212,7 @@ def test_the_own_record_is_merged_in(reading: FeatureReading) -> None:
 def test_a_value_of_another_layout_is_missing_and_counted(
     client: redis.Redis, reading: FeatureReading
 ) -> None:
-    other = replace(ZONES, features=(*ZONES.features, Feature("more", Count(), unit="rides")))
-    put(reading._packed._values, other, ("york", "other"), ago(1), (7, 3.5, 1))  # type: ignore[arg-type]
+    put_of_another_layout(client)
     before = counted("online_packed_unreadable", view="zones", reason="fingerprint")
     selection = READABLE.features(["zones:rides"])
     (row,) = told(reading.read("t", selection, [{"city": "york", "zone": "other"}]))
