@@ -16,9 +16,9 @@ def register(app: typer.Typer) -> None:
         """HTTP and WebSocket: publish events, read features and statuses, be pushed results."""
         from core.settings import settings
         from gateway.main import run as serve
-        from pipelines.load import load_plans
+        from pipelines.load import load_plans, load_services
 
-        serve(settings(), load_plans())
+        serve(settings(), load_plans(), load_services())
 
     @run.command()
     def worker(pipeline: Name) -> None:

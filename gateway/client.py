@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -25,6 +26,7 @@ from websockets.typing import Subprotocol
 from core.errors import Denied, InvalidInput, Unavailable
 from gateway.push.frames import BAD_FRAME, SUBPROTOCOL, UNAUTHENTICATED, WRONG_PROTOCOL, Gap
 
+JSON = {"content-type": "application/json"}
 NDJSON = {"content-type": "application/x-ndjson"}
 _MOST_WAITING = 4096  # received frames that wait for the caller before the socket is read no further
 _FATAL = {BAD_FRAME, UNAUTHENTICATED, WRONG_PROTOCOL}
@@ -171,8 +173,26 @@ class GatewayClient:
         return await self._get(f"/api/v1/transactions/{id}")
 
     async def features(self, view: str, entity: str) -> dict[str, Any] | None:
-        """The features of an entity as of now; None when there is no such view."""
-        return await self._get(f"/api/v1/features/{view}/{entity}")
+        """The features of an entity as of now, each with value, event time, age and status; None when there
+        is no such view."""
+        return await self._get(f"/api/v1/features/{view}/{quote(entity, safe='')}")
+
+    async def read_features(
+        self,
+        entities: Sequence[str | Mapping[str, str]],
+        *,
+        service: str | None = None,
+        features: Sequence[str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """The features of up to 1,000 entities, by a service or as `view:feature`; one object per entity, in
+        order. Raises what the gateway answers: UnknownName, Rejected, Unavailable."""
+        asked = {"service": service, "features": features, "entities": entities}
+        body = msgspec.json.encode({name: value for name, value in asked.items() if value is not None})
+        answer = await self._request("POST", "/api/v1/features/read", body, JSON)
+        if answer.status != 200:
+            raise _error_of(answer.status, _problem(answer))
+        found: list[dict[str, Any]] = msgspec.json.decode(answer.body)["entities"]
+        return found
 
     async def listen(
         self,

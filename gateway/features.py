@@ -15,13 +15,11 @@ error: its features have their empty values and status `missing`.
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
-import redis.exceptions
 
-from core.clock import Clock
-from core.errors import Rejected, TooLarge, Unavailable, UnknownName
+from core.errors import Rejected, TooLarge
 from features.reading import AsyncFeatureReading
 from features.selection import Entity, Selection, entity_fields
 from gateway import strict_json
@@ -39,7 +37,7 @@ _BODY = ("service", "features", "entities", "as_of")
 _decode = msgspec.json.Decoder().decode
 
 
-class FeatureReadsEndpoint:
+class FeaturesEndpoint:
     """The handlers of both routes."""
 
     def __init__(self, reading: AsyncFeatureReading) -> None:
@@ -134,56 +132,3 @@ def _check_list(
     wrong = [at for at, value in enumerate(values) if not isinstance(value, kinds)]
     expected = "must be a string" if kinds == (str,) else "must be a string or an object"
     problems |= {f"/{name}/{at}": expected for at in wrong[:100]}
-
-
-class Reading(Protocol):
-    """Features as of a time: values and statuses by feature name."""
-
-    @property
-    def values(self) -> Mapping[str, Any]: ...
-
-    @property
-    def statuses(self) -> Mapping[str, str]: ...
-
-    @property
-    def event_time(self) -> datetime | None: ...
-
-    @property
-    def truncated(self) -> bool: ...
-
-
-class ReadsFeatures(Protocol):
-    """The online form of one view (`features.online.rolling.RollingStore`)."""
-
-    def read(self, tenant: str, entity: str, at: datetime, own: Mapping[str, Any] | None) -> Reading: ...
-
-
-class FeaturesEndpoint:
-    """The handler; `stores` by view name."""
-
-    def __init__(self, stores: Mapping[str, ReadsFeatures], clock: Clock) -> None:
-        self._stores = stores
-        self._clock = clock
-
-    async def get(self, request: Request) -> Response:
-        view = request.parameters["view"]
-        store = self._stores.get(view)
-        if store is None:
-            raise UnknownName("view", view[:100], self._stores)
-        entity, now = request.parameters["entity"], self._clock.now()
-        try:
-            found = await asyncio.to_thread(store.read, request.principal.tenant, entity, now, None)
-        except (redis.exceptions.RedisError, OSError) as error:
-            raise Unavailable("the online store is away", code="features_unavailable") from error
-        return json_response(
-            200,
-            {
-                "view": view,
-                "entity": entity,
-                "as_of": now,
-                "event_time": found.event_time,
-                "truncated": found.truncated,
-                "features": found.values,
-                "statuses": found.statuses,
-            },
-        )

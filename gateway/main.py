@@ -5,7 +5,7 @@ It starts with any of its dependencies away, says so on `/ready`, and serves as 
 
 import asyncio
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -20,7 +20,9 @@ from core.clock import Clock, SystemClock
 from core.errors import StackError, Unavailable
 from core.settings import Settings
 from core.telemetry.log import logger
-from features.online.rolling import RollingStore
+from features.reading import AsyncFeatureReading
+from features.selection import Readable
+from features.services import FeatureService
 from gateway import principals
 from gateway.acceptance import InMemoryAcceptance, RedisAcceptance
 from gateway.events import Door, EventsEndpoint
@@ -53,25 +55,32 @@ _REGISTRY_TIMEOUT_S = 2.0
 _log = logger("gateway")
 
 
-def run(settings: Settings, plans: Mapping[str, Plan]) -> None:
+def run(settings: Settings, plans: Mapping[str, Plan], services: Sequence[FeatureService] = ()) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises StackError when the port is taken."""
-    uvloop.run(_until_signal(settings, plans))
+    uvloop.run(_until_signal(settings, plans, services))
 
 
-async def _until_signal(settings: Settings, plans: Mapping[str, Plan]) -> None:
+async def _until_signal(
+    settings: Settings, plans: Mapping[str, Plan], services: Sequence[FeatureService]
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(settings, plans, stop=stop)
+    await serve(settings, plans, services, stop=stop)
 
 
 async def serve(
-    settings: Settings, plans: Mapping[str, Plan], *, stop: asyncio.Event, clock: Clock | None = None
+    settings: Settings,
+    plans: Mapping[str, Plan],
+    services: Sequence[FeatureService] = (),
+    *,
+    stop: asyncio.Event,
+    clock: Clock | None = None,
 ) -> None:
     """`run`, inside a loop of the caller's, until `stop` is set."""
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as exits:
-        gateway = await Assembly.make(settings, plans, clock or SystemClock(), exits)
+        gateway = await Assembly.make(settings, plans, services, clock or SystemClock(), exits)
         listener = Listener(gateway.application, settings.gateway.host, settings.gateway.port)
         listener.start()
         gateway.health.started = True
@@ -106,7 +115,12 @@ class Assembly:
 
     @classmethod
     async def make(
-        cls, settings: Settings, plans: Mapping[str, Plan], clock: Clock, exits: AsyncExitStack
+        cls,
+        settings: Settings,
+        plans: Mapping[str, Plan],
+        services: Sequence[FeatureService],
+        clock: Clock,
+        exits: AsyncExitStack,
     ) -> "Assembly":
         """Build everything; `exits` takes it down again, in reverse order."""
         registry = SchemaRegistry(
@@ -179,19 +193,16 @@ class Assembly:
             clock=clock,
         )
         transactions = TransactionsEndpoint(pool, store, recent, hub.pushed)
-        stores = {plan.view.name: RollingStore(online, plan.view) for plan in scoring.values()}
+        readable = Readable([plan.view for plan in plans.values()], services)
+        features = FeaturesEndpoint(AsyncFeatureReading.of(online, cache, readable, clock))
         verdicts = {name: KafkaVerdicts(settings, plan.labels) for name, plan in scoring.items()}
         reviews = ReviewsEndpoint(blocking, verdicts, clock)
         router = Router(
             (
                 Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
                 Route("GET", "/api/v1/transactions/{id}", principals.TRANSACTIONS_READ, transactions.get),
-                Route(
-                    "GET",
-                    "/api/v1/features/{view}/{entity}",
-                    principals.FEATURES_READ,
-                    FeaturesEndpoint(stores, clock).get,
-                ),
+                Route("GET", "/api/v1/features/{view}/{entity}", principals.FEATURES_READ, features.get),
+                Route("POST", "/api/v1/features/read", principals.FEATURES_READ, features.read),
                 Route("GET", "/api/v1/reviews", principals.REVIEWS_READ, reviews.get),
                 Route("POST", "/api/v1/reviews/{id}/decision", principals.REVIEWS_WRITE, reviews.decide),
                 *health.routes(),

@@ -1,13 +1,15 @@
-"""Find pipelines: the shipped ones and a user's come through the same entry-point group."""
+"""Find pipelines and feature services: the shipped ones and a user's come through the same entry points."""
 
 from functools import lru_cache
 from importlib.metadata import entry_points
 
 from core.errors import DeclarationError, InvalidInput, UnknownName
+from features.services import FeatureService
 from pipelines.builder import Definition
 from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
 
 GROUP = "millstream.pipelines"
+SERVICES = "millstream.feature_services"
 
 
 @lru_cache(maxsize=1)
@@ -56,3 +58,19 @@ def load_features(name: str) -> FeaturesPlan:
 
 def load_plans() -> dict[str, Plan]:
     return {name: definition.plan() for name, definition in sorted(definitions().items())}
+
+
+@lru_cache(maxsize=1)
+def load_services() -> tuple[FeatureService, ...]:
+    """Every installed feature service, by name. Raises DeclarationError for an entry point that is none."""
+    found = []
+    for entry in sorted(entry_points(group=SERVICES), key=lambda entry: entry.name):
+        loaded = entry.load()
+        if not isinstance(loaded, FeatureService):
+            raise DeclarationError(
+                f"entry point {entry.name} is a {type(loaded).__name__}",
+                where=entry.value,
+                mend="name a FeatureService (features.services.service(...))",
+            )
+        found.append(loaded)
+    return tuple(found)

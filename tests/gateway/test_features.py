@@ -16,7 +16,7 @@ from core.telemetry.metrics import REGISTRY
 from features.online.client import connect, connect_async
 from features.online.rolling import RollingStore
 from features.reading import AsyncFeatureReading
-from gateway.features import FeatureReadsEndpoint
+from gateway.features import FeaturesEndpoint
 from gateway.keyring import Keyring
 from gateway.keys import Key, mint
 from gateway.principals import EVENTS_WRITE, FEATURES_READ
@@ -56,7 +56,7 @@ def swipe_at(number: int, seconds: float) -> Any:
 @asynccontextmanager
 async def serving(server: RedisServer) -> AsyncIterator[httpx.AsyncClient]:
     client, coroutines = connect(server.settings), connect_async(server.settings)
-    endpoint = FeatureReadsEndpoint(AsyncFeatureReading.of(client, coroutines, READABLE, CLOCK))
+    endpoint = FeaturesEndpoint(AsyncFeatureReading.of(client, coroutines, READABLE, CLOCK))
     routes = (
         Route("GET", "/api/v1/features/{view}/{entity}", FEATURES_READ, endpoint.get),
         Route("POST", READ, FEATURES_READ, endpoint.read),

@@ -73,14 +73,16 @@ def test_features_are_read_as_of_now(client: httpx.Client) -> None:
     path = f"/api/v1/features/card_activity/{card}"
     before = client.get(path)
     assert before.status_code == 200
-    assert before.json()["features"]["count_10m"] == 0
+    assert before.json()["features"]["count_10m"] == {
+        "value": 0, "event_time": None, "age_ms": None, "status": "missing",
+    }  # fmt: skip
     for row, amount in enumerate((1_000, 3_000)):
         event = payment(row, card_id=card, amount_cents=amount)
         assert client.post("/api/v1/pipelines/fraud/events", json=event).status_code == 202
     deadline = time.monotonic() + 30
     found: dict[str, Any] = {}
     while time.monotonic() < deadline and found.get("count_10m") != 2:
-        found = client.get(path).json()["features"]
+        found = {name: read["value"] for name, read in client.get(path).json()["features"].items()}
         time.sleep(0.05)
     assert (found["count_10m"], found["amount_sum_1h"], found["amount_mean_24h"]) == (2, 4_000, 2_000.0)
     assert (found["amount_max_7d"], found["amount_std_7d"]) == (3_000, 1_000.0)
