@@ -6,8 +6,6 @@ folder, and never committed: the licence of the data is not stated. Event times 
 fractions of a cent; they are rounded to the nearest cent, half to even.
 """
 
-import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,11 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
-from filelock import FileLock, Timeout
 
 from core.errors import Unavailable
-from core.settings import settings
-from jobs.sources.carrier import TIMEOUT_S, Carrier
+from jobs.sources.cache import cached
+from jobs.sources.carrier import Carrier
 from jobs.sources.progress import Progress, silent
 from models.manifest import DataSource
 from schemas.catalog.transactions import Transaction
@@ -65,21 +62,10 @@ def load(*, progress: Progress = silent, tenant: str = TENANT) -> pa.Table:
 
 def fetch(*, progress: Progress = silent) -> Path:
     """The Parquet file in the cache folder, made on the first call; one process at a time makes it."""
-    folder = settings().cache / "data"
-    path = folder / "card-fraud-2.0.0-v1.parquet"
-    if path.is_file():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{path}.lock", timeout=TIMEOUT_S):
-            if not path.is_file():
-                _make(path, progress)
-    except Timeout as error:
-        raise Unavailable(f"another process still downloads {path.name}", mend="wait for it") from error
-    return path
+    return cached("card-fraud-2.0.0-v1.parquet", lambda: _make(progress))
 
 
-def _make(path: Path, progress: Progress) -> None:
+def _make(progress: Progress) -> pa.Table:
     progress(f"card fraud data: licence {SOURCE.licence}", None)
     with CARRIER.open(progress=progress) as file:
         progress("read card fraud data", None)
@@ -89,13 +75,7 @@ def _make(path: Path, progress: Progress) -> None:
     table = convert(raw)
     if table.num_rows != ROWS:
         raise Unavailable(f"the data has {table.num_rows} rows, not {ROWS}", mend="use --generated")
-    descriptor, temporary = tempfile.mkstemp(prefix=".card-fraud-", dir=path.parent)
-    os.close(descriptor)
-    try:
-        pyarrow.parquet.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    return table
 
 
 def convert(raw: pa.Table) -> pa.Table:
