@@ -12,6 +12,7 @@
     │   └── IncompatibleSchema    breaks the evolution rule          incompatible_schema (diff, rule)
     ├── Unavailable             the surroundings' fault, retry     503 + Retry-After
     │   ├── QueueFull             our own bound was reached          queue_full
+    │   ├── RateLimited           the caller's limit was reached     429 + Retry-After, rate_limited
     │   └── DeadlineExceeded      not in time                        deadline_exceeded
     ├── ModelError              the model's fault                  refused at load or failed at run time
     │   ├── ModelRefused          digest, signature, golden          model_refused
@@ -144,6 +145,13 @@ class Unavailable(MillstreamError):
 
 class QueueFull(Unavailable):
     default_code = "queue_full"
+
+
+class RateLimited(Unavailable):
+    """More than the caller may ask for in so short a time; after `retry_after_s` the same is let through."""
+
+    domain = "limit"
+    default_code = "rate_limited"
 
 
 class DeadlineExceeded(Unavailable):

@@ -91,6 +91,15 @@ class Gateway(Section):
     port: int = Field(8000, description="port of the gateway")
     max_event_bytes: int = Field(64 * 1024, ge=256, description="size limit of one event")
     max_batch_events: int = Field(1000, ge=1, description="most events in one request")
+    events_per_s: float = Field(
+        20_000.0,
+        gt=0,
+        le=1e9,
+        description="events a second that a tenant may publish to a pipeline; then 429",
+    )
+    events_burst: int = Field(
+        40_000, ge=1, description="events at once after a rest; more in a request is 413"
+    )
     max_age_s: float = Field(7 * 86400.0, gt=0, description="oldest event time accepted")
     max_ahead_s: float = Field(300.0, ge=0, description="furthest event time in the future accepted")
     publish_timeout_s: float = Field(5.0, gt=0, description="longest wait for Kafka's acknowledgement")

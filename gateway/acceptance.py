@@ -6,22 +6,19 @@ A pending one with the same digest is produced again: whoever reserved it may ha
 While the store is away nothing is promised about 409; the first record per id wins downstream.
 """
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import redis.asyncio
-import redis.exceptions
 
 from core.clock import Clock, SystemClock
-from core.errors import Unavailable
+from gateway.round_trips import Command, RoundTrips
 from schemas.keys import key_of
 
 KEY = "millstream:accepted:"
-Command = tuple[Any, ...]
 
 
 class Acceptance(msgspec.Struct, frozen=True, array_like=True):
@@ -98,9 +95,7 @@ class RedisAcceptance:
 
     `SET NX` then `GET` (two commands, in this order in one pipeline) instead of one script: it works on
     every server from Redis 6 and over a cluster's slots, and the `GET` sees whichever `SET NX` won.
-    While one pipeline is on its way, the commands of other requests gather for the next, so that a busy
-    gateway pays for few round trips. After a failure the next `rest_s` seconds are answered Unavailable
-    without asking: an outage costs one pipeline a timeout, not every request.
+    `RoundTrips` says how the commands of many requests travel, and what an outage costs.
     """
 
     def __init__(
@@ -112,16 +107,17 @@ class RedisAcceptance:
         rest_s: float = 0.5,
         clock: Clock | None = None,
     ) -> None:
-        self._client = client
         self._ttl = int(ttl.total_seconds())
-        self._timeout_s = timeout_s
-        self._rest_s = rest_s
-        self._clock = clock or SystemClock()
-        self._away_until = 0.0
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Acceptance).decode
-        self._waiting: list[tuple[list[Command], asyncio.Future[list[Any]]]] = []
-        self._sender: asyncio.Task[None] | None = None
+        self._redis = RoundTrips(
+            client,
+            where="acceptance store",
+            code="acceptance_unavailable",
+            timeout_s=timeout_s,
+            rest_s=rest_s,
+            clock=clock,
+        )
 
     async def reserve(self, tenant: str, events: Sequence[tuple[str, Acceptance]]) -> list[Acceptance | None]:
         commands: list[Command] = []
@@ -129,7 +125,7 @@ class RedisAcceptance:
             key = KEY + key_of(tenant, id)
             commands.append(("SET", key, self._encode(acceptance), "EX", self._ttl, "NX"))
             commands.append(("GET", key))
-        answers = await self._ask(commands)
+        answers = await self._redis.ask(commands)
         found: list[Acceptance | None] = []
         for was_set, value in zip(answers[::2], answers[1::2], strict=True):
             found.append(None if was_set or value is None else self._decode(value))
@@ -141,52 +137,8 @@ class RedisAcceptance:
             value = self._encode(acceptance.as_accepted())
             command: Command = ("SET", KEY + key_of(tenant, id), value, "EX", self._ttl)
             commands.append(command if reserved else (*command, "NX"))
-        await self._ask(commands)
+        await self._redis.ask(commands)
 
     async def get(self, tenant: str, id: str) -> Acceptance | None:
-        value = (await self._ask([("GET", KEY + key_of(tenant, id))]))[0]
+        value = (await self._redis.ask([("GET", KEY + key_of(tenant, id))]))[0]
         return None if value is None else self._decode(value)
-
-    async def _ask(self, commands: list[Command]) -> list[Any]:
-        """The answers of the commands, in order."""
-        if self._clock.monotonic() < self._away_until:
-            raise _away()
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[Any]] = loop.create_future()
-        self._waiting.append((commands, answer))
-        if self._sender is None:
-            self._sender = loop.create_task(self._send(), name="acceptance")
-        return await answer
-
-    async def _send(self) -> None:
-        """One pipeline after the other until nobody waits."""
-        try:
-            while self._waiting:
-                asked, self._waiting = self._waiting, []
-                await self._round_trip(asked)
-        finally:
-            self._sender = None
-
-    async def _round_trip(self, asked: "list[tuple[list[Command], asyncio.Future[list[Any]]]]") -> None:
-        pipeline = self._client.pipeline(transaction=False)
-        for commands, _ in asked:
-            for command in commands:
-                pipeline.execute_command(*command)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                answers = await pipeline.execute()
-        except (redis.exceptions.RedisError, TimeoutError, OSError):
-            self._away_until = self._clock.monotonic() + self._rest_s
-            for _, answer in asked:
-                if not answer.done():
-                    answer.set_exception(_away())
-            return
-        start = 0
-        for commands, answer in asked:
-            if not answer.done():
-                answer.set_result(answers[start : start + len(commands)])
-            start += len(commands)
-
-
-def _away() -> Unavailable:
-    return Unavailable("Redis is away", where="acceptance store", code="acceptance_unavailable")

@@ -46,6 +46,11 @@ class Outcome(msgspec.Struct, frozen=True):
         return self.status == 202
 
     @property
+    def again(self) -> bool:
+        """Whether the same event, unchanged, can be accepted later: a limit or an outage was in the way."""
+        return self.status in (429, 503)
+
+    @property
     def id(self) -> str | None:
         return self.accepted["id"] if self.accepted else None
 
@@ -141,8 +146,8 @@ class GatewayClient:
     ) -> list[Outcome]:
         """Publish all (dictionaries or records), `batch` a request, `parallel` requests at once.
 
-        One outcome per event, in order. A request that is refused as a whole with 503 gives its events that
-        status; nothing is sent again behind the caller's back.
+        One outcome per event, in order. A request that is refused as a whole with 429 or 503 gives its events
+        that status; nothing is sent again behind the caller's back.
         """
         items = list(events)
         parts = [items[start : start + batch] for start in range(0, len(items), batch)]
@@ -158,14 +163,22 @@ class GatewayClient:
 
     async def publish_batch(self, pipeline: str, events: Sequence[Any]) -> Batch:
         """One request. Raises Denied (401, 403), InvalidInput (any other 4xx of the request as a whole)."""
+        return await self._publish(f"/api/v1/pipelines/{pipeline}/events", events)
+
+    async def ingest(self, events: Sequence[Any]) -> Batch:
+        """User events, in one request to `POST /events`; as `publish_batch`."""
+        return await self._publish("/events", events)
+
+    async def _publish(self, path: str, events: Sequence[Any]) -> Batch:
         body = b"\n".join(map(_encode, events))
-        answer = await self._request("POST", f"/api/v1/pipelines/{pipeline}/events", body, NDJSON)
+        answer = await self._request("POST", path, body, NDJSON)
         timing = _server_timing(answer.timing)
         if answer.status in (202, 207):
             return Batch(_outcomes.decode(answer.body).outcomes, timing)
         problem = _problem(answer)
-        if answer.status == 503:
-            return Batch([Outcome(i, 503, problem=problem) for i in range(len(events))], timing)
+        if answer.status in (429, 503):
+            status = answer.status
+            return Batch([Outcome(i, status, problem=problem) for i in range(len(events))], timing)
         raise _error_of(answer.status, problem)
 
     async def transaction(self, id: str) -> dict[str, Any] | None:

@@ -1,5 +1,7 @@
 """`POST /api/v1/pipelines/{pipeline}/events`: take events in, answer when Kafka has them.
 
+`post_to` gives the same for one pipeline under a path of its own (`POST /events`).
+
 One event (a JSON object) is answered with its own outcome: 202 `{id, status: "provisional", ...}`, or a
 problem document. Several (a JSON array or NDJSON) are answered with an outcome each, in their order:
 202 when all were accepted, 503 when none was and all of them may be sent again unchanged, else 207.
@@ -7,6 +9,9 @@ problem document. Several (a JSON array or NDJSON) are answered with an outcome 
 Acceptance is the protocol of `gateway.acceptance`: reserve, produce, wait for `acks=all`, mark, answer.
 The tenant is the credential's. Repeating an accepted id with the same content gives the same answer with
 the header `Idempotent-Replayed`; with other content 409.
+
+Every event of a request counts towards the tenant's limit (`gateway.limits`), a repeated one too; over it the
+whole request is refused with 429 and `Retry-After`, before any of its events is looked at.
 """
 
 import asyncio
@@ -15,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
@@ -28,9 +34,11 @@ from gateway.acceptance import Acceptance, AcceptanceStore, InMemoryAcceptance
 from gateway.bodies import read_events, too_large
 from gateway.exchange import Request, Response, json_response
 from gateway.intake import Intake
+from gateway.limits import PublishingLimits
 from gateway.principals import Principal
 from gateway.problems import Problem, problem_of, status_of
 from gateway.publisher import Outgoing, Publisher
+from gateway.routing import Handler
 from gateway.schema_watch import SchemaWatch
 from schemas.codec import RecordCodec
 from schemas.headers import event_headers
@@ -109,7 +117,8 @@ class _Event:
 
 
 class EventsEndpoint:
-    """The handler and what it needs. `recent` are this gateway's own acceptances, for when Redis is away."""
+    """The handler and what it needs. `recent` are this gateway's own acceptances, for when Redis is away.
+    Without `limits` nobody is limited."""
 
     def __init__(
         self,
@@ -121,6 +130,7 @@ class EventsEndpoint:
         publisher: Publisher,
         schemas: SchemaWatch,
         clock: Clock,
+        limits: PublishingLimits | None = None,
     ) -> None:
         self._settings = settings
         self._doors = doors
@@ -129,20 +139,33 @@ class EventsEndpoint:
         self._publisher = publisher
         self._schemas = schemas
         self._clock = clock
+        self._limits = limits
 
     async def post(self, request: Request) -> Response:
-        pipeline = request.parameters["pipeline"]
+        """To the pipeline that the path names."""
+        return await self._take(self._door(request.parameters["pipeline"]), request)
+
+    def post_to(self, pipeline: str) -> Handler:
+        """The handler of a path that always means this pipeline. Raises UnknownName."""
+        return partial(self._take, self._door(pipeline))
+
+    def _door(self, pipeline: str) -> Door:
         door = self._doors.get(pipeline)
         if door is None:
             raise UnknownName("pipeline", pipeline[:100], self._doors)
+        return door
+
+    async def _take(self, door: Door, request: Request) -> Response:
         bodies = await read_events(
             request,
             max_event_bytes=self._settings.max_event_bytes,
             max_events=self._settings.max_batch_events,
         )
+        self._schemas.require()
+        if self._limits is not None:
+            await self._limits.admit(request.principal.tenant, door.pipeline, len(bodies.raw))
         started = time.perf_counter()
         received_at = self._clock.now()
-        self._schemas.require()
         results: list[Accepted | MillstreamError | None] = [None] * len(bodies.raw)
         events = await self._read(door, bodies.raw, request.principal, received_at, results)
         validated = time.perf_counter()
@@ -155,7 +178,7 @@ class EventsEndpoint:
             f"validate;dur={(validated - started) * 1e3:.3f}, publish;dur={(published - validated) * 1e3:.3f}"
         )
         headers = [("server-timing", timing)]
-        self._count(pipeline, results)
+        self._count(door.pipeline, results)
         if bodies.single:
             return self._single(results[0], events, headers)
         return self._several(results, request, headers)

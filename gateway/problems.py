@@ -21,6 +21,7 @@ from core.errors import (
     InvalidInput,
     Malformed,
     MillstreamError,
+    RateLimited,
     Rejected,
     TooLarge,
     Unavailable,
@@ -93,6 +94,7 @@ _STATUS: tuple[tuple[type[MillstreamError], int], ...] = (
     (InvalidInput, 400),
     (Forbidden, 403),
     (Denied, 401),
+    (RateLimited, 429),
     (DeadlineExceeded, 503),
     (Unavailable, 503),
 )

@@ -50,7 +50,7 @@ class Sender:
                 for event, outcome in zip(pending, batch.outcomes, strict=True):
                     if outcome.ok:
                         self.tally.accepted.add(event["id"])
-                    elif outcome.status == 503:
+                    elif outcome.again:
                         again.append(event)
                     else:
                         self.tally.refused[str((outcome.problem or {}).get("code", outcome.status))] += 1

@@ -22,6 +22,7 @@ EXPECTED = {
     errors.Rejected("x", fields={"/a/b": "missing", "": "whole"}): 422,
     errors.Unavailable("x", retry_after_s=2.2): 503,
     errors.QueueFull("x"): 503,
+    errors.RateLimited("x", retry_after_s=0.2): 429,
     errors.DeadlineExceeded("x"): 503,
     errors.ModelFailed("secret"): 500,
     errors.StackError("secret"): 500,
@@ -37,7 +38,7 @@ def test_status_and_document(error: MillstreamError) -> None:
     document = msgspec.json.decode(msgspec.json.encode(problem))
     assert {"type", "title", "status", "detail", "code", "request_id", "retryable"} <= document.keys()
     assert document["request_id"] == "r-1"
-    assert document["retryable"] is (problem.status == 503)
+    assert document["retryable"] is (problem.status in (429, 503))
     assert document["type"].endswith(document["code"])
     assert "secret" not in str(document)
 

@@ -1,0 +1,73 @@
+"""A limit that all gateways share: counted in Redis, by one script, with Redis' own time."""
+
+from datetime import timedelta
+
+import redis.asyncio
+
+from core.clock import Clock
+from gateway.round_trips import RoundTrips
+from operators.limits import GRAIN_S, Allowed, Limit, Refused
+
+KEY = "millstream:limit:"
+
+# The steps of `operators.limits`, in microseconds. ARGV: time of one event, events at once, cost. Answers
+# how long to wait, 0 when it was taken. A stored time further ahead than the burst, of a clock that was set
+# back or a limit that was lowered, is mended to the burst, so that nobody is locked out. The key goes when it
+# says nothing more.
+SCRIPT = f"""
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local each, burst, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local function store(ahead)
+  local lasts = math.max(math.ceil(ahead / 1000), 1)
+  redis.call('SET', KEYS[1], string.format('%.17g', now + ahead), 'PX', lasts)
+end
+local most = burst * each
+local ahead = math.max(tonumber(redis.call('GET', KEYS[1]) or now) - now, 0)
+if ahead > most + {GRAIN_S * 1e6:g} then
+  ahead = most
+  store(ahead)
+end
+local over = ahead + cost * each - most
+if over > {GRAIN_S * 1e6:g} then
+  return math.ceil(over)
+end
+store(ahead + cost * each)
+return 0
+"""
+
+
+class RedisLimiter:
+    """See `Limiter`. Limiters of one `name` on one Redis count together; raises Unavailable when it is away.
+
+    The whole script is sent each time (Redis keeps it compiled by its digest): 700 bytes a request, and
+    nothing to load again after a failover.
+    """
+
+    def __init__(
+        self,
+        client: "redis.asyncio.Redis",
+        limit: Limit,
+        *,
+        name: str,
+        timeout_s: float = 0.5,
+        rest_s: float = 0.5,
+        clock: Clock | None = None,
+    ) -> None:
+        self._limit = limit
+        self._prefix = f"{KEY}{name}:"
+        self._each = repr(1e6 / limit.rate)
+        self._redis = RoundTrips(
+            client,
+            where=f"limiter {name}",
+            code="limiter_unavailable",
+            timeout_s=timeout_s,
+            rest_s=rest_s,
+            clock=clock,
+        )
+
+    async def take(self, key: str, cost: int = 1) -> Allowed | Refused:
+        self._limit.require(cost)
+        command = ("EVAL", SCRIPT, 1, self._prefix + key, self._each, self._limit.burst, cost)
+        (wait,) = await self._redis.ask([command])
+        return Refused(timedelta(microseconds=wait)) if wait else Allowed()

@@ -1,0 +1,84 @@
+"""Commands to Redis from many requests at once, in few round trips."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import redis.asyncio
+import redis.exceptions
+
+from core.clock import Clock, SystemClock
+from core.errors import Unavailable
+
+Command = tuple[Any, ...]
+
+
+class RoundTrips:
+    """While one pipeline is on its way, the commands of other requests gather for the next, so that a busy
+    gateway pays for few round trips. After a failure the next `rest_s` seconds are answered Unavailable
+    without asking: an outage costs one pipeline a timeout, not every request.
+
+    `where` and `code` are those of the Unavailable. Belongs to the event loop that uses it first.
+    """
+
+    def __init__(
+        self,
+        client: "redis.asyncio.Redis",
+        *,
+        where: str,
+        code: str,
+        timeout_s: float = 0.5,
+        rest_s: float = 0.5,
+        clock: Clock | None = None,
+    ) -> None:
+        self._client = client
+        self._where, self._code = where, code
+        self._timeout_s = timeout_s
+        self._rest_s = rest_s
+        self._clock = clock or SystemClock()
+        self._away_until = 0.0
+        self._waiting: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    async def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """The answers of the commands, in order. Raises Unavailable."""
+        if self._clock.monotonic() < self._away_until:
+            raise self._away()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[Any]] = loop.create_future()
+        self._waiting.append((commands, answer))
+        if self._sender is None:
+            self._sender = loop.create_task(self._send(), name=self._where)
+        return await answer
+
+    async def _send(self) -> None:
+        """One pipeline after the other until nobody waits."""
+        try:
+            while self._waiting:
+                asked, self._waiting = self._waiting, []
+                await self._round_trip(asked)
+        finally:
+            self._sender = None
+
+    async def _round_trip(self, asked: "list[tuple[Sequence[Command], asyncio.Future[list[Any]]]]") -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for commands, _ in asked:
+            for command in commands:
+                pipeline.execute_command(*command)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answers = await pipeline.execute()
+        except (redis.exceptions.RedisError, TimeoutError, OSError):
+            self._away_until = self._clock.monotonic() + self._rest_s
+            for _, answer in asked:
+                if not answer.done():
+                    answer.set_exception(self._away())
+            return
+        start = 0
+        for commands, answer in asked:
+            if not answer.done():
+                answer.set_result(answers[start : start + len(commands)])
+            start += len(commands)
+
+    def _away(self) -> Unavailable:
+        return Unavailable("Redis is away", where=self._where, code=self._code)
