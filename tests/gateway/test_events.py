@@ -16,6 +16,7 @@ from core.errors import (
     Malformed,
     MillstreamError,
     QueueFull,
+    RateLimited,
     Rejected,
     TooLarge,
     Unavailable,
@@ -26,15 +27,19 @@ from gateway.acceptance import InMemoryAcceptance
 from gateway.events import Door, EventsEndpoint
 from gateway.exchange import Request, Response
 from gateway.intake import Intake
+from gateway.limits import PublishingLimits
 from gateway.principals import SCOPES, Principal
 from gateway.problems import UnsupportedMediaType
 from gateway.publisher import Outgoing
+from gateway.routing import Handler
+from operators.limits import InMemoryLimiter, Limit
 from schemas.codec import RecordCodec
 from schemas.headers import header
 from schemas.topic import Topic
 from tests.gateway.samples import NOW, Payment, payment
 
 TOPIC = Topic("test.payments.events.v1", Payment)
+LIMIT = Limit(1.0, 9)
 
 
 class OneSchema:
@@ -107,10 +112,17 @@ class Setting:
             publisher=kafka,
             schemas=schemas,
             clock=self.clock,
+            limits=PublishingLimits(*(InMemoryLimiter(LIMIT, clock=self.clock) for _ in range(2))),
         )
 
     async def post(
-        self, body: Any, *, pipeline: str = "payments", kind: str = "application/json", tenant: str = "acme"
+        self,
+        body: Any,
+        *,
+        pipeline: str = "payments",
+        kind: str = "application/json",
+        tenant: str = "acme",
+        to: Handler | None = None,
     ) -> Response:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
 
@@ -128,7 +140,7 @@ class Setting:
             parameters={"pipeline": pipeline},
             principal=Principal(tenant, "key-1", SCOPES),
         )
-        return await self.endpoint.post(request)
+        return await (to or self.endpoint.post)(request)
 
     async def outcomes(self, body: Any, **more: Any) -> tuple[int, list[int]]:
         response = await self.post(body, **more)
@@ -294,3 +306,34 @@ async def test_an_unknown_pipeline_names_the_nearest(at: Setting) -> None:
     with pytest.raises(UnknownName) as caught:
         await at.post(payment(), pipeline="payment")
     assert caught.value.nearest == "payments"
+
+
+async def test_a_path_of_its_own_leads_to_one_pipeline(at: Setting) -> None:
+    handler = at.endpoint.post_to("payments")
+    response = await at.post(payment(id="t1"), pipeline="no such", to=handler)
+    assert (response.status, msgspec.json.decode(response.body)["pipeline"]) == (202, "payments")
+    assert (await at.post(payment(id="t1"))).status == 202
+    assert len(at.kafka.produced) == 1
+    with pytest.raises(UnknownName):
+        at.endpoint.post_to("payment")
+
+
+async def test_every_event_counts_towards_the_limit_and_a_refused_request_leaves_nothing(at: Setting) -> None:
+    first = [payment(id="a"), payment(amount_cents="x"), *(payment(id="b") for _ in range(6))]
+    assert (await at.outcomes(first))[0] == 207
+    with pytest.raises(RateLimited) as caught:
+        await at.post([payment(id="c"), payment(id="d")])
+    assert caught.value.retry_after_s == pytest.approx(1.0)
+    assert (await at.post(payment(id="a"))).status == 202
+    with pytest.raises(RateLimited):
+        await at.post(payment(id="a"))
+    assert (await at.post(payment(id="a"), tenant="other")).status == 202
+    assert await at.store.get("acme", "c") is None
+    at.clock.advance(timedelta(seconds=2))
+    assert await at.outcomes([payment(id="c"), payment(id="d")]) == (202, [202, 202])
+
+
+async def test_more_events_than_the_burst_are_refused_whole(at: Setting) -> None:
+    with pytest.raises(TooLarge, match="the limit is 9"):
+        await at.post([payment() for _ in range(10)])
+    assert at.kafka.produced == []
