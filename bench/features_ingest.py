@@ -1,0 +1,89 @@
+"""Latency of `POST /events`: user events of the demand stream, one a request, at a steady rate.
+
+Open loop: every event is sent when it is due, whether or not earlier ones have been answered, so that a slow
+answer does not slow the load down. The gateway runs elsewhere, in a process of its own.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from core.errors import InternalError, Unavailable
+from core.ids import new_id
+from gateway.client import GatewayClient
+from jobs.sources.baskets import baskets
+from jobs.sources.demand import user_events
+
+RATE = 200.0
+SECONDS = 30.0
+WARM_UP_S = 3.0
+_BASKETS = 4_000
+_WIRED = ("user_id", "region", "kind")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One request, in seconds: how late it was sent, and from sending to the whole answer."""
+
+    late: float
+    took: float
+
+
+async def ingest_figures(
+    url: str, key: str, *, rate: float = RATE, seconds: float = SECONDS
+) -> dict[str, float]:
+    """p50, p99 and largest latency in ms of `seconds` at `rate` a second, after a warm-up of 3 s; and how
+    late the requests were sent at the 99th percentile, which tells a busy machine from a slow gateway.
+
+    Raises InternalError when an event is not accepted: figures of refusals say nothing.
+    """
+    count = int(rate * (WARM_UP_S + seconds))
+    async with GatewayClient(url, key, connections=256) as client:
+        sent = await _send(client, itertools.islice(_events(), count), rate)
+    measured = sent[int(rate * WARM_UP_S) :]
+    took = np.array([one.took for one in measured]) * 1e3
+    late = np.array([one.late for one in measured]) * 1e3
+    return {
+        f"POST /events at {rate:g}/s: p50 ms": float(np.quantile(took, 0.5)),
+        f"POST /events at {rate:g}/s: p99 ms": float(np.quantile(took, 0.99)),
+        f"POST /events at {rate:g}/s: max ms": float(took.max()),
+        f"POST /events at {rate:g}/s: sent late, p99 ms": float(np.quantile(late, 0.99)),
+    }
+
+
+async def _send(client: GatewayClient, events: Iterator[dict[str, Any]], rate: float) -> list[Sent]:
+    async def one(event: dict[str, Any], due: float) -> Sent:
+        event["occurred_at"] = datetime.now(UTC)
+        begun = time.perf_counter()
+        (outcome,) = (await client.ingest([event])).outcomes
+        ended = time.perf_counter()
+        if not outcome.ok:
+            raise InternalError(f"POST /events answered {outcome.status}", where=str(outcome.problem)[:300])
+        return Sent(begun - due, ended - begun)
+
+    start = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        tasks = []
+        for number, event in enumerate(events):
+            due = start + number / rate
+            await asyncio.sleep(max(due - time.perf_counter(), 0.0))
+            tasks.append(group.create_task(one(event, due)))
+    return [task.result() for task in tasks]
+
+
+def _events() -> Iterator[dict[str, Any]]:
+    """The demand stream as bodies without a time, again and again, with ids of this run."""
+    try:
+        recorded, _ = baskets()
+    except Unavailable:
+        recorded, _ = baskets(from_generator=True)
+    rows = user_events(recorded.slice(recorded.num_rows - _BASKETS)).select(_WIRED).to_pylist()
+    run = new_id()
+    for number, row in enumerate(itertools.cycle(rows)):
+        yield {**row, "id": f"{run}-{number}"}
