@@ -1,39 +1,22 @@
 """The shipped view of demand, on a small day whose figures can be told by hand, and against the oracle."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.history import compute
 from schemas.catalog.user_events import USER_EVENTS, UserEvent
+from tests.features.demand_events import NOON, as_table, event, streams
 from tests.features.oracle import naive_windows, same
 
-NOON = datetime(2026, 3, 9, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-def event(number: int, at: datetime, kind: str, region: str = "north") -> UserEvent:
-    return UserEvent(
-        tenant="t", id=str(number), user_id=f"u{number % 7}", region=region, kind=kind, occurred_at=at
-    )
-
-
 def demand(events: list[UserEvent]) -> list[dict[str, Any]]:
-    schema = pa.schema(
-        [
-            (field.name, pa.timestamp("ms", tz="UTC") if field.kind == "time" else pa.string())
-            for field in UserEvent.spec().fields
-        ]
-    )
-    rows = [{name: getattr(one, name) for name in schema.names} for one in events]
-    found: list[dict[str, Any]] = compute(
-        REGIONAL_DEMAND, pa.Table.from_pylist(rows, schema=schema)
-    ).to_pylist()
+    found: list[dict[str, Any]] = compute(REGIONAL_DEMAND, as_table(events)).to_pylist()
     return found
 
 
@@ -60,21 +43,6 @@ def test_a_day_by_hand() -> None:
     assert (after["bookings"], after["searches"], after["conversion"]) == (1, 0, None)
     assert after["rolling_avg"] == pytest.approx((1 + 2) / 15)
     assert (after["seasonality_day"], after["seasonality_week"]) == (1, 0)
-
-
-@st.composite
-def streams(draw: st.DrawFn) -> list[UserEvent]:
-    """Two regions, over an hour of three days: today, yesterday, a week ago."""
-    days = st.sampled_from([0, 1, 7])
-    return [
-        event(
-            number,
-            NOON - timedelta(days=draw(days), seconds=draw(st.integers(0, 4_200))),
-            draw(st.sampled_from(["booking", "booking", "search", "cancel", "opened"])),
-            draw(st.sampled_from(["north", "south"])),
-        )
-        for number in range(draw(st.integers(1, 40)))
-    ]
 
 
 @settings(deadline=None, max_examples=15)

@@ -12,7 +12,7 @@ from features.aggregates import First, Last
 from features.history import compute
 from features.verify import verify
 from features.view import Feature
-from tests.features.views import VIEW, swipe, table
+from tests.features.views import BEGIN, VIEW, swipe, table
 
 EVENTS = table(
     [
@@ -135,3 +135,37 @@ def test_a_row_under_another_entity_or_time_is_found() -> None:
 def test_a_missing_column_is_named() -> None:
     with pytest.raises(UnknownName, match="late"):
         verify(VIEW, EVENTS, as_table(streamed()).drop_columns(["late"]))
+
+
+def test_only_the_asked_span_is_looked_at_with_all_events() -> None:
+    rows = streamed(late=(3, 50))
+    for number in (0, 59):
+        rows[number]["count_10s"] += 1
+    rows[1]["card"] = "c"
+    since, until = BEGIN + timedelta(seconds=7), BEGIN + timedelta(seconds=59 * 3.5)
+    report = verify(VIEW, EVENTS, as_table(rows), since=since, until=until)
+    assert report.ok
+    assert (report.checked, report.late) == (55, 2)
+    assert verify(VIEW, EVENTS, as_table(rows)).mismatched == 2
+
+
+def test_each_feature_is_reported_with_its_largest_difference() -> None:
+    rows = streamed()
+    rows[40]["mean_60s"] *= 1 + 1e-3
+    rows[41]["mean_60s"] *= 1 + 1e-4
+    lost = rows.pop(59)
+    found = verify(VIEW, EVENTS, as_table([*rows, lost | {"id": "nobody's"}])).by_feature
+    assert list(found) == list(VIEW.feature_names)
+    mean = found["mean_60s"]
+    assert (mean.checked, mean.mismatched, mean.missing, mean.extra) == (59, 2, 1, 1)
+    assert mean.largest_difference == pytest.approx(1e-3 / (1 + 1e-3))
+    assert (found["count_10s"].mismatched, found["count_10s"].largest_difference) == (0, 0.0)
+
+
+def test_a_column_of_another_type_is_wrong_in_every_row() -> None:
+    right = as_table(streamed())
+    place = right.schema.get_field_index("sum_10s")
+    planted = right.set_column(place, "sum_10s", right.column("sum_10s").cast(pa.float64()))
+    report = verify(VIEW, EVENTS, planted)
+    assert (report.mismatched, report.per_feature["sum_10s"]) == (60, 60)
+    assert report.per_feature["count_10s"] == 0
