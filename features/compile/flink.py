@@ -29,6 +29,7 @@ from core.errors import DeclarationError
 from core.ids import digest
 from features.compile import flink_features, flink_patterns
 from features.compile.flink_columns import columns_ddl, interval, quote, text
+from features.lookups import Lookup
 from features.patterns import Pattern
 from features.plain import check_plain
 from features.view import FeatureView
@@ -37,7 +38,9 @@ from schemas.keys import key_sql
 from schemas.topic import Topic
 
 FORMAT = "millstream-avro"
+REFERENCE = "millstream-reference"
 EVENTS, TIMED, FIRST, ENRICHED, ALERTS = "events", "timed_events", "first_events", "enriched", "alerts"
+REFERENCES = "reference"
 PARTITION = "__partition"
 AT, HEADERS, PUBLISHED, SEEN, KEY, LATE = "__at", "__headers", "__published", "__seen", "__key", "__late"
 RESERVED = "__"
@@ -261,6 +264,25 @@ def sink_table(name: str, topic: Topic, connection: Connection) -> str:
         **_format(topic, connection),
     }
     return _table(name, items, options)
+
+
+def reference_table(lookup: Lookup, connection: Connection) -> str:
+    """The reference table as it is when it is asked, out of its compacted topic (`ReferenceTableFactory`)."""
+    spec, topic = lookup.record.spec(), lookup.topic
+    if topic is None or spec.entity is None:
+        raise DeclarationError(f"{lookup.name} is on no topic", where=lookup.where, mend="give it its topic")
+    options = _kafka(topic, connection) | {
+        "connector": REFERENCE,
+        "entity": spec.entity,
+        "most-rows": str(lookup.most_rows),
+        "value.format": FORMAT,
+        **_format(topic, connection),
+    }
+    return _table(reference_name(lookup), columns_ddl(spec, nullable=True), options)
+
+
+def reference_name(lookup: Lookup) -> str:
+    return f"{REFERENCES}_{lookup.name}"
 
 
 def _kafka(topic: Topic, connection: Connection) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """A windowed view to Flink SQL: a window function, its aggregates, and derived features level by level.
 
-    events ─ watermark, late or not ─ first per (tenant, id) ─┬─ in time: windows ─ OVERs ─> feature rows
+    events ─ watermark, late or not ─ first per (tenant, id) ─┬─ in time: lookups ─ windows ─ OVERs ─> rows
                                                               └─ late, as it was ──────────> late events
 
 What comes before the windows is that of `features.compile.flink`. A row that is in time there is ahead of the
@@ -8,12 +8,14 @@ watermark, so that no window it is in has been closed: every event is in all of 
 ones, never in some of them. A window comes out once, when the watermark has passed its end; one without an
 event does not come out. A quiet stream's last window waits for an event after its end.
 
+A lookup is of the row as it is when the event comes by; before the first one the whole table has been read.
+
 Flink's integers wrap around beyond 64 bits, where DuckDB raises. A moving average of doubles takes leaving
 values out of its sum: after values of very different size it keeps their rounding.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 
@@ -30,6 +32,8 @@ from features.compile.flink import (
     disorder_bound,
     first_view,
     lineage_of,
+    reference_name,
+    reference_table,
     sink_table,
     source_table,
     timed_view,
@@ -45,7 +49,8 @@ from features.compile.flink_window_values import (
     time_sql,
 )
 from features.derived import Ago, Arithmetic, Coalesce, Derived, MovingAverage
-from features.feature_rows import ENTITY, SEQUENCE, WINDOW_END, WINDOW_START
+from features.feature_rows import ENTITY, SEQUENCE, WINDOW_END, WINDOW_START, field_name
+from features.lookups import MOST_ROWS, Lookup
 from features.view import Feature, FeatureView
 from features.windowed import FLINKS_OWN, check_windowed
 from features.windows import Cumulating, Hopping, Windowed
@@ -53,7 +58,8 @@ from schemas.keys import entity_sql, key_sql
 from schemas.topic import Topic
 
 ROWS, LATE_EVENTS = "feature_rows", "late_events"
-NEEDED, WINDOWED, FEATURES = "needed", "windowed", "features"
+NEEDED, LOOKED_UP, WINDOWED, FEATURES = "needed", "looked_up", "windowed", "features"
+EVENT, NOW = "__event", "__now"
 ENGINE = "the Flink job"
 
 
@@ -88,9 +94,17 @@ class WindowedStream:
                     mend="give the topics of one path equal partition counts",
                 )
 
+    @property
+    def references(self) -> tuple[Topic, ...]:
+        """The topics of the lookups' tables; they need no certain number of partitions."""
+        topics = [lookup.topic for lookup in self.view.lookups if lookup.topic is not None]
+        return tuple(dict.fromkeys(topics))
+
     @cached_property
     def lineage(self) -> str:
-        return lineage_of(self)
+        # A table that outgrew its bound is given another one; the job goes on with its state.
+        lookups = tuple(replace(lookup, most_rows=MOST_ROWS) for lookup in self.view.lookups)
+        return lineage_of(replace(self, view=replace(self.view, lookups=lookups)))
 
     def compile(
         self,
@@ -104,6 +118,7 @@ class WindowedStream:
             source_table(self, connection, bound, since),
             sink_table(ROWS, self.rows, connection),
             sink_table(LATE_EVENTS, self.late, connection),
+            *(reference_table(lookup, connection) for lookup in self.view.lookups),
             timed_view(self.view, bound),
             first_view(self.view),
             *views(self.view, FIRST, AT, LATE),
@@ -119,18 +134,20 @@ def views(view: FeatureView, events: str, at: str, late: str) -> list[str]:
     """
     window = check_windowed(view, ENGINE)
     keys = ["tenant", *view.entity_fields]
-    needed = [quote(name) for name in dict.fromkeys([*keys, *view.columns, at])]
+    own = list(dict.fromkeys([*(name for name in keys if "." not in name), *view.columns, at]))
+    needed = [quote(name) for name in own]
     if _has_order(view):
+        own.append(ORDER)
         needed.append(f"{order_sql(at)} AS {quote(ORDER)}")
+    if view.lookups:
+        needed.append(f"PROCTIME() AS {quote(NOW)}")
     out = [_view(NEEDED, f"{_select(needed)}\nFROM {quote(events)}\nWHERE NOT {quote(late)}")]
+    if view.lookups:
+        out.append(_view(LOOKED_UP, _joined(view, own)))
     group = _names([*keys, WINDOW_START, WINDOW_END, FLINKS_OWN])
     aggregates = [f"{aggregate_sql(view, f, a)} AS {quote(f.name)}" for f, a in view.aggregates]
-    out.append(
-        _view(
-            WINDOWED,
-            f"{_select([group, *aggregates])}\nFROM TABLE({_function(window, at)})\nGROUP BY {group}",
-        )
-    )
+    table = _function(window, LOOKED_UP if view.lookups else NEEDED, at)
+    out.append(_view(WINDOWED, f"{_select([group, *aggregates])}\nFROM TABLE({table})\nGROUP BY {group}"))
     have = [*keys, WINDOW_START, WINDOW_END, FLINKS_OWN, *(feature.name for feature, _ in view.aggregates)]
     below = WINDOWED
     for number, level in enumerate(view.derived_levels, 1):
@@ -159,8 +176,35 @@ def _has_order(view: FeatureView) -> bool:
     return any(isinstance(part, First | Last) for _, a in view.aggregates for part in simple_parts(a))
 
 
-def _function(window: Windowed, at: str) -> str:
-    events = f"TABLE {quote(NEEDED)}, DESCRIPTOR({quote(at)})"
+def _joined(view: FeatureView, own: list[str]) -> str:
+    """The events with the columns of their lookups; without a value in the entity one is in no window."""
+    items = [f"{quote(EVENT)}.{quote(name)}" for name in own]
+    items += [f"{_looked_up(name)} AS {quote(name)}" for name in view.inputs if "." in name]
+    there = [f"{_looked_up(name)} IS NOT NULL" for name in view.entity_fields if "." in name]
+    text = f"{_select(items)}\nFROM {quote(NEEDED)} AS {quote(EVENT)}"
+    text += "".join(_join(lookup) for lookup in view.lookups)
+    return text + (f"\nWHERE {' AND '.join(there)}" if there else "")
+
+
+def _join(lookup: Lookup) -> str:
+    name = quote(lookup.name)
+    equal = [
+        f"{quote(EVENT)}.{quote(ours)} = {name}.{quote(theirs)}"
+        for ours, theirs in {"tenant": "tenant", **lookup.on}.items()
+    ]
+    return (
+        f"\nLEFT JOIN {quote(reference_name(lookup))} FOR SYSTEM_TIME AS OF {quote(EVENT)}.{quote(NOW)} "
+        f"AS {name}\nON {' AND '.join(equal)}"
+    )
+
+
+def _looked_up(name: str) -> str:
+    lookup, _, column = name.partition(".")
+    return f"{quote(lookup)}.{quote(column)}"
+
+
+def _function(window: Windowed, table: str, at: str) -> str:
+    events = f"TABLE {quote(table)}, DESCRIPTOR({quote(at)})"
     match window:
         case Hopping(size, every):
             return f"HOP({events}, {interval(every)}, {interval(size)})"
@@ -199,7 +243,7 @@ def _row(view: FeatureView) -> dict[str, str]:
         ENTITY: entity,
     }
     given = [*view.entity_fields, WINDOW_START, WINDOW_END]
-    own |= {name: quote(name) for name in given}
+    own |= {field_name(name): quote(name) for name in given}
     return own | {SEQUENCE: "CAST(0 AS BIGINT)"} | {name: quote(name) for name in view.feature_names}
 
 
@@ -210,7 +254,11 @@ def _insert_rows(stream: WindowedStream) -> str:
 
 
 def _insert_late(stream: WindowedStream) -> str:
-    names, entity = stream.view.source.spec().names, [quote(name) for name in stream.view.entity_fields]
+    """Keyed as the rows are, or by the record's own entity where that takes a lookup."""
+    spec, fields = stream.view.source.spec(), stream.view.entity_fields
+    if any("." in name for name in fields):
+        fields = (spec.entity or "id",)
+    names, entity = spec.names, [quote(name) for name in fields]
     items = {KEY: key_sql(quote("tenant"), entity_sql(entity))} | {name: quote(name) for name in names}
     return _insert(LATE_EVENTS, stream.late, items) + f"\nFROM {quote(FIRST)}\nWHERE {quote(LATE)}"
 

@@ -1,4 +1,5 @@
-"""Our few Java classes: the tolerant Avro format and the one-shot submitter, compiled at set-up.
+"""Our few Java classes: the tolerant Avro format, tables of reference topics and the one-shot submitter,
+compiled at set-up.
 
 The Eclipse compiler (one jar) runs on the same Java as the services, so no JDK is needed. The jar in the
 cache is named by the digest of the sources and of what they were compiled with; it is made once.
@@ -18,7 +19,7 @@ from core.errors import StackError
 from core.ids import canonical_json, digest
 
 SOURCES = Path(__file__).with_name("java")
-FORMAT_FACTORY = "millstream.flink.TolerantAvroFormatFactory"
+FACTORIES = ("millstream.flink.TolerantAvroFormatFactory", "millstream.flink.ReferenceTableFactory")
 SUBMIT = "millstream.flink.Submit"
 _SERVICES = "META-INF/services/org.apache.flink.table.factories.Factory"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -83,7 +84,7 @@ class JavaParts:
                 for path in sorted(classes.rglob("*.class")):
                     entry = zipfile.ZipInfo(str(path.relative_to(classes)), _EPOCH)
                     jar.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-                jar.writestr(zipfile.ZipInfo(_SERVICES, _EPOCH), f"{FORMAT_FACTORY}\n")
+                jar.writestr(zipfile.ZipInfo(_SERVICES, _EPOCH), "".join(f"{name}\n" for name in FACTORIES))
             made.replace(target)
 
 

@@ -22,7 +22,9 @@ from features.view import (
     FeatureView,
     First,
     Hopping,
+    Last,
     Rolling,
+    Sum,
     Tumbling,
     ago,
     feature,
@@ -30,10 +32,10 @@ from features.view import (
     moving_average,
 )
 from schemas.avro import compile_schema
+from schemas.keys import key_sql
 from schemas.record import Record, record
 from schemas.topic import Topic
-from tests.features.rides import SECOND, Ride
-from tests.features.rides import view as every_feature
+from tests.features.rides import DRIVER, SECOND, Driver, Ride
 
 DAY = timedelta(days=1)
 
@@ -71,9 +73,74 @@ def test_a_rolling_view_is_refused() -> None:
         feature_record(rolling)
 
 
-def test_a_lookup_is_refused_by_name() -> None:
-    with pytest.raises(DeclarationError, match="looks up driver_of"):
-        views(every_feature(Tumbling(10 * SECOND)), "events", "__at", "__late")
+DRIVERS = Topic("rides.drivers.events.v1", Driver, cleanup="compact")
+
+
+def looking_up(*features: Feature, **more: Any) -> FeatureView:
+    given: dict[str, Any] = {"lookups": (replace(DRIVER, topic=DRIVERS),)} | more
+    return small(*(features or (COUNT, FEES)), **given)
+
+
+FEES = Feature("fees", Sum("driver_of.fee"), unit="x", empty=0)
+
+
+def test_a_lookup_that_no_stream_can_follow_is_refused_by_name() -> None:
+    def refused(reason: str, **more: Any) -> None:
+        with pytest.raises(DeclarationError, match=reason):
+            sql(looking_up(lookups=(replace(DRIVER, **({"topic": DRIVERS} | more)),)))
+
+    refused("looks up driver_of, a reference table that is on no topic", topic=None)
+    refused("driver_of is not compacted", topic=replace(DRIVERS, cleanup="delete"))
+    refused("another record than lookup driver_of", topic=replace(DRIVERS, record=Ride))
+    refused("driver_of is by level, and topic .* has the newest row per id", on={"driver": "level"})
+    refused("driver_of is by id, level, and", on={"driver": "id", "kind": "level"})
+    rolling = small(
+        Feature("count", Count(over=DAY), unit="rides"), window=Rolling(), ttl=DAY, lookups=(DRIVER,)
+    )
+    with pytest.raises(DeclarationError, match=r"a row per event.*; it looks up driver_of"):
+        sql(rolling)
+
+
+def test_a_lookup_is_a_left_join_by_tenant_and_key_at_processing_time() -> None:
+    (joined,) = (text for text in sql(looking_up()).split(";\n") if "VIEW `looked_up`" in text)
+    assert joined.endswith(
+        "`driver_of`.`fee` AS `driver_of.fee`\nFROM `needed` AS `__event`\n"
+        "LEFT JOIN `reference_driver_of` FOR SYSTEM_TIME AS OF `__event`.`__now` AS `driver_of`\n"
+        "ON `__event`.`tenant` = `driver_of`.`tenant` AND `__event`.`driver` = `driver_of`.`id`"
+    )
+    assert "TUMBLE(TABLE `looked_up`" in sql(looking_up())
+
+
+def test_events_without_a_looked_up_key_are_in_no_window() -> None:
+    text = sql(looking_up(entity=("driver_of.level", "city")))
+    assert "WHERE `driver_of`.`level` IS NOT NULL" in text
+    assert "GROUP BY `tenant`, `driver_of.level`, `city`, `window_start`" in text
+
+
+def test_late_events_are_keyed_without_the_lookup() -> None:
+    of = looking_up(entity=("driver_of.level", "zone"))
+    late = stream(of).compile(PLACEHOLDER).text.partition("INSERT INTO `late_events`")[2]
+    assert late.startswith(f"\nSELECT\n  {key_sql('`tenant`', '`city`')} AS `__key`,")
+
+
+def test_a_column_that_both_sides_have_is_the_event_s() -> None:
+    text = sql(looking_up(COUNT, FEES, Feature("last", Last("kind"), unit="x")))
+    (joined,) = (one for one in text.split(";\n") if "VIEW `looked_up`" in one)
+    assert "`__event`.`tenant`" in joined
+    assert "`driver_of`.`id` AS" not in joined
+    assert "`__event`.`__order`" in joined
+
+
+def test_the_bound_on_rows_changes_the_job_and_not_its_state() -> None:
+    of = looking_up()
+    (lookup,) = of.lookups
+    more = replace(of, lookups=(replace(lookup, most_rows=7),))
+    assert stream(of).lineage == stream(more).lineage
+    assert "'most-rows' = '7'" in stream(more).compile(PLACEHOLDER).text
+    moved = replace(DRIVERS, name="rides.drivers.events.v2")
+    assert stream(of).lineage != stream(replace(of, lookups=(replace(lookup, topic=moved),))).lineage
+    assert stream(of).references == (DRIVERS,)
+    assert stream(small()).references == ()
 
 
 def test_the_column_that_flink_adds_is_refused() -> None:
