@@ -61,11 +61,15 @@ class Reference:
 
     def put(self, *rows: Record) -> None:
         for row in rows:
-            self.raw(key_of(row.tenant, getattr(row, row.spec().entity or "")), self.codec.encode(row))
+            self._produce(key_of(row.tenant, getattr(row, row.spec().entity or "")), self.codec.encode(row))
+        assert self.producer.flush(30) == 0
 
     def raw(self, key: str, value: bytes | None) -> None:
-        self.producer.produce(self.topic.name, key=key, value=value)
+        self._produce(key, value)
         assert self.producer.flush(30) == 0
+
+    def _produce(self, key: str, value: bytes | None) -> None:
+        self.producer.produce(self.topic.name, key=key, value=value)
         self.messages += 1
 
     def table(self) -> pa.Table:
@@ -79,7 +83,7 @@ class Reference:
         for vertex in httpx.get(url).json()["vertices"]:
             metrics = f"{url}/vertices/{vertex['id']}/subtasks/metrics"
             for metric in httpx.get(metrics).json():
-                if self.topic.name in metric["id"] and metric["id"].endswith(".messages"):
+                if ".millstream.reference." in metric["id"] and metric["id"].endswith(".messages"):
                     found += httpx.get(metrics, params={"get": metric["id"], "agg": "min"}).json()
         return bool(found) and all(one["min"] >= self.messages for one in found)
 
@@ -242,6 +246,19 @@ def test_merchant_activity_uses_the_rows_of_the_time(start: Start) -> None:
     known = {(row["tenant"], row["merchant_id"]) for row in early if row["region"] is not None}
     assert known == {("t", "corner"), ("t|", "corner"), ("t", "mall"), ("t", HOSTILE)}
     assert {row["large_baskets"] for row in early if row["merchant_id"] == "never"} == {0}
+
+
+def test_no_event_is_ahead_of_the_rows_that_were_there_at_the_start(start: Start) -> None:
+    dice = random.Random(3)
+    live, merchants = start(MERCHANT_ACTIVITY)
+    names = ("corner", "mall", "new", "gone", "never", HOSTILE)
+    merchants.put(*(merchant("t", f"other {n}", "small") for n in range(60_000)))
+    merchants.put(*(merchant(tenant, name, "small") for tenant in ("t", "t|") for name in names))
+    send(live, [*purchases(dice, BEGIN, 100), closing(BEGIN + 4 * HOUR)])  # before there is a job
+    with live.keeping(quiet=QUIET):
+        rows = rows_of(live, lambda: expected(live, merchants.table()))
+    check(rows, expected(live, merchants.table()), ("tenant", "merchant_id", "window_end"))
+    assert {row["region"] for row in rows} == {"north"}
 
 
 def drives(dice: random.Random, number: int) -> list[Ride]:
