@@ -30,6 +30,7 @@ from gateway.features import FeaturesEndpoint
 from gateway.health import Health
 from gateway.intake import Intake
 from gateway.keyring import Keyring, PostgresKeys
+from gateway.limits import PublishingLimits
 from gateway.publisher import Publisher
 from gateway.push.catch_up import CatchUp
 from gateway.push.feed import Feed
@@ -191,7 +192,13 @@ class Assembly:
             publisher=publisher,
             schemas=schemas,
             clock=clock,
+            limits=PublishingLimits.of(settings.gateway, cache, clock),
         )
+        own_paths = [
+            Route("POST", plan.route, principals.EVENTS_WRITE, events.post_to(name))
+            for name, plan in plans.items()
+            if plan.route is not None
+        ]
         transactions = TransactionsEndpoint(pool, store, recent, hub.pushed)
         readable = Readable([plan.view for plan in plans.values()], services)
         features = FeaturesEndpoint(AsyncFeatureReading.of(online, cache, readable, clock))
@@ -201,6 +208,7 @@ class Assembly:
             (
                 Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
                 Route("GET", "/api/v1/transactions/{id}", principals.TRANSACTIONS_READ, transactions.get),
+                *own_paths,
                 Route("GET", "/api/v1/features/{view}/{entity}", principals.FEATURES_READ, features.get),
                 Route("POST", "/api/v1/features/read", principals.FEATURES_READ, features.read),
                 Route("GET", "/api/v1/reviews", principals.REVIEWS_READ, reviews.get),

@@ -125,3 +125,11 @@ def produce(settings: Settings, changes: Sequence[StatusChange]) -> None:
         client.poll(0)
     assert client.flush(30) == 0
     assert not failed
+
+
+def user_event(**changes: Any) -> dict[str, Any]:
+    """A valid event of `POST /events` as a client sends it, now."""
+    event = {
+        "user_id": "u1", "region": "north", "kind": "search", "occurred_at": datetime.now(UTC).isoformat()
+    }  # fmt: skip
+    return event | changes

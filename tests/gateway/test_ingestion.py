@@ -21,7 +21,7 @@ from schemas.codec import RecordCodec
 from schemas.headers import header
 from schemas.registry import SchemaRegistry
 from stack.local import Stack
-from tests.gateway.ingesting import IngestingGateway, user_event
+from tests.gateway.running import RunningGateway, user_event
 
 pytestmark = pytest.mark.services
 
@@ -31,9 +31,9 @@ WITHIN_S = 30.0
 
 
 @pytest.fixture(scope="module")
-def gateway(stack: Stack) -> Iterator[IngestingGateway]:
+def gateway(stack: Stack) -> Iterator[RunningGateway]:
     limited = stack.settings.gateway.model_copy(update={"events_per_s": RATE, "events_burst": BURST})
-    with IngestingGateway(stack.settings.model_copy(update={"gateway": limited})) as running:
+    with RunningGateway(stack.settings.model_copy(update={"gateway": limited})) as running:
         yield running
 
 
@@ -44,7 +44,7 @@ def tenant() -> str:
 
 
 @pytest.fixture
-def http(gateway: IngestingGateway, tenant: str) -> Iterator[httpx.Client]:
+def http(gateway: RunningGateway, tenant: str) -> Iterator[httpx.Client]:
     with gateway.http(tenant) as client:
         yield client
 
@@ -85,7 +85,7 @@ def eventually(good: Callable[[], bool], what: str) -> None:
 
 
 def test_an_accepted_event_is_on_kafka_once_keyed_by_region(
-    gateway: IngestingGateway, http: httpx.Client, tenant: str
+    gateway: RunningGateway, http: httpx.Client, tenant: str
 ) -> None:
     answer = http.post("/events", json=user_event(id="e1", region="a|b"))
     assert (answer.status_code, answer.json()["id"]) == (202, "e1")
@@ -97,7 +97,7 @@ def test_an_accepted_event_is_on_kafka_once_keyed_by_region(
 
 
 def test_a_repeat_is_202_again_without_a_second_record(
-    gateway: IngestingGateway, http: httpx.Client, tenant: str
+    gateway: RunningGateway, http: httpx.Client, tenant: str
 ) -> None:
     event = user_event(id=new_id())
     first = http.post("/events", json=event)
@@ -119,7 +119,7 @@ def test_an_id_is_remembered_for_a_day(stack: Stack, http: httpx.Client, tenant:
 
 
 def test_other_content_under_the_same_id_is_a_conflict(
-    gateway: IngestingGateway, http: httpx.Client, tenant: str
+    gateway: RunningGateway, http: httpx.Client, tenant: str
 ) -> None:
     event = user_event(id="e1")
     assert http.post("/events", json=event).status_code == 202
@@ -128,7 +128,7 @@ def test_other_content_under_the_same_id_is_a_conflict(
     assert on_the_topic(gateway.settings, tenant).keys() == {"e1"}
 
 
-def test_tenants_do_not_share_ids_or_limits(gateway: IngestingGateway, http: httpx.Client) -> None:
+def test_tenants_do_not_share_ids_or_limits(gateway: RunningGateway, http: httpx.Client) -> None:
     other_tenant = new_id()
     with gateway.http(other_tenant) as other:
         batch = [user_event(id=f"e{n}") for n in range(BURST)]
@@ -140,7 +140,7 @@ def test_tenants_do_not_share_ids_or_limits(gateway: IngestingGateway, http: htt
 
 
 def test_over_the_limit_is_429_that_says_when(
-    gateway: IngestingGateway, http: httpx.Client, tenant: str
+    gateway: RunningGateway, http: httpx.Client, tenant: str
 ) -> None:
     first = http.post("/events", json=[user_event(id=f"a{n}") for n in range(BURST)])
     refused = http.post("/events", json=[user_event(id=f"b{n}") for n in range(16)])
@@ -194,7 +194,7 @@ def test_more_than_the_burst_in_one_request_says_the_limit(http: httpx.Client) -
     ids=lambda value: str(value)[:24],
 )
 def test_hostile_bodies_are_4xx_and_leave_nothing(
-    gateway: IngestingGateway,
+    gateway: RunningGateway,
     http: httpx.Client,
     tenant: str,
     content: bytes,
@@ -208,7 +208,7 @@ def test_hostile_bodies_are_4xx_and_leave_nothing(
     assert on_the_topic(gateway.settings, tenant).keys() == {"good"}
 
 
-def test_a_key_needs_the_scope_and_the_path_the_method(gateway: IngestingGateway, http: httpx.Client) -> None:
+def test_a_key_needs_the_scope_and_the_path_the_method(gateway: RunningGateway, http: httpx.Client) -> None:
     reading = gateway.key(new_id(), scopes=[FEATURES_READ])
     answer = http.post("/events", json=user_event(), headers={"authorization": f"Bearer {reading}"})
     assert (answer.status_code, EVENTS_WRITE in answer.json()["detail"]) == (403, True)
@@ -216,7 +216,7 @@ def test_a_key_needs_the_scope_and_the_path_the_method(gateway: IngestingGateway
 
 
 async def test_the_client_ingests_and_tells_what_can_be_sent_again(
-    gateway: IngestingGateway, tenant: str
+    gateway: RunningGateway, tenant: str
 ) -> None:
     async with GatewayClient(gateway.url, gateway.key(tenant)) as client:
         batch = await client.ingest([*(user_event(id=f"e{n}") for n in range(BURST - 1)), {"id": "bad"}])
@@ -226,7 +226,7 @@ async def test_the_client_ingests_and_tells_what_can_be_sent_again(
 
 
 def test_without_redis_events_are_accepted_and_limited_by_the_gateway(
-    stack: Stack, gateway: IngestingGateway, http: httpx.Client, tenant: str
+    stack: Stack, gateway: RunningGateway, http: httpx.Client, tenant: str
 ) -> None:
     assert http.post("/events", json=user_event(id="before")).status_code == 202
     stack.stop("redis")
