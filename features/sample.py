@@ -7,9 +7,9 @@ filters ask for. The same seed gives the same events.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ import pyarrow as pa
 from features.aggregates import simple_parts
 from features.derived import Ago, Arithmetic, Coalesce, Derived, MovingAverage
 from features.filters import And, Column, Comparison, Condition, In, Not, Or, Scalar
+from features.lookups import Lookup
 from features.view import FeatureView
 from features.windows import Rolling
 from schemas.codec import arrow_schema
@@ -24,17 +25,20 @@ from schemas.record import FieldSpec
 
 TENANTS = ("acme", "acme|", "b")
 ENTITIES = ("north", "north|", "n%25orth", "ü", "south", "s", "7", "east", "e|ast", "west")
-REPEATED, LATE, MISSING = 0.03, 0.01, 0.1
+REPEATED, LATE, MISSING, UNKNOWN = 0.03, 0.01, 0.1, 0.2
+_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
 class Sample:
     """events: in order of arrival, repeats and late ones included, in the Arrow schema of the record. late:
-    ids that came behind the newest time of all by more than the bound and two seconds."""
+    ids that came behind the newest time of all by more than the bound and two seconds. references: for each
+    lookup a table with a row for most of what the events look up."""
 
     events: pa.Table
     late: frozenset[tuple[str, str]]
+    references: Mapping[str, pa.Table]
 
 
 def sample(view: FeatureView, *, rows: int, seed: int, until: datetime) -> Sample:
@@ -69,7 +73,30 @@ def sample(view: FeatureView, *, rows: int, seed: int, until: datetime) -> Sampl
             if dice.random() < REPEATED:
                 made.append(dict(dice.choice(made[-50:])))
     schema = arrow_schema(view.source.spec())
-    return Sample(pa.Table.from_pylist(made, schema=schema), frozenset(late))
+    references = {lookup.name: _reference(lookup, made, dice, literals) for lookup in view.lookups}
+    return Sample(pa.Table.from_pylist(made, schema=schema), frozenset(late), references)
+
+
+def _reference(
+    lookup: Lookup, events: list[dict[str, Any]], dice: random.Random, literals: dict[str, list[Scalar]]
+) -> pa.Table:
+    spec = lookup.record.spec()
+    keys = {(event["tenant"], *(event[name] for name in lookup.on)): None for event in events}
+    rows = []
+    for tenant, *values in sorted(key for key in keys if None not in key):
+        if dice.random() < UNKNOWN:
+            continue
+        row = {"tenant": tenant, "id": "|".join(map(str, values))}
+        row |= dict(zip(lookup.on.values(), values, strict=True))
+        for field in spec.fields:
+            if field.name in row:
+                continue
+            if field.kind == "time":
+                row[field.name] = _EPOCH
+            else:
+                row[field.name] = _value(field, dice, literals.get(f"{lookup.name}.{field.name}", []))
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=arrow_schema(spec))
 
 
 def _spans(view: FeatureView) -> Iterator[timedelta]:

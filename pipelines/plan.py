@@ -87,3 +87,12 @@ class FeaturesPlan(Plan):
     @property
     def keyed(self) -> tuple[Topic, ...]:
         return (self.source, self.rows, self.late)
+
+    @property
+    def references(self) -> tuple[Topic, ...]:
+        """The compacted topics of the reference tables that the view looks up."""
+        return tuple(dict.fromkeys(lookup.topic for lookup in self.view.lookups if lookup.topic is not None))
+
+    @property
+    def path(self) -> tuple[Topic, ...]:
+        return (*self.keyed, *self.references)

@@ -1,12 +1,11 @@
 """What a topic holds, read back as one table; for checks, rebuilds and training."""
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from core.errors import DeclarationError, Unavailable
 from core.settings import Settings
@@ -46,7 +45,7 @@ def read(
     empty = arrow_schema(topic.record.spec()).empty_table()
     parts = []
     try:
-        for messages in _messages(topic, settings, since or {}):
+        for messages in messages_of(topic, settings, since or {}):
             values = [value for message in messages if (value := message.value()) is not None]
             batch = codec.decode_batch(values).batch
             if tenant is not None:
@@ -62,7 +61,7 @@ def count(
 ) -> int:
     """How many messages the topic holds, whatever they are; of a tenant by the header `ce_tenant`."""
     total = 0
-    for messages in _messages(topic, settings, since or {}):
+    for messages in messages_of(topic, settings, since or {}):
         for message in messages:
             headers = dict(message.headers() or [])
             if tenant is None or headers.get("ce_tenant") == tenant.encode():
@@ -70,7 +69,9 @@ def count(
     return total
 
 
-def _messages(topic: Topic, settings: Settings, since: Offsets) -> Any:
+def messages_of(topic: Topic, settings: Settings, since: Offsets) -> Iterator[list[Message]]:
+    """Its messages up to its present end, some at a time, from these offsets on (the oldest by default).
+    Raises Unavailable when Kafka does not deliver for 30 s."""
     reader = consumer(settings, None)
     try:
         bounds = _bounds(reader, topic)

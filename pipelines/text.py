@@ -69,6 +69,11 @@ def _features(plan: FeaturesPlan) -> list[str]:
         "",
         "jobs",
         f"  stream  {plan.source.name} -> {plan.rows.name}, {plan.late.name}",
+        *(
+            f"          looking up {lookup.name} in {lookup.topic.name}"
+            for lookup in plan.view.lookups
+            if lookup.topic
+        ),
         f"  writer  online  {plan.rows.name} -> Redis",
         f"          offline {plan.rows.name} -> Delta",
         f"          events  {plan.source.name} -> Delta",

@@ -10,7 +10,7 @@ deployed pipeline; all of them are gone afterwards.
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ from jobs.on_flink.keeper import keep
 from jobs.on_flink.stream import stream_of
 from jobs.on_flink.submit import FlinkJob
 from jobs.verification.shadow import made, shadow_of, stream_topics
-from pipelines import recorded
+from pipelines import recorded, references
 from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
 from schemas.broker import producer
 from schemas.codec import RecordCodec
@@ -48,12 +48,13 @@ Engine = Callable[[Plan], AbstractContextManager[None]]
 @dataclass(frozen=True)
 class Run:
     """events: as sent, repeats included. streamed: the enriched rows, or the feature rows. late: the events
-    that came out as late (of a windowed view; None for a rolling one, whose rows say it). until: the newest
-    event time."""
+    that came out as late (of a windowed view; None for a rolling one, whose rows say it). references: the
+    tables that were looked up in, by lookup. until: the newest event time."""
 
     events: pa.Table
     streamed: pa.Table
     late: pa.Table | None
+    references: Mapping[str, pa.Table]
     until: datetime
 
 
@@ -66,6 +67,8 @@ def record(plan: Plan, settings: Settings, engine: Engine, *, rows: int, seed: i
     now = datetime.now(UTC).replace(microsecond=0)
     given = sample(plan.view, rows=rows, seed=seed, until=now)
     with made(stream_topics(shadow), settings):
+        for lookup in shadow.view.lookups:
+            references.write(lookup, given.references[lookup.name], settings)
         with engine(shadow):
             _send(shadow.source, given, settings)
             _wait_for_all(shadow, given, settings)
@@ -74,6 +77,7 @@ def record(plan: Plan, settings: Settings, engine: Engine, *, rows: int, seed: i
             events=events,
             streamed=recorded.read(_output(shadow), settings),
             late=recorded.read(shadow.late, settings) if isinstance(shadow, FeaturesPlan) else None,
+            references=given.references,
             until=pc.max(events.column(plan.view.time)).as_py(),
         )
 

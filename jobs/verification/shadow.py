@@ -19,8 +19,8 @@ _TIMEOUT_S = 30.0
 
 
 def shadow_of(plan: Plan) -> Plan:
-    """The plan with its stream's topics renamed `verify-<id>.<...>`; patterns and what follows the stream are
-    not part of it. Reference tables stay those of the plan."""
+    """The plan with its stream's topics, reference tables included, renamed `verify-<id>.<...>`; patterns and
+    what follows the stream are not part of it."""
     name = f"verify-{new_id()[-12:].lower()}"
 
     def renamed(topic: Topic, kind: str) -> Topic:
@@ -35,8 +35,14 @@ def shadow_of(plan: Plan) -> Plan:
             patterns=(),
         )
     if isinstance(plan, FeaturesPlan):
+        lookups = tuple(
+            replace(lookup, topic=replace(lookup.topic, name=f"{name}.{lookup.name}.events.v1"))
+            for lookup in plan.view.lookups
+            if lookup.topic is not None
+        )
         return replace(
             plan,
+            view=replace(plan.view, lookups=lookups),
             pipeline=name,
             source=renamed(plan.source, "events"),
             rows=renamed(plan.rows, "features"),
@@ -48,7 +54,7 @@ def shadow_of(plan: Plan) -> Plan:
 def stream_topics(plan: Plan) -> tuple[Topic, ...]:
     """What the stream of a plan reads and writes."""
     if isinstance(plan, FeaturesPlan):
-        return (plan.source, plan.rows, plan.late)
+        return plan.path
     if isinstance(plan, ScoringPlan):
         return (plan.source, plan.enriched)
     raise DeclarationError(f"no stream in a {type(plan).__name__}", where=f"pipeline {plan.pipeline}")

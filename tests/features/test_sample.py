@@ -6,13 +6,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from features.catalog.card_activity import CARD_ACTIVITY
+from features.catalog.merchant_activity import MERCHANT_ACTIVITY
 from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.history import compute, first_per_id
 from features.sample import Sample, sample
 from features.view import FeatureView
 
 UNTIL = datetime(2026, 3, 4, 10, tzinfo=UTC)
-VIEWS = pytest.mark.parametrize("view", [CARD_ACTIVITY, REGIONAL_DEMAND], ids=lambda view: view.name)
+SHIPPED = [CARD_ACTIVITY, REGIONAL_DEMAND, MERCHANT_ACTIVITY]
+VIEWS = pytest.mark.parametrize("view", SHIPPED, ids=lambda view: view.name)
+    "view", [CARD_ACTIVITY, REGIONAL_DEMAND, MERCHANT_ACTIVITY], ids=lambda view: view.name
+)
 
 
 def made(view: FeatureView, seed: int = 1) -> Sample:
@@ -52,11 +56,22 @@ def test_repeats_equal_times_and_several_tenants_are_there(view: FeatureView) ->
     times = Counter(events.column(view.time).to_pylist())
     assert sum(count > 1 for count in times.values()) > 100
     spread = max(times) - min(times)
-    assert spread > timedelta(days=6), "looking back a week finds something"
+    reach = timedelta(hours=1) if view is MERCHANT_ACTIVITY else timedelta(days=6)
+    assert spread > reach, "looking back finds something"
 
 
 @VIEWS
 def test_every_feature_takes_several_values(view: FeatureView) -> None:
-    found = compute(view, first_per_id(made(view).events))
+    given = made(view)
+    found = compute(view, first_per_id(given.events), lookups=given.references)
     for name in view.feature_names:
         assert len(set(found.column(name).to_pylist())) > 2, name
+
+
+def test_most_of_what_is_looked_up_is_there() -> None:
+    given = made(MERCHANT_ACTIVITY)
+    names = ("tenant", "merchant_id")
+    asked = {*zip(*(given.events.column(name).to_pylist() for name in names), strict=True)}
+    there = {*zip(*(given.references["merchant"].column(name).to_pylist() for name in names), strict=True)}
+    assert there < asked
+    assert len(there) > len(asked) / 2

@@ -7,7 +7,7 @@ import pytest
 from schemas.avro import AVSC, catalog, files, main
 from schemas.evolution import check_backward
 
-MODULES = ("pipelines.catalog.fraud", "pipelines.catalog.demand")
+MODULES = ("pipelines.catalog.fraud", "pipelines.catalog.demand", "pipelines.catalog.merchants")
 
 
 @pytest.mark.parametrize("path", sorted(files(MODULES)), ids=lambda path: path.stem)
