@@ -26,15 +26,17 @@ class MemoryRollingStore:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Store rows; idempotent by id."""
+        touched: set[tuple[str, str]] = set()
         for tenant, entity, id, at, values in events_of(self.view, batch):
             key = (tenant, entity)
+            touched.add(key)
             rows = self._rows.setdefault(key, {})
             if at > self._until.get(key, at - 1):
                 rows.setdefault(id, (at, values))
             newest = max((at for at, _ in rows.values()), default=at)
             for old in [id for id, row in rows.items() if row[0] < newest - self._ttl_ms]:
                 del rows[old]
-        for key in self._rows:
+        for key in touched:
             self._fold_oldest(key)
 
     def read(
