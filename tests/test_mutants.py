@@ -38,6 +38,24 @@ MUTANTS = {
         "",
         "tests/operators/test_infer.py",
     ),
+    "a burst that is saved up": (
+        "operators/limits.py",
+        "max(self._paid_at.get(key, now) - now, 0.0)",
+        "(self._paid_at.get(key, now) - now)",
+        "tests/operators/test_limits.py",
+    ),
+    "a batch that costs one": (
+        "gateway/events.py",
+        "door.pipeline, len(bodies.raw)",
+        "door.pipeline, 1",
+        "tests/gateway/test_events.py",
+    ),
+    "a limit for all pipelines": (
+        "gateway/limits.py",
+        "key_of(tenant, pipeline)",
+        'key_of(tenant, "")',
+        "tests/gateway/test_limits.py",
+    ),
     "a window's far end": (
         "features/online/memory.py",
         "if since <= row[0] <= at_ms",

@@ -29,6 +29,18 @@ async def test_it_is_a_token_bucket(given_: tuple[Limit, list[tuple[int, int]]])
         assert found.retry_after.total_seconds() == pytest.approx(float(wait), abs=2e-6)
 
 
+async def test_the_time_that_is_told_is_exact_to_the_microsecond() -> None:
+    clock = ManualClock(elapsed=1e6)
+    limiter = InMemoryLimiter(Limit(3.0, 7), clock=clock)
+    await limiter.take("k", 7)
+    told = await limiter.take("k", 5)
+    assert isinstance(told, Refused)
+    clock.elapsed = 1e6 + told.retry_after.total_seconds() - 2e-6
+    assert isinstance(await limiter.take("k", 5), Refused)
+    clock.elapsed = 1e6 + told.retry_after.total_seconds()
+    assert await limiter.take("k", 5) == Allowed()
+
+
 async def test_a_key_that_was_forgotten_begins_anew() -> None:
     limiter = InMemoryLimiter(Limit(1.0, 1), clock=ManualClock(), keys=2)
     for key in "abac":
