@@ -46,7 +46,7 @@ def compute(view: FeatureView, table: pa.Table, *, lookups: Mapping[str, pa.Tabl
     events = {name: table.column(name) for name in needed} | {TIME: at}
     with duckdb.connect() as connection:
         for lookup in view.lookups:
-            connection.register(lookup.name, _reference(view, lookup, lookups or {}))
+            connection.register(lookup.name, reference(view, lookup, lookups or {}))
         if isinstance(view.window, Rolling):
             row = {_ROW: pa.array(range(table.num_rows), pa.int64())}
             query = compiled.select(view, _EVENTS, carried=(_ROW,)) + f"\nORDER BY {_ROW}"
@@ -82,7 +82,8 @@ def _run(view: FeatureView, connection: duckdb.DuckDBPyConnection, events: pa.Ta
         ) from error
 
 
-def _reference(view: FeatureView, lookup: Lookup, given: Mapping[str, pa.Table]) -> pa.Table:
+def reference(view: FeatureView, lookup: Lookup, given: Mapping[str, pa.Table]) -> pa.Table:
+    """The reference table of a lookup, checked: see `compute`."""
     if lookup.name not in given:
         raise UnknownName("lookup", lookup.name, given, where=view.where)
     table, keys = given[lookup.name], ["tenant", *lookup.on.values()]

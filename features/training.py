@@ -18,9 +18,7 @@ rows before it was made: history as it is known now, of events that happened bef
 """
 
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -29,13 +27,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from core.errors import InvalidInput, TooLarge, UnknownName
+from core.errors import InvalidInput, UnknownName
 from features.compile.conditions import literal
 from features.compile.duckdb import WINDOW_END
 from features.compile.duckdb_values import SQL_TYPES, quote
+from features.out_of_core import DEFAULT, Limits, connected
 from features.tabular import Columns, Tabular, register
 from features.view import Feature, FeatureView
 from features.windows import Rolling
+
+__all__ = ["FeatureRows", "Limits", "column_of", "training_set", "write_training_set"]
 
 _ENTITIES, _ROWS, _FOUND = "__entities", "__rows", "__found"
 _COMMA = ",\n  "
@@ -59,18 +60,6 @@ class FeatureRows:
 
     view: FeatureView
     rows: Tabular
-
-
-@dataclass(frozen=True)
-class Limits:
-    """memory: what DuckDB may hold before it writes to disk, e.g. "500MB"; Arrow tables given and returned
-    are not in it. folder: where it writes, in a folder of its own that is removed; None: the system's."""
-
-    memory: str = "4GB"
-    folder: Path | None = None
-
-
-DEFAULT = Limits()
 
 
 def training_set(
@@ -97,7 +86,7 @@ def training_set(
     be read, TooLarge where the limits do not suffice.
     """
     plan = _Plan(features, sources, time=time, times=times)
-    with _connected(limits) as connection:
+    with connected(limits, where=_WHERE) as connection:
         query = plan.prepare(connection, entities)
         if isinstance(entities, pa.Table):
             found: pa.Table = connection.sql(query).to_arrow_table()
@@ -127,32 +116,13 @@ def write_training_set(
             pq.write_table(rows, partial)
         else:
             plan = _Plan(features, sources, time=time, times=times)
-            with _connected(limits) as connection:
+            with connected(limits, where=_WHERE) as connection:
                 query = _beside(connection, plan.prepare(connection, entities))
                 connection.execute(f"COPY ({query}) TO {literal(str(partial))} (FORMAT parquet)")
         os.replace(partial, to)
     finally:
         partial.unlink(missing_ok=True)
     return int(pq.read_metadata(to).num_rows)
-
-
-@contextmanager
-def _connected(limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
-    with tempfile.TemporaryDirectory(prefix="training-set-", dir=limits.folder) as folder:
-        settings: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": limits.memory,
-            "temp_directory": folder,
-        }
-        try:
-            with duckdb.connect(config=settings) as connection:
-                connection.execute("SET TimeZone = 'UTC'")
-                yield connection
-        except duckdb.OutOfMemoryException as error:
-            raise TooLarge(
-                f"more memory or disk needed than allowed: {error}",
-                where=_WHERE,
-                mend="allow more memory, or give a folder with more space",
-            ) from error
 
 
 def _beside(connection: duckdb.DuckDBPyConnection, query: str) -> str:

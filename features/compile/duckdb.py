@@ -42,7 +42,7 @@ def select(view: FeatureView, table: str, *, carried: tuple[str, ...] = ()) -> s
         return _rolling(view, table, carried)
     if carried:
         raise DeclarationError(f"{', '.join(carried)} carried by windows", where=view.where)
-    return _windowed(view, view.window, table)
+    return _windowed(view, table)
 
 
 def _rolling(view: FeatureView, table: str, carried: tuple[str, ...]) -> str:
@@ -59,8 +59,33 @@ def _rolling(view: FeatureView, table: str, carried: tuple[str, ...]) -> str:
     return _text(with_, _derived(view, base, with_, carried))
 
 
-def _windowed(view: FeatureView, window: Windowed, table: str) -> str:
-    with_, source = {}, table
+def aggregated(view: FeatureView, table: str) -> str:
+    """Of a windowed view the aggregates alone: the rows of `select`, with those features only."""
+    with_, base = _windows(view, table)
+    return _text(with_, base)
+
+
+def derived(view: FeatureView, table: str) -> str:
+    """The rows of `select`, from a table that has those of `aggregated`. A row needs those of its entity in
+    the windows that its derived features look back at (`features.reach`)."""
+    return _with_derived(view, f"SELECT * FROM {quote(table)}", {})
+
+
+def _windowed(view: FeatureView, table: str) -> str:
+    with_, base = _windows(view, table)
+    return _with_derived(view, base, with_)
+
+
+def _with_derived(view: FeatureView, base: str, with_: dict[str, str]) -> str:
+    keys = ("tenant", *view.entity_fields, WINDOW_START, WINDOW_END)
+    return _text(with_, _derived(view, base, with_, keys))
+
+
+def _windows(view: FeatureView, table: str) -> tuple[dict[str, str], str]:
+    """The windows with their aggregates, and what that query is `with`."""
+    if isinstance(view.window, Rolling):
+        raise DeclarationError(f"{view.name} has no windows of its own", where=view.where)
+    window, with_, source = view.window, dict[str, str](), table
     if view.lookups:
         with_[_JOINED], source = _joined(view, table, ()), _JOINED
     needed = _needed(view, ())
@@ -72,10 +97,7 @@ def _windowed(view: FeatureView, window: Windowed, table: str) -> str:
         [_keys(view), f"{_start(window)} AS {quote(WINDOW_START)}", quote(WINDOW_END), *_aggregates(view)],
         _WINDOWED,
     )
-    base += f"\nGROUP BY {_keys(view)}, {quote(WINDOW_END)}"
-    return _text(
-        with_, _derived(view, base, with_, ("tenant", *view.entity_fields, WINDOW_START, WINDOW_END))
-    )
+    return with_, base + f"\nGROUP BY {_keys(view)}, {quote(WINDOW_END)}"
 
 
 def _needed(view: FeatureView, carried: tuple[str, ...]) -> list[str]:
