@@ -1,6 +1,7 @@
 """Features over recorded events: the same view, computed by DuckDB over a table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import duckdb
 import pyarrow as pa
@@ -72,8 +73,15 @@ def first_per_id(table: pa.Table) -> pa.Table:
 
 def _run(view: FeatureView, connection: duckdb.DuckDBPyConnection, events: pa.Table, query: str) -> pa.Table:
     connection.register(_EVENTS, events)
-    try:
+    with integers_fit(view):
         return connection.sql(query).to_arrow_table()
+
+
+@contextmanager
+def integers_fit(view: FeatureView) -> Iterator[None]:
+    """Raises InvalidInput where DuckDB has no room for an integer of the view."""
+    try:
+        yield
     except (duckdb.OutOfRangeException, duckdb.ConversionException) as error:
         raise InvalidInput(
             f"an integer does not fit: {error}",

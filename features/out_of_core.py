@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -45,3 +46,10 @@ def connected(limits: Limits, *, where: str) -> Iterator[duckdb.DuckDBPyConnecti
                 where=where,
                 mend="allow more memory, or give a folder with more space",
             ) from error
+
+
+def single_row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
+    """The one row of a query. All of the result is fetched: a connection with an unfinished one does nothing
+    else."""
+    (row,) = connection.execute(query).fetchall()
+    return tuple(row)

@@ -13,6 +13,7 @@ import duckdb
 from core.clock import from_millis
 from features.compile.duckdb_values import TIME, quote
 from features.kinds import COLUMN_KINDS
+from features.out_of_core import single_row
 from features.tabular import Columns, Tabular, register
 from features.view import FeatureView
 
@@ -68,8 +69,8 @@ class RecordedEvents:
         )
         if not parts:
             return None
-        row = self._connection.execute(f"SELECT min(a), max(b) FROM ({parts})").fetchone()
-        return None if row is None or row[0] is None else (row[0], row[1])
+        first, last = single_row(self._connection, f"SELECT min(a), max(b) FROM ({parts})")
+        return None if first is None else (first, last)
 
     def _check(self, columns: Columns) -> None:
         columns.require_time(self._view.time)
@@ -80,18 +81,17 @@ class RecordedEvents:
             elif name not in columns.types:
                 columns.require(name, "string")  # it is not there: say so
 
-    def _rows(self, begin_ms: int | None = None, end_ms: int | None = None, *more: str) -> str:
-        """All rows, repeats too."""
+    def _rows(self, begin_ms: int, end_ms: int) -> str:
+        """All rows of a stretch of time, repeats too."""
         parts = []
         for name, columns in self._tables:
             time = quote(self._view.time)
-            items = [*map(quote, self.names), f"epoch_ms({time}) AS {TIME}", *more]
+            items = [*map(quote, self.names), f"epoch_ms({time}) AS {TIME}"]
             query = f"SELECT {', '.join(items)} FROM {quote(name)}"
-            if begin_ms is not None and end_ms is not None:
-                query += f" WHERE {time} >= {_instant(begin_ms)} AND {time} < {_instant(end_ms)}"
-                if _dated(columns, self._view):
-                    days = [from_millis(at).date().isoformat() for at in (begin_ms, end_ms)]
-                    query += f" AND {_DATE} BETWEEN '{days[0]}' AND '{days[1]}'"
+            query += f" WHERE {time} >= {_instant(begin_ms)} AND {time} < {_instant(end_ms)}"
+            if _dated(columns, self._view):
+                days = [from_millis(at).date().isoformat() for at in (begin_ms, end_ms)]
+                query += f" AND {_DATE} BETWEEN '{days[0]}' AND '{days[1]}'"
             parts.append(query)
         nothing = [f"NULL AS {quote(name)}" for name in self.names] + [f"0 AS {TIME}"]
         return " UNION ALL ".join(parts) or f"SELECT {', '.join(nothing)} WHERE false"
@@ -102,10 +102,10 @@ class RecordedEvents:
             return False
         hashes = " UNION ALL ".join(f"SELECT {_HASH} AS h FROM {quote(name)}" for name, _ in self._tables)
         self._connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE {_TWICE} AS SELECT h FROM ({hashes}) GROUP BY h HAVING count(*) > 1"
+            f"CREATE OR REPLACE TEMP TABLE {_TWICE} AS "
+            f"SELECT h FROM ({hashes}) GROUP BY h HAVING count(*) > 1"
         )
-        row = self._connection.execute(f"SELECT count(*) FROM {_TWICE}").fetchone()
-        if row is None or not row[0]:
+        if single_row(self._connection, f"SELECT count(*) FROM {_TWICE}") == (0,):
             return False
         parts = []
         for number, (name, columns) in enumerate(self._tables):

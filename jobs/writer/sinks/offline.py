@@ -1,4 +1,4 @@
-"""The offline store: enriched records to a Delta table, with their Kafka offsets in the same commit."""
+"""The offline store: the records of a topic to a Delta table, with their Kafka offsets in the same commit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from core.errors import Unavailable
 from core.telemetry.log import logger
 from jobs.writer.chunk import Chunk
 from jobs.writer.errors import Rewind
+from pipelines.compaction import compact
 from pipelines.offline import DATE, application_id, offline_path
 from schemas.topic import Topic
 
@@ -89,7 +90,7 @@ class OfflineSink:
     def write(self, chunk: Chunk) -> None:
         if self._rows >= MOST_ROWS:
             self.commit()
-        batch = self._positioned(chunk)
+        batch = positioned(chunk, self._time)
         partitions = batch.column("kafka_partition").to_numpy()
         for partition in np.unique(partitions).tolist():
             rows = batch.filter(pa.array(partitions == partition))
@@ -174,29 +175,32 @@ class OfflineSink:
         return self._table
 
     def _maintain(self, table: DeltaTable) -> None:
-        """Now and then: few large files instead of many small ones, and the old ones away after a week."""
+        """Now and then, bounded in time: few large files instead of many small ones. Here, and not in a job
+        of its own, because who makes the small files knows how many there are, and nothing needs to be set
+        up for it; `jobs.batch.compact` is for tables that nobody writes any more."""
         if self._commits < COMPACT_EVERY:
             return
         self._commits = 0
         try:
-            table.optimize.compact(max_concurrent_tasks=1)
-            table.vacuum(dry_run=False)
+            compact(table)
         except (DeltaError, OSError) as problem:
+            self._table = None
             self._log.warning("compaction failed; the next one will do it", error=str(problem))
-
-    def _positioned(self, chunk: Chunk) -> pa.RecordBatch:
-        """The rows with where they lay in Kafka, when they came there, and the date of the event."""
-        messages: Sequence[Any] = chunk.messages
-        added = {
-            "kafka_partition": pa.array([message.partition() for message in messages], pa.int32()),
-            "kafka_offset": pa.array([message.offset() for message in messages], pa.int64()),
-            "enriched_at": pa.array(
-                [message.timestamp()[1] for message in messages], pa.timestamp("ms", tz="UTC")
-            ),
-            DATE: pc.cast(chunk.batch.column(self._time), pa.date32()),
-        }
-        columns = dict(zip(chunk.batch.schema.names, chunk.batch.columns, strict=True)) | added
-        return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
     def _application(self, partition: int) -> str:
         return application_id(self._path.name, self._topic, partition)
+
+
+def positioned(chunk: Chunk, time: str) -> pa.RecordBatch:
+    """The rows with where they lay in Kafka, when they came there, and the date of the event by `time`."""
+    messages: Sequence[Any] = chunk.messages
+    added = {
+        "kafka_partition": pa.array([message.partition() for message in messages], pa.int32()),
+        "kafka_offset": pa.array([message.offset() for message in messages], pa.int64()),
+        "enriched_at": pa.array(
+            [message.timestamp()[1] for message in messages], pa.timestamp("ms", tz="UTC")
+        ),
+        DATE: pc.cast(chunk.batch.column(time), pa.date32()),
+    }
+    columns = dict(zip(chunk.batch.schema.names, chunk.batch.columns, strict=True)) | added
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))

@@ -23,6 +23,7 @@ from core.errors import Unavailable, UnknownName
 from jobs.writer.chunk import Chunk
 from jobs.writer.errors import Rewind
 from jobs.writer.sinks.offline import OfflineSink
+from pipelines.compaction import compact
 from pipelines.offline import application_id, offline_path, read_offline
 from schemas.catalog.decisions import Verdict
 from schemas.codec import arrow_schema
@@ -180,6 +181,7 @@ def test_an_older_table_takes_a_newer_record(tmp_path: Path) -> None:
 
 def test_compaction_keeps_every_row_and_the_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.writer.sinks.offline.COMPACT_EVERY", 3)
+    monkeypatch.setattr("jobs.writer.sinks.offline.compact", lambda table: compact(table, more_than=2))
     made, _ = opened(tmp_path)
     for start in range(0, 12, 2):
         made.write(chunk(0, range(start, start + 2)))
