@@ -30,7 +30,7 @@ REGISTRY_CACHE_S = 60
 
 
 def repo_config(settings: Settings, *, registry: str | None = None) -> RepoConfig:
-    """registry: a database URL (`postgresql+psycopg://...`); None: SQLite in the data folder."""
+    """registry: the URL of a PostgreSQL database; None: SQLite in the data folder."""
     folder = _folder(settings)
     return RepoConfig(repo_path=folder, **_configuration(settings, registry))
 
@@ -77,12 +77,13 @@ def _folder(settings: Settings) -> Path:
 
 
 def _configuration(settings: Settings, registry: str | None) -> dict[str, Any]:
+    path = registry or f"sqlite:///{_folder(settings) / 'registry.db'}"
     return {
         "project": PROJECT,
         "provider": "local",
         "registry": {
             "registry_type": "sql",
-            "path": registry or f"sqlite:///{_folder(settings) / 'registry.db'}",
+            "path": path.replace("postgresql://", "postgresql+psycopg://", 1),  # the driver that we have
             "cache_ttl_seconds": REGISTRY_CACHE_S,
             # the stream writes while Feast materializes
             "serve_features_while_materializing": True,

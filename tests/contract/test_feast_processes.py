@@ -48,7 +48,7 @@ def environment() -> dict[str, str]:
 
 def feast(world: World, *arguments: str) -> str:
     """What the command prints; it must succeed."""
-    command = [FEAST, "--log-level", "ERROR", "-c", repository(world.settings), *arguments]
+    command = [str(FEAST), "--log-level", "ERROR", "-c", str(repository(world.settings)), *arguments]
     done = subprocess.run(
         command, env=environment(), capture_output=True, text=True, timeout=UP_TIMEOUT_S, check=False
     )
@@ -59,7 +59,7 @@ def feast(world: World, *arguments: str) -> str:
 @contextmanager
 def serving(world: World, log: Path) -> Iterator[httpx.Client]:
     port = free_ports(1)[0]
-    command = [FEAST, "-c", repository(world.settings), "serve", "-p", str(port), "--no-access-log"]
+    command = [str(FEAST), "-c", str(repository(world.settings)), "serve", "-p", str(port), "--no-access-log"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment(), stdout=output, stderr=output)
     try:
