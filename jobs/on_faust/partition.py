@@ -26,7 +26,7 @@ from schemas.record import Record
 
 Outcome = Literal["taken", "repeat", "late"]
 MOST_IDS = 1_000_000
-"""Events whose ids are remembered per partition, some 270 MB; beyond it the oldest are forgotten before their time."""
+"""Events whose ids are remembered per partition, some 270 MB; the oldest are forgotten for newer ones."""
 _MILLI = timedelta(milliseconds=1)
 
 

@@ -5,6 +5,8 @@ import random
 import signal
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -205,3 +207,117 @@ def test_rows_are_duckdb_s_and_late_events_are_told_apart(trial: Trial) -> None:
 
 def of(event: Trip, **changes: Any) -> Trip:
     return Trip(**{name: getattr(event, name) for name in Trip.spec().names} | changes)
+
+
+def steadily(trial: Trial, events: list[Trip], rate: float, stop: threading.Event) -> threading.Thread:
+    """Sends in a thread, `rate` a second, until `stop`."""
+
+    def send() -> None:
+        for event in events:
+            if stop.wait(1 / rate):
+                return
+            trial.send([event])
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_killed_agent_loses_and_changes_nothing(trial: Trial) -> None:
+    dice = random.Random(2)
+    in_time = trips(dice, 6_000)
+    last = closing(BEGIN + 6_000 * 250 * MILLI + MINUTE)
+    late = [of(event, id=f"late-{n}", at=event.at - MINUTE) for n, event in enumerate(in_time[100::100])]
+    stream = with_repeats(dice, in_time)
+    for event, late_one in zip(in_time[100::100], late, strict=True):
+        stream.insert(stream.index(event) + 1, late_one)
+    right = wanted([*in_time, *last], last[0].at - DISORDER)
+    stop = threading.Event()
+    sender = steadily(trial, [*stream, *last], 300, stop)
+    try:
+        for _ in range(3):
+            with trial.agent() as agent:
+                agent.wait_ready()
+                before = trial.count(trial.stream.rows)
+                agent.wait_for("more rows", lambda before=before: trial.count(trial.stream.rows) > before)
+                time.sleep(dice.uniform(0, 1))
+                assert sender.is_alive(), "all was sent before the last kill"
+                agent.kill()
+        with trial.agent() as agent:
+            agent.wait_for("all is sent", lambda: not sender.is_alive())
+            agent.wait_for("all rows", lambda: len(trial.rows()) >= len(right))
+            assert agent.stop() == 0
+    finally:
+        stop.set()
+        sender.join()
+    check(trial.rows(), right)
+    came_late = {record.id: record for record, _ in trial.read(trial.stream.late)}
+    assert sorted(came_late) == sorted(one.id for one in late)
+    assert all(came_late[one.id] == one for one in late)
+
+
+def test_ids_and_open_windows_outlive_a_restart(trial: Trial) -> None:
+    dice = random.Random(3)
+    events = trips(dice, 600)
+    last = closing(BEGIN + 600 * 250 * MILLI + MINUTE)
+    right = wanted([*events, *last], last[0].at - DISORDER)
+    with trial.agent() as agent:
+        agent.wait_ready()
+        trial.send(events[:333])
+        agent.wait_for("some rows", lambda: trial.count(trial.stream.rows) > 0)
+        assert agent.stop() == 0
+    trial.send(events[300:400])  # nobody runs
+    with trial.agent() as agent:
+        agent.wait_ready()
+        trial.send(events[:400:7])
+        trial.send([*events[350:], *events[::5], *last, *events[::9]])
+        agent.wait_for("all rows", lambda: len(trial.rows()) >= len(right))
+        assert agent.stop() == 0
+    check(trial.rows(), right)
+    assert trial.count(trial.stream.late) == 0, "a repeat is no late event"
+
+
+def test_partitions_move_between_agents(trial: Trial) -> None:
+    dice = random.Random(4)
+    in_time = trips(dice, 4_000)
+    last = closing(BEGIN + 4_000 * 250 * MILLI + MINUTE)
+    right = wanted([*in_time, *last], last[0].at - DISORDER)
+    stop = threading.Event()
+    with trial.agent() as first:
+        first.wait_ready()
+        sender = steadily(trial, [*with_repeats(dice, in_time), *last], 250, stop)
+        try:
+            with trial.agent() as second:
+                second.wait_ready()
+                second.wait_for(
+                    "rows of the second", lambda: "faust_rows_total{" in second.ask("/metrics")[1]
+                )
+                assert sender.is_alive()
+                assert first.stop() == 0
+                second.wait_for("all rows", lambda: len(trial.rows()) >= len(right))
+                assert second.stop() == 0
+        finally:
+            stop.set()
+            sender.join()
+    check(trial.rows(), right)
+    assert trial.count(trial.stream.late) == 0
+
+
+def test_what_is_no_event_is_passed_over_and_a_quiet_stream_is_let_out(trial: Trial) -> None:
+    events = [
+        Trip(tenant="t", id=str(n), region=region, at=BEGIN + n * MILLI)
+        for n, region in enumerate(REGIONS * 5)
+    ]
+    ending = Trip(tenant="t", id="ending", region="north", at=BEGIN + MINUTE)
+    right = wanted([*events, ending], BEGIN + MINUTE)
+    good = trial.codec.encode(events[0])
+    with trial.agent(quiet_ms=1_500) as agent:
+        agent.wait_ready()
+        for value in (b"hello", b"", good[:-4], b"\x00\x7f\xff\xff\xff" + good[5:], good + b"\x01"):
+            for partition in range(3):
+                trial.raw(value, at=BEGIN, partition=partition)
+        trial.send([*events, ending])
+        agent.wait_for("all rows", lambda: trial.count(trial.stream.rows) >= len(right))
+        assert 'outcome="undecodable",pipeline' in agent.ask("/metrics")[1]
+        assert agent.stop() == 0
+    check(trial.rows(), right)
