@@ -15,7 +15,7 @@ COMMANDS = (
     "cli.demo_commands",
     "cli.stack_commands",
     "cli.deploy_commands",
-    "cli.feature_commands",
+    "cli.features.commands",
     "cli.train_commands",
     "cli.key_commands",
     "cli.review_commands",

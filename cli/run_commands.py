@@ -55,26 +55,45 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Keep a pipeline's Flink job running."""
+        from cli.java import java_parts
         from core.errors import InvalidInput
         from core.settings import settings
-        from jobs.on_flink.java_parts import JavaParts
         from jobs.on_flink.keeper import run as keep
         from jobs.on_flink.stream import Replay, parse_offsets
         from pipelines.load import load_plan
-        from stack.flink import Flink
-        from stack.service import Silent, java
 
         if (replay is None) != (since is None):
             raise InvalidInput("a replay has a name and a beginning", mend="give both --replay and --since")
         replayed = None if replay is None else Replay(replay, parse_offsets(since or ""))
-        cluster = Flink(settings())
-        cluster.fetch(Silent())  # an external Flink is not fetched by `up`, its connectors are wanted here
-        parts = JavaParts(java(), cluster.compiler(), cluster.connectors())
         keep(
             load_plan(pipeline),
             settings(),
-            parts,
+            java_parts(),
             disorder_ms=disorder_ms,
             quiet_ms=quiet_ms,
             replay=replayed,
         )
+
+    @run.command()
+    def faust(
+        pipeline: Name,
+        disorder_ms: Annotated[
+            int | None, typer.Option(help="disorder bound instead of the view's, for replays")
+        ] = None,
+        quiet_ms: Annotated[
+            int | None, typer.Option(help="silence after which the last windows are let out, for replays")
+        ] = None,
+        shadow: Annotated[
+            str | None, typer.Option(help="the topics of a verification run instead", hidden=True)
+        ] = None,
+    ) -> None:
+        """Compute a pipeline's view with Faust, without a JVM."""
+        from core.settings import settings
+        from jobs.engines import faust_job
+        from jobs.on_faust.main import run as compute
+        from jobs.verification.shadow import shadow_of
+        from pipelines.load import load_plan
+
+        plan = load_plan(pipeline)
+        job = faust_job(plan if shadow is None else shadow_of(plan, shadow))
+        compute(job, settings(), disorder_ms=disorder_ms, quiet_ms=quiet_ms)

@@ -17,10 +17,9 @@ from jobs.on_faust.job import FaustJob
 from jobs.on_faust.security import credentials
 from jobs.on_faust.source_log import SourceMessage
 from jobs.on_faust.windows import TumblingWindows
-from jobs.on_flink.clock import StreamClock
+from jobs.on_flink.clock import Pace, StreamClock
 
 log = logger("jobs.on_faust")
-QUIET = timedelta(milliseconds=100)
 SESSION_S = 10.0  # how long a killed agent's partitions wait for another
 SETTLE_S = 0.5
 STOP_S = 12.0
@@ -40,7 +39,7 @@ def run(
     away among it; started again it goes on from its checkpoint. Call it from the main thread.
     """
     disorder = None if disorder_ms is None else timedelta(milliseconds=disorder_ms)
-    quiet = max(QUIET, 2 * job.view.disorder) if quiet_ms is None else timedelta(milliseconds=quiet_ms)
+    quiet = None if quiet_ms is None else timedelta(milliseconds=quiet_ms)
     compression.install()
     probe = Probe()
     server = ProbeServer(probe).start()
@@ -49,7 +48,7 @@ def run(
         settings,
         job.source.name,
         disorder=job.view.disorder if disorder is None else disorder,
-        quiet=quiet,
+        pace=Pace.of(job.view, quiet),
         beat=lambda: probe.beat("clock"),
     )
     ticker = threading.Thread(target=ticking.run, args=(stopping,), name="clock", daemon=True)

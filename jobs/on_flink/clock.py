@@ -36,6 +36,8 @@ from core.clock import Clock, SystemClock, from_millis
 from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter
+from features.view import FeatureView
+from features.windows import Rolling
 from schemas.broker import consumer, gathering, producer, watermarks
 from schemas.headers import TICK, header, rfc3339
 
@@ -44,6 +46,10 @@ TICKS = counter("flink_ticks", "Ticks published to source topics", ("topic",))
 
 NEWEST = "tick_newest"
 """Header of a tick: the newest event time behind it, in epoch milliseconds."""
+
+QUIET = timedelta(milliseconds=100)
+LAG = timedelta(milliseconds=250)
+"""How far a silent partition's clock may be behind the others: so much later its windows come out."""
 
 _LOOK_BACK = 200
 _LOOK_EVERY_S = 30.0
@@ -108,6 +114,26 @@ class Ticker:
         self._touched[partition] = now
 
 
+@dataclass(frozen=True)
+class Pace:
+    """quiet: how long, by the wall clock, all partitions are silent before the last rows are let out. lag:
+    how long one is silent before it is ticked. advance: how far the clock goes on by itself after the last
+    event."""
+
+    quiet: timedelta
+    lag: timedelta
+    advance: timedelta
+
+    @classmethod
+    def of(cls, view: FeatureView, quiet: timedelta | None) -> "Pace":
+        """Of a view whose events come as they happen; with `quiet` given, of a replay of recorded time."""
+        if quiet is not None:
+            return cls(quiet, quiet / 2, timedelta(0))
+        quiet = max(QUIET, 2 * view.disorder)
+        advance = timedelta(0) if isinstance(view.window, Rolling) else view.window.size
+        return cls(quiet, min(quiet / 2, LAG), advance)
+
+
 class StreamClock:
     """Watches one topic and ticks it; `run` until `stop` is set.
 
@@ -121,9 +147,7 @@ class StreamClock:
         topic: str,
         *,
         disorder: timedelta,
-        quiet: timedelta,
-        lag: timedelta,
-        advance: timedelta = timedelta(0),
+        pace: Pace,
         since: Mapping[int, int] | None = None,
         beat: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
@@ -135,9 +159,9 @@ class StreamClock:
         self._clock = clock or SystemClock()
         self._ticker = Ticker(
             disorder_ms=disorder // timedelta(milliseconds=1),
-            quiet_s=quiet.total_seconds(),
-            lag_s=lag.total_seconds(),
-            advance_ms=advance // timedelta(milliseconds=1),
+            quiet_s=pace.quiet.total_seconds(),
+            lag_s=pace.lag.total_seconds(),
+            advance_ms=pace.advance // timedelta(milliseconds=1),
         )
 
     def run(self, stop: threading.Event) -> None:

@@ -23,8 +23,7 @@ from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge
 from core.telemetry.probe import Probe, ProbeServer
-from features.windows import Rolling
-from jobs.on_flink.clock import StreamClock
+from jobs.on_flink.clock import Pace, StreamClock
 from jobs.on_flink.java_parts import JavaParts
 from jobs.on_flink.rest import FlinkRest, JobState
 from jobs.on_flink.restore_points import RestorePoint, restore_points
@@ -224,15 +223,11 @@ def keep(
     server = ProbeServer(told).start()
     rest = FlinkRest(job.settings.flink.address)
     keeper = Keeper(job, rest, told)
-    window, paced = stream.view.window, quiet is None
-    quiet = max(QUIET, 2 * stream.view.disorder) if quiet is None else quiet
     ticking = StreamClock(
         job.settings,
         stream.source.name,
         disorder=stream.view.disorder if job.disorder is None else job.disorder,
-        quiet=quiet,
-        lag=min(quiet / 2, LAG) if paced else quiet / 2,
-        advance=timedelta(0) if isinstance(window, Rolling) or not paced else window.size,
+        pace=Pace.of(stream.view, quiet),
         since=None if job.replay is None else job.replay.since,
         beat=lambda: told.beat("clock"),
     )

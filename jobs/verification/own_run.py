@@ -7,7 +7,12 @@ It uses topics, schemas and a job of its own (`jobs.verification.shadow`), so th
 deployed pipeline; all of them are gone afterwards.
 """
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +20,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,7 +33,7 @@ from jobs.on_flink.java_parts import JavaParts
 from jobs.on_flink.keeper import keep
 from jobs.on_flink.stream import stream_of
 from jobs.on_flink.submit import FlinkJob
-from jobs.verification.shadow import made, shadow_of, stream_topics
+from jobs.verification.shadow import made, shadow_name, shadow_of, stream_topics
 from pipelines import recorded, references
 from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
 from schemas.broker import producer
@@ -41,8 +47,8 @@ QUIET = timedelta(seconds=3)
 """A silent partition is held for half of this: recorded time runs faster than the wall clock."""
 READY_S, OUT_S, STILL_S = 180.0, 180.0, 8.0
 
-Engine = Callable[[Plan], AbstractContextManager[None]]
-"""Runs the stream of a plan, from ready to stopped."""
+Running = Callable[[Plan, str], AbstractContextManager[None]]
+"""Runs the stream of the shadow of a plan that has this name, from ready to stopped."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +64,19 @@ class Run:
     until: datetime
 
 
-def record(plan: Plan, settings: Settings, engine: Engine, *, rows: int, seed: int) -> Run:
+def record(plan: Plan, settings: Settings, running: Running, *, rows: int, seed: int) -> Run:
     """Send about `rows` events (`features.sample`) and wait until nothing more comes out.
 
     Raises Unavailable when Kafka, the registry or the engine do not answer.
     """
-    shadow = shadow_of(plan)
+    name = shadow_name()
+    shadow = shadow_of(plan, name)
     now = datetime.now(UTC).replace(microsecond=0)
     given = sample(plan.view, rows=rows, seed=seed, until=now)
     with made(stream_topics(shadow), settings):
         for lookup in shadow.view.lookups:
             references.write(lookup, given.references[lookup.name], settings)
-        with engine(shadow):
+        with running(plan, name):
             _send(shadow.source, given, settings)
             _wait_for_all(shadow, given, settings)
         events = recorded.read(shadow.source, settings)
@@ -82,12 +89,12 @@ def record(plan: Plan, settings: Settings, engine: Engine, *, rows: int, seed: i
         )
 
 
-def flink(settings: Settings, java: JavaParts) -> Engine:
+def flink(settings: Settings, java: JavaParts) -> Running:
     """The plan's Flink job, kept as in production, its state thrown away at the end."""
 
     @contextmanager
-    def running(plan: Plan) -> Iterator[None]:
-        job = FlinkJob(stream_of(plan), settings, java)
+    def running(plan: Plan, name: str) -> Iterator[None]:
+        job = FlinkJob(stream_of(shadow_of(plan, name)), settings, java)
         probe, stopping = Probe(), threading.Event()
         keeper = threading.Thread(
             target=keep, args=(job, stopping), kwargs={"quiet": QUIET, "probe": probe}, daemon=True
@@ -101,7 +108,51 @@ def flink(settings: Settings, java: JavaParts) -> Engine:
             keeper.join(60)
             for folder in (job.folders.checkpoints, job.folders.savepoints):
                 shutil.rmtree(folder, ignore_errors=True)
-            shutil.rmtree(settings.root / "flink" / plan.pipeline, ignore_errors=True)
+            shutil.rmtree(settings.root / "flink" / name, ignore_errors=True)
+
+    return running
+
+
+def faust(settings: Settings) -> Running:
+    """The plan's Faust agent in a process of its own."""
+
+    @contextmanager
+    def running(plan: Plan, name: str) -> Iterator[None]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        quiet_ms = str(QUIET // timedelta(milliseconds=1))
+        command = (
+            sys.executable, "-P", "-m", "cli", "run", "faust", "--pipeline", plan.pipeline,
+            "--shadow", name, "--quiet-ms", quiet_ms,
+        )  # fmt: skip
+        with tempfile.TemporaryFile() as log:
+            environment = os.environ | {"MILLSTREAM_PROBE_PORT": str(port)}
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+            def ready() -> bool:
+                if process.poll() is not None:
+                    log.seek(0)
+                    raise StackError(
+                        f"the Faust agent ended with {process.returncode}",
+                        where=log.read()[-1_000:].decode(errors="replace"),
+                    )
+                try:
+                    return httpx.get(f"http://127.0.0.1:{port}/ready", timeout=2.0).status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            try:
+                _until(ready, READY_S, f"the Faust agent of {plan.view.name} is not ready")
+                yield
+            finally:
+                process.terminate()
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                shutil.rmtree(settings.root / "faust" / f"millstream-{name}", ignore_errors=True)
 
     return running
 

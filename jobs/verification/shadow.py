@@ -18,10 +18,14 @@ from schemas.topic import Topic
 _TIMEOUT_S = 30.0
 
 
-def shadow_of(plan: Plan) -> Plan:
-    """The plan with its stream's topics, reference tables included, renamed `verify-<id>.<...>`; patterns and
-    what follows the stream are not part of it."""
-    name = f"verify-{new_id()[-12:].lower()}"
+def shadow_name() -> str:
+    """A new one."""
+    return f"verify-{new_id()[-12:].lower()}"
+
+
+def shadow_of(plan: Plan, name: str) -> Plan:
+    """The plan with its stream's topics, reference tables included, renamed `<name>.<...>`; patterns and what
+    follows the stream are not part of it. The same name gives the same topics."""
 
     def renamed(topic: Topic, kind: str) -> Topic:
         return replace(topic, name=f"{name}.{plan.view.name}.{kind}.v{plan.view.version}", dead_letters=False)

@@ -15,8 +15,6 @@ from features.view import FeatureView
 UNTIL = datetime(2026, 3, 4, 10, tzinfo=UTC)
 SHIPPED = [CARD_ACTIVITY, REGIONAL_DEMAND, MERCHANT_ACTIVITY]
 VIEWS = pytest.mark.parametrize("view", SHIPPED, ids=lambda view: view.name)
-    "view", [CARD_ACTIVITY, REGIONAL_DEMAND, MERCHANT_ACTIVITY], ids=lambda view: view.name
-)
 
 
 def made(view: FeatureView, seed: int = 1) -> Sample:

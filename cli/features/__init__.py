@@ -1,0 +1,1 @@
+"""`millstream features`: what views there are, their values, their history, and the proof that all agree."""
