@@ -10,30 +10,24 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
-from confluent_kafka.admin import NewTopic
 
 from core.settings import settings
 from features.catalog.merchant_activity import MERCHANT_ACTIVITY
 from features.compile.flink_windows import WindowedStream
 from features.feature_rows import features_topic, field_name, late_topic
 from features.history import compute
-from features.lookups import Lookup
 from features.view import FeatureView, Tumbling
 from jobs.on_flink.submit import FlinkJob
-from pipelines import references
 from schemas.avro import schema_text
-from schemas.broker import admin, producer
 from schemas.catalog.purchases import Merchant, Purchase
-from schemas.codec import RecordCodec
 from schemas.keys import entity_of, key_of
-from schemas.record import Record
-from schemas.registry import SchemaRegistry
 from schemas.topic import Topic
 from stack.local import Stack
 from tests.features.oracle import same
 from tests.features.rides import KINDS, SECOND, Driver, Ride, table
 from tests.features.rides import view as every_feature
 from tests.jobs.on_flink.live import Live, java_parts, wait_for
+from tests.jobs.on_flink.reference_topic import Reference
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
@@ -41,53 +35,7 @@ HOUR = timedelta(hours=1)
 BEGIN = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=2)
 QUIET = timedelta(seconds=3)
 HOSTILE = "m|%25\n'`ü"
-
-
-class Reference:
-    """The topic of a lookup's table: what is written to it, and what has been read of it."""
-
-    def __init__(self, lookup: Lookup) -> None:
-        assert lookup.topic is not None
-        self.lookup, self.topic = lookup, lookup.topic
-        client = admin(settings())
-        config = self.topic.config(min_insync=1)
-        made = client.create_topics([NewTopic(self.topic.name, self.topic.partitions, 1, config=config)])
-        made[self.topic.name].result(30)
-        self.registry = SchemaRegistry(settings().registry.address)
-        self.registry.register(self.topic.subject, schema_text(lookup.record.spec()))
-        self.codec: RecordCodec[Record] = RecordCodec(lookup.record, self.registry, self.topic.subject)
-        self.producer = producer(settings())
-        self.messages = 0
-
-    def put(self, *rows: Record) -> None:
-        for row in rows:
-            self._produce(key_of(row.tenant, getattr(row, row.spec().entity or "")), self.codec.encode(row))
-        assert self.producer.flush(30) == 0
-
-    def raw(self, key: str, value: bytes | None) -> None:
-        self._produce(key, value)
-        assert self.producer.flush(30) == 0
-
-    def _produce(self, key: str, value: bytes | None) -> None:
-        self.producer.produce(self.topic.name, key=key, value=value)
-        self.messages += 1
-
-    def table(self) -> pa.Table:
-        return references.read(self.lookup, settings())
-
-    def read_by(self, live: Live) -> bool:
-        """Whether each parallel part of the job has read what was put, by the job's own count."""
-        (job,) = live.running()
-        found = []
-        url = f"{settings().flink.address}/jobs/{job}"
-        for vertex in httpx.get(url).json()["vertices"]:
-            metrics = f"{url}/vertices/{vertex['id']}/subtasks/metrics"
-            for metric in httpx.get(metrics).json():
-                if ".millstream.reference." in metric["id"] and metric["id"].endswith(".messages"):
-                    found += httpx.get(metrics, params={"get": metric["id"], "agg": "min"}).json()
-        return bool(found) and all(one["min"] >= self.messages for one in found)
-
-
+KEYS = ("tenant", "merchant_id", "window_end")
 Start = Callable[[FeatureView], tuple[Live, Reference]]
 
 
@@ -152,6 +100,19 @@ def closing(begin: datetime) -> Purchase:
         tenant="t", id=f"{begin}", merchant_id="never", customer_id="a", occurred_at=begin, amount_cents=1,
         items=1,
     )  # fmt: skip
+
+
+def read_by(live: Live, reference: Reference) -> bool:
+    """Whether each parallel part of the job has read what was put, by the job's own count."""
+    (job,) = live.running()
+    found = []
+    url = f"{settings().flink.address}/jobs/{job}"
+    for vertex in httpx.get(url).json()["vertices"]:
+        metrics = f"{url}/vertices/{vertex['id']}/subtasks/metrics"
+        for metric in httpx.get(metrics).json():
+            if ".millstream.reference." in metric["id"] and metric["id"].endswith(".messages"):
+                found += httpx.get(metrics, params={"get": metric["id"], "agg": "min"}).json()
+    return bool(found) and all(one["min"] >= reference.messages for one in found)
 
 
 def send(live: Live, events: list[Any]) -> None:
@@ -227,22 +188,21 @@ def test_merchant_activity_uses_the_rows_of_the_time(start: Start) -> None:
             merchant("t|", HOSTILE, "large"),
         )
         merchants.raw(key_of("t|", "corner"), None)
-        wait_for("the job has read the changes", lambda: merchants.read_by(live), 120)
+        wait_for("the job has read the changes", lambda: read_by(live, merchants), 120)
         send(live, [*purchases(dice, BEGIN + 6 * HOUR, 300), closing(BEGIN + 10 * HOUR)])
         after, border = merchants.table(), BEGIN + 6 * HOUR
         rows = rows_of(live, lambda: expected(live, after))
     wanted = [row for row in expected(live, before) if row["window_end"] <= border]
     wanted += [row for row in expected(live, after) if row["window_end"] > border]
-    keys = ("tenant", "merchant_id", "window_end")
-    wanted.sort(key=lambda row: tuple(row[key] for key in keys))
+    wanted.sort(key=lambda row: tuple(row[key] for key in KEYS))
     assert len(wanted) > 300
-    check(rows, wanted, keys)
+    check(rows, wanted, KEYS)
     looked_up = [[(row["region"], row["large_baskets"]) for row in given] for given in (rows, wanted)]
     for reference in (before, after):
         looked_up.append([(row["region"], row["large_baskets"]) for row in expected(live, reference)])
     assert looked_up[0] == looked_up[1]
     assert looked_up[0] not in looked_up[2:], "the change shows, and only after it"
-    check(early, [row for row in expected(live, before) if row["window_end"] <= BEGIN + 4 * HOUR], keys)
+    check(early, [row for row in expected(live, before) if row["window_end"] <= BEGIN + 4 * HOUR], KEYS)
     known = {(row["tenant"], row["merchant_id"]) for row in early if row["region"] is not None}
     assert known == {("t", "corner"), ("t|", "corner"), ("t", "mall"), ("t", HOSTILE)}
     assert {row["large_baskets"] for row in early if row["merchant_id"] == "never"} == {0}
@@ -255,10 +215,21 @@ def test_no_event_is_ahead_of_the_rows_that_were_there_at_the_start(start: Start
     merchants.put(*(merchant("t", f"other {n}", "small") for n in range(60_000)))
     merchants.put(*(merchant(tenant, name, "small") for tenant in ("t", "t|") for name in names))
     send(live, [*purchases(dice, BEGIN, 100), closing(BEGIN + 4 * HOUR)])  # before there is a job
+    border = BEGIN + 4 * HOUR
+    with live.keeping(quiet=QUIET):
+        before = rows_of(live, lambda: expected(live, merchants.table()))
+    check(before, expected(live, merchants.table()), KEYS)
+    assert {row["region"] for row in before} == {"north"}
+    # stopped with a savepoint, and started anew
+    merchants.put(*(merchant("t", f"other {n}", "large") for n in range(10_000)))
+    merchants.put(*(merchant(tenant, name, "large", "south") for tenant in ("t", "t|") for name in names))
+    send(live, [*purchases(dice, BEGIN + 6 * HOUR, 100), closing(BEGIN + 10 * HOUR)])
     with live.keeping(quiet=QUIET):
         rows = rows_of(live, lambda: expected(live, merchants.table()))
-    check(rows, expected(live, merchants.table()), ("tenant", "merchant_id", "window_end"))
-    assert {row["region"] for row in rows} == {"north"}
+    after = [row for row in expected(live, merchants.table()) if row["window_end"] > BEGIN + 6 * HOUR]
+    check([row for row in rows if row["window_end"] > BEGIN + 6 * HOUR], after, KEYS)
+    check([row for row in rows if row["window_end"] <= border], before, KEYS)
+    assert {row["region"] for row in after} == {"south"}
 
 
 def drives(dice: random.Random, number: int) -> list[Ride]:
@@ -309,26 +280,37 @@ def test_every_feature_and_keys_of_the_reference_are_duckdb_s(start: Start) -> N
     check(rows, wanted, ("tenant", "driver_of.level", "city", "window_end"))
 
 
+def said_by(live: Live, job: str) -> str:
+    """All that the job failed with so far."""
+    url = f"{settings().flink.address}/jobs/{job}/exceptions"
+    entries = httpx.get(url, params={"maxExceptions": 20}).json()["exceptionHistory"]["entries"]
+    return "\n".join(entry["stacktrace"] for entry in entries)
+
+
 def test_more_rows_than_declared_stop_the_job_with_the_reason(start: Start) -> None:
     (lookup,) = MERCHANT_ACTIVITY.lookups
     live, merchants = start(replace(MERCHANT_ACTIVITY, lookups=(replace(lookup, most_rows=2),)))
-    merchants.put(*(merchant("t", name, "small") for name in ("a", "b", "b", "c")))
+    merchants.put(*(merchant("t", name, "small") for name in ("a", "b", "b")))
     job = FlinkJob(live.stream, settings(), java_parts(settings())).submit(None)
-    wait_for("the job says why", lambda: "has more than 2 rows" in live.rest.root_cause(job), 90)
+    wait_for(
+        "the job runs", lambda: any(one.tasks_running for one in live.rest.jobs(live.stream.pipeline)), 90
+    )
+    merchants.put(merchant("t", "c", "small"))
+    number = iter(range(1_000))
+
+    def failed() -> bool:
+        send(live, [closing(BEGIN + next(number) * SECOND)])
+        return "is not followed any more" in said_by(live, job)
+
+    wait_for("an event tells", failed, 90)
+    wait_for("it does not start again", lambda: said_by(live, job).count("has more than 2 rows") > 1, 90)
 
 
-def test_a_table_is_read_with_its_changes_and_deletions(stack: Stack) -> None:
-    del stack
-    name = f"t{uuid.uuid4().hex[:8]}.reference.events.v1"
-    topic = Topic(name, Merchant, partitions=3, cleanup="compact")
-    merchants = Reference(Lookup("merchant", Merchant, on={"merchant_id": "merchant_id"}, topic=topic))
-    assert merchants.table().num_rows == 0
-    rows = [merchant("t", f"m{n}", "small") for n in range(50)]
-    merchants.put(*rows, *(merchant("t", f"m{n}", "large") for n in range(10)))
-    for n in range(5):
-        merchants.raw(key_of("t", f"m{n}"), None)
-    merchants.put(merchant("t", "m0", "medium"))
-    sizes = {row["merchant_id"]: row["size"] for row in merchants.table().to_pylist()}
-    assert sizes == {f"m{n}": "small" for n in range(10, 50)} | {
-        "m0": "medium", **{f"m{n}": "large" for n in range(5, 10)}
-    }  # fmt: skip
+def test_a_reference_that_was_never_made_stops_the_job_with_the_reason(start: Start) -> None:
+    live, _ = start(MERCHANT_ACTIVITY)
+    (lookup,) = live.stream.view.lookups
+    nowhere = Topic("t0.nowhere.events.v1", Merchant, cleanup="compact")
+    view = replace(live.stream.view, lookups=(replace(lookup, topic=nowhere),))
+    live.registry.register(nowhere.subject, schema_text(Merchant.spec()))
+    job = FlinkJob(replace(live.stream, view=view), settings(), java_parts(settings())).submit(None)
+    wait_for("the job says why", lambda: "there is no reference topic" in said_by(live, job), 90)

@@ -24,8 +24,11 @@ import org.apache.flink.metrics.SimpleCounter;
 import org.apache.flink.table.data.RowData;
 import org.apache.flink.table.functions.FunctionContext;
 import org.apache.flink.table.functions.LookupFunction;
+import org.apache.flink.table.runtime.typeutils.RowDataSerializer;
 import org.apache.flink.util.SimpleUserCodeClassLoader;
 import org.apache.flink.util.UserCodeClassLoader;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
 
 /**
  * A compacted topic, held in memory and followed.
@@ -35,10 +38,11 @@ import org.apache.flink.util.UserCodeClassLoader;
  * the thread ends with an error (the registry is away, or there are more rows than declared) the next lookup
  * throws it, and the job starts again from its checkpoint. While Kafka is away lookups go by what was read.
  *
- * <p>Each parallel instance holds the whole table. The partitions are those there were at {@code open}.
+ * <p>Each parallel instance holds the whole table, its rows as bytes. The partitions are those there were at {@code open}.
  */
 public final class ReferenceLookup extends LookupFunction {
     private static final long serialVersionUID = 1L;
+    private static final Logger LOG = LoggerFactory.getLogger(ReferenceLookup.class);
     private static final Duration POLL = Duration.ofMillis(500);
     private static final Duration STALLED = Duration.ofSeconds(60);
 
@@ -46,6 +50,7 @@ public final class ReferenceLookup extends LookupFunction {
     private final Properties kafka;
     private final int mostRows;
     private final DeserializationSchema<RowData> values;
+    private final RowDataSerializer packed;
     private final ReferenceKey inRow;
     private final ReferenceKey inLookup;
     private transient Map<String, RowData> rows;
@@ -56,11 +61,12 @@ public final class ReferenceLookup extends LookupFunction {
     private transient volatile Throwable failure;
 
     ReferenceLookup(String topic, Properties kafka, int mostRows, DeserializationSchema<RowData> values,
-            ReferenceKey inRow, ReferenceKey inLookup) {
+            RowDataSerializer packed, ReferenceKey inRow, ReferenceKey inLookup) {
         this.topic = topic;
         this.kafka = kafka;
         this.mostRows = mostRows;
         this.values = values;
+        this.packed = packed;
         this.inRow = inRow;
         this.inLookup = inLookup;
     }
@@ -73,7 +79,10 @@ public final class ReferenceLookup extends LookupFunction {
         messages = metrics.counter("messages", new SimpleCounter());
         metrics.gauge("rows", (Gauge<Integer>) rows::size);
         consumer = new KafkaConsumer<>(clientProperties(), new ByteArrayDeserializer(), new ByteArrayDeserializer());
+        long begun = System.nanoTime();
         readAll();
+        LOG.info("reference topic {}: {} rows from {} messages in {} ms", topic, rows.size(), messages.getCount(),
+                Duration.ofNanos(System.nanoTime() - begun).toMillis());
         follower = new Thread(this::follow, "reference " + topic);
         follower.setDaemon(true);
         follower.start();
@@ -160,7 +169,7 @@ public final class ReferenceLookup extends LookupFunction {
             } else {
                 RowData row = values.deserialize(message.value());
                 String key = row == null ? null : inRow.of(row);
-                if (key != null && rows.put(key, row) == null && rows.size() > mostRows) {
+                if (key != null && rows.put(key, packed.toBinaryRow(row).copy()) == null && rows.size() > mostRows) {
                     throw new IOException("reference topic " + topic + " has more than " + mostRows
                             + " rows; give its lookup a higher most_rows, or the job less to hold");
                 }

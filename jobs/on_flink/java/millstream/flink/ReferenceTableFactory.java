@@ -18,8 +18,10 @@ import org.apache.flink.table.data.RowData;
 import org.apache.flink.table.factories.DeserializationFormatFactory;
 import org.apache.flink.table.factories.DynamicTableSourceFactory;
 import org.apache.flink.table.factories.FactoryUtil;
+import org.apache.flink.table.runtime.typeutils.RowDataSerializer;
 import org.apache.flink.table.types.DataType;
 import org.apache.flink.table.types.logical.LogicalType;
+import org.apache.flink.table.types.logical.RowType;
 
 /**
  * The connector {@code millstream-reference}: a compacted topic as a table to look up in, by {@code tenant} and
@@ -109,7 +111,8 @@ public final class ReferenceTableFactory implements DynamicTableSourceFactory {
             ReferenceKey inRow = new ReferenceKey(types.get(tenant), tenant, types.get(key), key);
             ReferenceKey inLookup = new ReferenceKey(types.get(tenant), tenantAsked, types.get(key), keyAsked);
             return LookupFunctionProvider.of(new ReferenceLookup(
-                    topic, kafka, mostRows, format.createRuntimeDecoder(context, type), inRow, inLookup));
+                    topic, kafka, mostRows, format.createRuntimeDecoder(context, type),
+                    new RowDataSerializer((RowType) type.getLogicalType()), inRow, inLookup));
         }
 
         @Override
