@@ -16,7 +16,8 @@ from features.catalog.merchant_activity import MERCHANT_ACTIVITY
 from features.compile.flink_windows import WindowedStream
 from features.feature_rows import features_topic, field_name, late_topic
 from features.history import compute
-from features.view import FeatureView, Tumbling
+from features.lookups import Lookup
+from features.view import Count, Feature, FeatureView, Sum, Tumbling, field
 from jobs.on_flink.submit import FlinkJob
 from schemas.avro import schema_text
 from schemas.catalog.purchases import Merchant, Purchase
@@ -57,12 +58,12 @@ def start(stack: Stack) -> Iterator[Start]:
 
 
 def stream_of(view: FeatureView) -> WindowedStream:
-    """With topics of its own; that of the reference has another number of partitions than the others."""
+    """With topics of its own; that of the lookups has another number of partitions than the others."""
     domain = f"t{uuid.uuid4().hex[:8]}"
     kept: Any = {"partitions": 3, "retention": timedelta(days=30)}
-    (lookup,) = view.lookups
-    topic = Topic(f"{domain}.reference.events.v1", lookup.record, partitions=2, cleanup="compact")
-    view = replace(view, lookups=(replace(lookup, topic=topic),))
+    record = view.lookups[0].record
+    topic = Topic(f"{domain}.reference.events.v1", record, partitions=2, cleanup="compact")
+    view = replace(view, lookups=tuple(replace(lookup, topic=topic) for lookup in view.lookups))
     return WindowedStream(
         domain,
         Topic(f"{domain}.source.events.v1", view.source, **kept),
@@ -133,7 +134,8 @@ def expected(live: Live, reference: pa.Table) -> list[dict[str, Any]]:
     """DuckDB's rows of the windows that the last event closed."""
     view, events = live.stream.view, in_time(live)
     until = max(getattr(one, view.time) for one in events)
-    found = compute(view, table(view.source, events), lookups={view.lookups[0].name: reference})
+    references = {lookup.name: reference for lookup in view.lookups}
+    found = compute(view, table(view.source, events), lookups=references)
     return [row for row in found.to_pylist() if row["window_end"] <= until]
 
 
@@ -238,7 +240,7 @@ def drives(dice: random.Random, number: int) -> list[Ride]:
             tenant=dice.choice(["t", "t|"]),
             id=f"{n}",
             city=dice.choice(["a", "b|%"]),
-            zone="",
+            zone=dice.choice(["", "1", "2", "3"]),
             at=BEGIN + n * timedelta(milliseconds=200),
             kind=dice.choice([None, *KINDS]),
             fare=dice.choice([None, -3, 0, 7, 12, 40_000]),
@@ -251,9 +253,20 @@ def drives(dice: random.Random, number: int) -> list[Ride]:
     ]
 
 
-def test_every_feature_and_keys_of_the_reference_are_duckdb_s(start: Start) -> None:
+def test_every_feature_and_keys_of_two_lookups_are_duckdb_s(start: Start) -> None:
     dice = random.Random(7)
     view = every_feature(Tumbling(10 * SECOND), entity=("driver_of.level", "city"))
+    other = Lookup("zone_of", Driver, on={"zone": "id"})
+    same_level = Count(where=field("zone_of.level") == field("driver_of.level"))
+    view = replace(
+        view,
+        lookups=(*view.lookups, other),
+        features=(
+            *view.features,
+            Feature("zone_fees", Sum("zone_of.fee"), unit="x"),
+            Feature("same_level", same_level, unit="rides"),
+        ),
+    )
     live, drivers = start(view)
     drivers.put(
         *(
@@ -278,6 +291,7 @@ def test_every_feature_and_keys_of_the_reference_are_duckdb_s(start: Start) -> N
     wanted = expected(live, reference)
     assert len(wanted) > 40
     check(rows, wanted, ("tenant", "driver_of.level", "city", "window_end"))
+    assert any(row["same_level"] for row in rows)
 
 
 def said_by(live: Live, job: str) -> str:
