@@ -78,7 +78,7 @@ async def _send(client: GatewayClient, events: Iterator[dict[str, Any]], rate: f
 
 
 def _events() -> Iterator[dict[str, Any]]:
-    """Generated demand (the latency asks for no real data) as bodies without a time, again and again, with ids of this run."""
+    """Generated demand, again and again, as bodies without a time; ids of this run."""
     rows = user_events(generate(_BASKETS)).select(_WIRED).to_pylist()
     run = new_id()
     for number, row in enumerate(itertools.cycle(rows)):
