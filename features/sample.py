@@ -3,17 +3,19 @@
 They are hard on purpose: several tenants with the same entities, entities that share a prefix or hold the
 characters that keys escape, equal times, disorder within the view's bound, repeats of whole events, pauses
 longer than any window, and events too late for their windows. Text columns take the values that the view's
-filters ask for. The same seed gives the same events.
+filters ask for; no value is one that the record refuses. The same seed gives the same events.
 """
 
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, get_type_hints
 
+import msgspec
 import pyarrow as pa
 
+from core.errors import DeclarationError
 from features.aggregates import simple_parts
 from features.derived import Ago, Arithmetic, Coalesce, Derived, MovingAverage
 from features.filters import And, Column, Comparison, Condition, In, Not, Or, Scalar
@@ -21,7 +23,7 @@ from features.lookups import Lookup
 from features.view import FeatureView
 from features.windows import Rolling
 from schemas.codec import arrow_schema
-from schemas.record import FieldSpec
+from schemas.record import FieldSpec, Record
 
 TENANTS = ("acme", "acme|", "b")
 ENTITIES = ("north", "north|", "n%25orth", "ü", "south", "s", "7", "east", "e|ast", "west")
@@ -48,11 +50,11 @@ def sample(view: FeatureView, *, rows: int, seed: int, until: datetime) -> Sampl
     window or a derived feature reaches back, so that every look back finds something.
     """
     dice = random.Random(f"{view.digest} {seed}")
+    values = _Values(view.source, _literals(view, ""), dice)
     length = 6 * (min(view.windows) if isinstance(view.window, Rolling) else view.window.every)
     spans = _apart(sorted({timedelta(0), *_spans(view)}), length)
     each = max(rows // len(spans), 1)
     gap = length / each
-    literals = _literals(view)
     made: list[dict[str, Any]] = []
     late: set[tuple[str, str]] = set()
     newest = None
@@ -64,7 +66,7 @@ def sample(view: FeatureView, *, rows: int, seed: int, until: datetime) -> Sampl
             at = max(at - behind, begin)
             if dice.random() < 0.2 and made and newest is not None:
                 at = max(made[-1][view.time], newest - view.disorder * 0.9)  # equal times are common
-            event = _event(view, dice, literals, f"{seed}-{stretch}-{number}", at)
+            event = _event(view, values, f"{seed}-{stretch}-{number}", at)
             if newest is not None and dice.random() < LATE:
                 event[view.time] = _whole(newest - view.disorder - timedelta(seconds=2) - gap * 20)
                 late.add((event["tenant"], event["id"]))
@@ -73,28 +75,25 @@ def sample(view: FeatureView, *, rows: int, seed: int, until: datetime) -> Sampl
             if dice.random() < REPEATED:
                 made.append(dict(dice.choice(made[-50:])))
     schema = arrow_schema(view.source.spec())
-    references = {lookup.name: _reference(lookup, made, dice, literals) for lookup in view.lookups}
+    references = {lookup.name: _reference(view, lookup, made, dice) for lookup in view.lookups}
     return Sample(pa.Table.from_pylist(made, schema=schema), frozenset(late), references)
 
 
 def _reference(
-    lookup: Lookup, events: list[dict[str, Any]], dice: random.Random, literals: dict[str, list[Scalar]]
+    view: FeatureView, lookup: Lookup, events: list[dict[str, Any]], dice: random.Random
 ) -> pa.Table:
     spec = lookup.record.spec()
+    values = _Values(lookup.record, _literals(view, f"{lookup.name}."), dice)
     keys = {(event["tenant"], *(event[name] for name in lookup.on)): None for event in events}
     rows = []
-    for tenant, *values in sorted(key for key in keys if None not in key):
+    for tenant, *found in sorted(key for key in keys if None not in key):
         if dice.random() < UNKNOWN:
             continue
-        row = {"tenant": tenant, "id": "|".join(map(str, values))}
-        row |= dict(zip(lookup.on.values(), values, strict=True))
+        row = {"tenant": tenant, "id": "|".join(map(str, found))}
+        row |= dict(zip(lookup.on.values(), found, strict=True))
         for field in spec.fields:
-            if field.name in row:
-                continue
-            if field.kind == "time":
-                row[field.name] = _EPOCH
-            else:
-                row[field.name] = _value(field, dice, literals.get(f"{lookup.name}.{field.name}", []))
+            if field.name not in row:
+                row[field.name] = _EPOCH if field.kind == "time" else values.of(field)
         rows.append(row)
     return pa.Table.from_pylist(rows, schema=arrow_schema(spec))
 
@@ -128,52 +127,78 @@ def _apart(spans: list[timedelta], length: timedelta) -> list[timedelta]:
     return kept
 
 
-def _event(
-    view: FeatureView, dice: random.Random, literals: dict[str, list[Scalar]], id: str, at: datetime
-) -> dict[str, Any]:
+def _event(view: FeatureView, values: "_Values", id: str, at: datetime) -> dict[str, Any]:
+    dice = values.dice
     made: dict[str, Any] = {"tenant": dice.choice(TENANTS), "id": id, view.time: _whole(at)}
-    needed = {*view.columns}
     for field in view.source.spec().fields:
         if field.name in made:
             continue
         if field.name in view.entity_fields:
             made[field.name] = ENTITIES[min(int(dice.expovariate(0.4)), len(ENTITIES) - 1)]
-        elif field.nullable and (field.name not in needed or dice.random() < MISSING):
+        elif field.nullable and (field.name not in view.columns or dice.random() < MISSING):
             made[field.name] = None
         else:
-            made[field.name] = _value(field, dice, literals.get(field.name, []))
+            made[field.name] = values.of(field)
     return made
 
 
-def _value(field: FieldSpec, dice: random.Random, wanted: list[Scalar]) -> Any:
-    if wanted and dice.random() < 0.7:
-        return dice.choice(wanted)
-    match field.kind:
-        case "string":
-            return dice.choice(["x", "y", "X", "ü|"])
-        case "int":
-            return dice.choice([0, 1, 3, -7, 40_000])
-        case "long":
-            return dice.choice([0, 1, 7, 250, 1_999, 2_000, 20_000, 3_000_000_000])
-        case "float" | "double":
-            return dice.choice([0.0, 0.25, 1.5, -2.75, 1_000.125])
-        case "boolean":
-            return dice.random() < 0.5
-        case "bytes":
-            return b""
-        case "array" | "map":
-            return []
-        case _:
-            return None
+class _Values:
+    """Values that fit the fields of a record; `wanted` by field: those that filters ask for."""
+
+    def __init__(self, record: type[Record], wanted: Mapping[str, list[Scalar]], dice: random.Random) -> None:
+        self.dice = dice
+        self._record = record
+        self._types = get_type_hints(record, include_extras=True)
+        self._wanted = wanted
+        self._fitting: dict[str, tuple[list[Any], list[Any]]] = {}
+
+    def of(self, field: FieldSpec) -> Any:
+        """Raises DeclarationError for a field that takes none of the values tried."""
+        if field.name not in self._fitting:
+            wanted = [v for v in self._wanted.get(field.name, []) if self._fits(field, v)]
+            others = [v for v in _CANDIDATES.get(field.kind, [None]) if self._fits(field, v)]
+            if not others and not wanted:
+                raise DeclarationError(
+                    f"no value for field {field.name!r} comes to mind",
+                    where=f"record {self._record.__name__}",
+                    mend="verify the view over recorded events",
+                )
+            self._fitting[field.name] = (wanted, others)
+        wanted, others = self._fitting[field.name]
+        if wanted and (not others or self.dice.random() < 0.7):
+            return self.dice.choice(wanted)
+        return self.dice.choice(others)
+
+    def _fits(self, field: FieldSpec, value: Any) -> bool:
+        try:
+            msgspec.convert(value, self._types[field.name])
+        except msgspec.ValidationError:
+            return False
+        return True
 
 
-def _literals(view: FeatureView) -> dict[str, list[Scalar]]:
+_CANDIDATES: Mapping[str, list[Any]] = {
+    "string": ["x", "y", "X", "ü|", "medium"],
+    "int": [0, 1, 3, -7, 40_000],
+    "long": [0, 1, 7, 250, 1_999, 2_000, 20_000, 3_000_000_000],
+    "float": [0.0, 0.25, 1.5, -2.75, 1_000.125],
+    "double": [0.0, 0.25, 1.5, -2.75, 1_000.125],
+    "boolean": [True, False],
+    "bytes": [b""],
+    "array": [[]],
+    "map": [{}],
+    "time": [_EPOCH],
+}
+
+
+def _literals(view: FeatureView, prefix: str) -> dict[str, list[Scalar]]:
+    """What filters compare the fields of the record with; of a lookup, with its prefix, its columns."""
     found: dict[str, list[Scalar]] = {}
     for _, aggregate in view.aggregates:
         for part in simple_parts(aggregate):
             if part.where is not None:
                 _collect(part.where, found)
-    return found
+    return {name[len(prefix) :]: values for name, values in found.items() if name.startswith(prefix)}
 
 
 def _collect(condition: Condition, found: dict[str, list[Scalar]]) -> None:

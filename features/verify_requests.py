@@ -8,17 +8,20 @@ What equal means says `features.comparison`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import redis
 
 from features.comparison import FeatureReport, compare
+from features.feature_rows import WINDOW_END
 from features.history import compute, first_per_id
 from features.online.packed import fits
 from features.reading_columns import TYPES
 from features.requests import Answered
 from features.rolling_requests import RollingRequests
-from features.verify_windows import without_late
+from features.verify_windows import watermark_of, without_late
 from features.view import Feature, FeatureView, Value
 from features.windowed_requests import WindowedRequests
 from features.windows import Rolling
@@ -51,6 +54,7 @@ def verify_requests(
     rows: pa.Table | None = None,
     late: pa.Table | None = None,
     lookups: Mapping[str, pa.Table] | None = None,
+    watermark: datetime | None = None,
     client: redis.Redis | None = None,
     reads: int = 1_000,
     seed: int = 0,
@@ -60,7 +64,8 @@ def verify_requests(
     events: as recorded, repeats included, in order of arrival. client: a Redis to keep the store in, under
     tenants of its own, which are gone afterwards; None: in memory. For a windowed view also rows: the feature
     rows of the stream (None: the judge's own, so that only the store is checked), late: the events of the
-    late topic, lookups: the reference tables.
+    late topic, lookups: the reference tables, watermark: how far the stream had come (see
+    `features.verify_windows`); windows that end later take no part.
 
     Raises UnknownName for a missing column, DeclarationError for a view without an online form.
     """
@@ -69,6 +74,11 @@ def verify_requests(
         return _report(view, RollingRequests(view, accepted, client).ask(reads, seed))
     counted, _, _ = without_late(accepted, late)
     right = compute(view, counted, lookups=lookups)
+    if rows is not None:
+        closed = watermark or watermark_of(view, accepted)
+        right, rows = (
+            table.filter(pc.less_equal(table.column(WINDOW_END), closed)) for table in (right, rows)
+        )
     return _report(view, WindowedRequests(view, right, rows, client).ask(reads, seed))
 
 

@@ -70,7 +70,7 @@ def verify_windows(
     found = rows >= 0
     judged, matched = ours.filter(pa.array(found)), theirs.take(pa.array(rows[found]))
     ends = np.asarray(millis(ours.column(WINDOW_END)).to_numpy(), dtype=np.int64)
-    open_ = ~found & (ends > to_millis(watermark or _watermark(view, accepted)))
+    open_ = ~found & (ends > to_millis(watermark or watermark_of(view, accepted)))
     strange = len(row_of.keys() - set(wanted)) + int((~_same_window(matched, judged, fields)).sum())
     return report_of(
         differences_of(view, judged, matched),
@@ -119,6 +119,7 @@ def _same_window(theirs: pa.Table, ours: pa.Table, fields: tuple[str, ...]) -> B
     return np.array([bool(start) and entity == entity_of(part) for start, entity, part in rows], dtype=bool)
 
 
-def _watermark(view: FeatureView, events: pa.Table) -> datetime:
+def watermark_of(view: FeatureView, events: pa.Table) -> datetime:
+    """How far a stream has come at least that has read these events."""
     newest = pc.max(millis(events.column(view.time))).as_py()
     return from_millis(newest or 0) - view.disorder if events.num_rows else from_millis(0)

@@ -107,6 +107,7 @@ def verified(
                 rows=material.streamed,
                 late=material.late,
                 lookups=material.lookups,
+                watermark=material.watermark,
                 client=connect(settings()),
                 seed=seed,
             )

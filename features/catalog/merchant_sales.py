@@ -1,4 +1,4 @@
-"""What a merchant sells by the minute: a tumbling view of mergeable aggregates, which every engine can run."""
+"""What a merchant sells by the minute: tumbling, mergeable aggregates only, so that every engine can run it."""
 
 from datetime import timedelta
 
