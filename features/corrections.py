@@ -37,8 +37,8 @@ _LATE, _KNOWN, _CHANGED, _COMPUTED = "__late", "__known", "__changed", "__comput
 @dataclass(frozen=True)
 class Due:
     """changed: windows that late events change and that are due; they end in [first_ms, last_ms].
-    reads_ms: the earliest event time that their rows are made of. waiting: per partition of the late topic the
-    offset of the first event that changes a window which is not due yet."""
+    reads_ms: the earliest event time that their rows are made of. waiting: per partition of the late topic
+    the offset of the first event that changes a window which is not due yet."""
 
     changed: int
     first_ms: int
@@ -153,7 +153,8 @@ class Corrections:
         values = ", ".join(f"{quote(name)} := {quote(name)}" for name in self._view.feature_names)
         newest = (
             f"SELECT tenant, {ENTITY}, epoch_ms({WINDOW_END}) AS known_end, "
-            f"max({SEQUENCE}) AS __known_sequence, arg_max(struct_pack({values}), {SEQUENCE}) AS known FROM {_KNOWN} "
+            f"max({SEQUENCE}) AS __known_sequence, "
+            f"arg_max(struct_pack({values}), {SEQUENCE}) AS known FROM {_KNOWN} "
             f"WHERE epoch_ms({WINDOW_END}) IN (SELECT {WINDOW_END} FROM {_COMPUTED}) "
             f"GROUP BY tenant, {ENTITY}, {WINDOW_END}"
         )
@@ -164,7 +165,8 @@ class Corrections:
         return (
             f"SELECT {columns}, k.__known_sequence "
             f"FROM (SELECT *, {entity} AS __entity FROM {_COMPUTED}) c LEFT JOIN ({newest}) k "
-            f"ON c.tenant = k.tenant AND c.__entity = k.{ENTITY} AND c.{WINDOW_END} = k.known_end WHERE k.known IS NULL OR {differ}"
+            f"ON c.tenant = k.tenant AND c.__entity = k.{ENTITY} AND c.{WINDOW_END} = k.known_end "
+            f"WHERE k.known IS NULL OR {differ}"
         )
 
     def _differs(self, feature: Feature) -> str:

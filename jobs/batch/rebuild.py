@@ -74,7 +74,7 @@ def rebuild_windows(
             columns.require(SEQUENCE, "long")
             for feature in view.features:
                 columns.require(feature.name, view.kind(feature))
-        for batch in _batches(connection, _newest(view, names, oldest)):
+        for batch in _batches(connection, _newest(view, names, oldest)) if names else ():
             outcomes = writer.write(_packed(batch))
             read += batch.num_rows
             for outcome in outcomes:

@@ -18,8 +18,7 @@ from features.feature_rows import feature_record, field_name, row_id
 from features.history import compute
 from features.out_of_core import Limits, connected
 from features.tabular import Tabular
-from features.view import Count, FeatureView, Rolling, Sum, Tumbling
-from features.view import Feature as F
+from features.view import Count, Feature, FeatureView, Rolling, Sum, Tumbling
 from schemas.codec import arrow_schema
 from schemas.keys import entity_of
 from tests.features.oracle import same
@@ -129,7 +128,7 @@ COUNTED = FeatureView(
     entity="city",
     disorder=SECOND,
     window=Tumbling(10 * SECOND),
-    features=(F("count", Count(), unit="rides"), F("tips", Sum("tip"), unit="x", empty=0.0)),
+    features=(Feature("count", Count(), unit="rides"), Feature("tips", Sum("tip"), unit="x", empty=0.0)),
     ttl=timedelta(minutes=1),
 )
 

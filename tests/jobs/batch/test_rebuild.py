@@ -1,0 +1,251 @@
+"""The online store in a real Redis, emptied and made again: every read is what it was."""
+
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import redis
+
+from core.clock import ManualClock, to_millis
+from core.errors import DeclarationError, Unavailable
+from features.feature_rows import feature_record
+from features.online.client import connect
+from features.online.layout import layout_of
+from features.online.packed_reader import PackedReader
+from features.online.packed_redis import RedisPackedValues
+from features.online.packed_writer import PackedRow, PackedWriter
+from features.online.rolling import RollingStore
+from features.out_of_core import Limits
+from features.view import Count, Feature, FeatureView, Last, Mean, Sum, Tumbling
+from jobs.batch import rebuild as job
+from jobs.batch.rebuild import rebuild_events, rebuild_windows
+from schemas.codec import arrow_schema
+from tests.features.redis_server import RedisServer, own_redis
+from tests.features.rides import SECOND, Ride
+from tests.features.views import BEGIN, SCHEMA, VIEW, Swipe
+
+pytestmark = pytest.mark.services
+
+NOW = datetime(2026, 4, 1, 12, tzinfo=UTC)
+DEMAND = FeatureView(
+    name="demand",
+    version=1,
+    source=Ride,
+    entity=("city", "zone"),
+    disorder=SECOND,
+    window=Tumbling(60 * SECOND),
+    features=(
+        Feature("count", Count(), unit="rides", empty=0),
+        Feature("last_kind", Last("kind"), unit="kind"),
+        Feature("tips", Sum("tip"), unit="x"),
+        Feature("mean_fare", Mean("fare"), unit="x", empty=-1, ttl=timedelta(minutes=3)),
+    ),
+    ttl=timedelta(minutes=10),
+)
+LAYOUT = layout_of(DEMAND)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with own_redis() as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    connection = connect(server.settings)
+    connection.flushall()
+    yield connection
+    connection.close()
+
+
+def feature_rows(number: int) -> list[dict[str, Any]]:
+    """Windows of the last quarter of an hour, in no order; some corrected, some twice or thrice."""
+    dice = random.Random(5)
+    rows = []
+    for city in [f"c{n}|" for n in range(40)]:
+        for back in dice.sample(range(15), number):
+            end = NOW - timedelta(minutes=back)
+            for sequence in range(dice.choice([1, 1, 1, 3])):
+                rows.append(
+                    {
+                        "tenant": dice.choice(["t", "u"]), "id": f"{city}{back}{sequence}", "city": city,
+                        "zone": "z", "entity": f"{city.replace('|', '%7C')}|z",
+                        "window_start": end - timedelta(minutes=1), "window_end": end, "sequence": sequence,
+                        "count": dice.randrange(99), "last_kind": dice.choice([None, "ü'"]),
+                        "tips": dice.choice([None, 0.5]), "mean_fare": dice.random(),
+                    }
+                )  # fmt: skip
+    dice.shuffle(rows)
+    return rows
+
+
+def as_table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=arrow_schema(feature_record(DEMAND).spec()))
+
+
+def live(writer: PackedWriter, rows: list[dict[str, Any]]) -> None:
+    """What the running writer does with rows that Redis has not forgotten."""
+    writer.write(
+        [
+            PackedRow(
+                row["tenant"], row["entity"], to_millis(row["window_end"]), row["sequence"],
+                [row[name] for name in DEMAND.feature_names],
+            )
+            for row in rows
+            if row["window_end"] >= NOW - DEMAND.ttl
+        ]
+    )  # fmt: skip
+
+
+def reads(client: redis.Redis, rows: list[dict[str, Any]]) -> list[Any]:
+    reader = PackedReader(RedisPackedValues(client), ManualClock(at=NOW))
+    entities = sorted({row["entity"] for row in rows})
+    return [reader.read_batch(LAYOUT, tenant, entities).to_pylist() for tenant in ("t", "u")]
+
+
+def test_windows_read_as_before_the_loss(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "ROWS_AT_ONCE", 16)
+    rows = feature_rows(3)
+    writer = PackedWriter(RedisPackedValues(client), LAYOUT)
+    live(writer, rows)
+    before = reads(client, rows)
+    assert {status for part in before for row in part for status in row["status"].values()} == {
+        "fresh", "stale", "expired", "missing",
+    }  # fmt: skip
+    client.flushall()
+    table = as_table(rows)
+    clock = ManualClock(at=NOW)
+    done = rebuild_windows(DEMAND, [table.slice(0, 50), table.slice(50)], writer, clock=clock)
+    assert reads(client, rows) == before
+    assert (done.rows, done.written, done.older, done.refused) == (done.rows, done.rows, 0, 0)
+    assert done.rows == len(client.keys("*")) > 0  # type: ignore[arg-type]
+    again = rebuild_windows(DEMAND, [table], writer, clock=clock)
+    assert (again.written, reads(client, rows)) == (done.rows, before)
+
+
+def test_a_newer_value_of_a_running_writer_stays(client: redis.Redis) -> None:
+    rows = feature_rows(3)
+    writer = PackedWriter(RedisPackedValues(client), LAYOUT)
+    newer = [row | {"sequence": 9, "window_end": NOW, "count": 777} for row in rows[:20]]
+    live(writer, newer)
+    done = rebuild_windows(DEMAND, [as_table(rows)], writer, clock=ManualClock(at=NOW))
+    alive = [row for row in rows if row["window_end"] >= NOW - DEMAND.ttl]
+    both = [{(row["tenant"], row["entity"]) for row in some} for some in (newer, alive)]
+    assert done.older == len(both[0] & both[1]) > 0
+    counts = [row["count"] for part in reads(client, newer[:1]) for row in part]
+    assert 777 in counts
+
+
+def test_nothing_to_rebuild(client: redis.Redis) -> None:
+    writer = PackedWriter(RedisPackedValues(client), LAYOUT)
+    assert rebuild_windows(DEMAND, [as_table([])], writer, clock=ManualClock(at=NOW)).rows == 0
+    assert rebuild_windows(DEMAND, [], writer, clock=ManualClock(at=NOW)).rows == 0
+    store = RollingStore(client, VIEW)
+    assert rebuild_events(VIEW, [], store, clock=ManualClock()).rows == 0
+    with pytest.raises(DeclarationError, match="rebuild_events"):
+        rebuild_windows(VIEW, [], writer, clock=ManualClock())
+
+
+def swipes(number: int) -> list[Swipe]:
+    """Five minutes of some cards, two of them busy and one silent since the start; many at equal times."""
+    dice = random.Random(9)
+    found = [
+        Swipe(
+            tenant=dice.choice(["t", "u"]), id=str(n), card=dice.choice(["a", "a", "b|", "c", "d"]),
+            at=BEGIN + timedelta(milliseconds=dice.randrange(0, 300_000, 50)),
+            cents=dice.randrange(-99, 999), channel=dice.choice([None, 3]),
+            domain=dice.choice([None, "x", "y"]), weight=dice.choice([None, 0.25]), trusted=None,
+        )
+        for n in range(number)
+    ]  # fmt: skip
+    silent = replace_all(found[:3], card="silent", at=BEGIN)
+    return sorted([*found, *silent], key=lambda one: one.at)
+
+
+def replace_all(given: list[Swipe], **changes: Any) -> list[Swipe]:
+    names = Swipe.spec().names
+    return [
+        Swipe(**{name: getattr(one, name) for name in names} | changes | {"id": f"{one.id}'"})
+        for one in given
+    ]
+
+
+def events(given: list[Swipe]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{name: getattr(one, name) for name in SCHEMA.names} for one in given], schema=SCHEMA
+    )
+
+
+def write(store: RollingStore, given: list[Swipe]) -> None:
+    for batch in events(given).to_batches(max_chunksize=100):
+        store.write(batch)
+
+
+def answers(store: RollingStore, until: datetime) -> list[Any]:
+    return [
+        store.read(tenant, card, until + timedelta(seconds=later))
+        for tenant in ("t", "u")
+        for card in ("a", "b|", "c", "d", "nobody")
+        for later in (0, 1, 15, 59, 3_600)
+    ]
+
+
+def test_rolling_rows_read_as_before_the_loss(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "ROWS_AT_ONCE", 64)
+    given = swipes(1_500)
+    store = RollingStore(client, VIEW)
+    write(store, given)
+    before = answers(store, given[-1].at)
+    client.flushall()
+    shuffled = random.Random(2).sample(given, len(given))
+    parts = [events(shuffled[:700]), events(shuffled[690:])]
+    done = rebuild_events(VIEW, parts, store, clock=ManualClock(), limits=Limits(threads=1))
+    assert answers(store, given[-1].at) == before
+    assert 0 < done.rows < len(given), "what is older than the time to live is left out"
+    assert store.read("t", "silent", given[-1].at).event_time is None
+    rebuild_events(VIEW, parts, store, clock=ManualClock())
+    assert answers(store, given[-1].at) == before
+
+
+def test_no_row_is_lost_where_rows_are_folded(client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "ROWS_AT_ONCE", 10)
+    given = replace_all(swipes(600), tenant="t", card="busy")
+    given = [one for one in given if one.at >= given[-1].at - VIEW.ttl]
+    store = RollingStore(client, VIEW, cap=16, resolution=timedelta(seconds=1))
+    done = rebuild_events(VIEW, [events(given)], store, clock=ManualClock())
+    assert done.rows == len(given)
+    at = given[-1].at
+    inside = [one for one in given if one.at > at - timedelta(seconds=60)]
+    found = store.read("t", "busy", at)
+    counted = found.values["count_60s"]
+    assert isinstance(counted, int)
+    assert found.truncated
+    assert len(inside) <= counted <= len([one for one in given if one.at >= at - timedelta(seconds=61)])
+
+
+def test_beside_a_running_writer_each_row_is_there_once(client: redis.Redis) -> None:
+    given = swipes(1_500)
+    whole = RollingStore(client, replace(VIEW, name="whole"))
+    write(whole, given)
+    right = answers(whole, given[-1].at)
+    store = RollingStore(client, VIEW)
+    writer = threading.Thread(target=write, args=(RollingStore(client, VIEW), given[1_000:]))
+    writer.start()
+    rebuild_events(VIEW, [events(given[:1_200])], store, clock=ManualClock())
+    writer.join(30)
+    assert answers(store, given[-1].at) == right
+
+
+def test_redis_away_is_said(server: RedisServer) -> None:
+    nobody = redis.Redis(port=1, socket_connect_timeout=0.2)
+    with pytest.raises(Unavailable, match="Redis"):
+        rebuild_events(VIEW, [events(swipes(10))], RollingStore(nobody, VIEW), clock=ManualClock())
+    writer = PackedWriter(RedisPackedValues(nobody), LAYOUT)
+    with pytest.raises(Unavailable, match="Redis"):
+        rebuild_windows(DEMAND, [as_table(feature_rows(2))], writer, clock=ManualClock(at=NOW))
