@@ -3,12 +3,13 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import faust
 
+from core.errors import Unavailable
 from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.probe import Probe, ProbeServer
@@ -23,6 +24,7 @@ log = logger("jobs.on_faust")
 SESSION_S = 10.0  # how long a killed agent's partitions wait for another
 SETTLE_S = 0.5
 STOP_S = 12.0
+BACKOFF_FIRST_S, BACKOFF_LONGEST_S = 0.5, 5.0
 _BEAT_S = 120.0  # reading a partition again holds up the loop that tells of itself
 
 
@@ -35,8 +37,9 @@ def run(
     quiet_ms: how long, by the wall clock, all partitions are silent before the last windows are let out; by
         default twice the view's own bound, at least 100 ms.
 
-    Serves `/health`, `/ready` and `/metrics`. Raises what it cannot go on from, Kafka or the registry being
-    away among it; started again it goes on from its checkpoint. Call it from the main thread.
+    Serves `/health`, `/ready` and `/metrics`. Kafka or the registry being away is waited out, as long as no
+    output was given up. Raises what it cannot go on from; started again it goes on from its checkpoint. Call
+    it from the main thread.
     """
     disorder = None if disorder_ms is None else timedelta(milliseconds=disorder_ms)
     quiet = None if quiet_ms is None else timedelta(milliseconds=quiet_ms)
@@ -72,11 +75,11 @@ class _Agent:
         self._probe = probe
         self._disorder = disorder
         self._failure: BaseException | None = None
+        self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         app = self._app()
         topics = {topic.name: _bytes(app, topic.name) for topic in (self._job.rows, self._job.late)}
 
@@ -87,21 +90,50 @@ class _Agent:
         windows = TumblingWindows(self._job, self._settings, send, disorder=self._disorder)
         self._declare(app, windows)
         try:
+            await self._patiently(self._open, windows)
             await app.start()
-            while not stop.is_set() and self._failure is None and not app.crashed:
-                await self._look(windows)
-                await _waited(stop, SETTLE_S)
+            while not self._stop.is_set() and self._failure is None and not app.crashed:
+                await self._patiently(self._look, windows)
+                await self._waited(SETTLE_S)
             self._probe.set_ready(False, "stopping")
             failure = self._failure or app.crash_reason
             if failure is not None:
                 raise failure
-            await asyncio.wait_for(windows.settle(), STOP_S / 2)
+            try:
+                await asyncio.wait_for(windows.settle(), STOP_S / 2)
+            except (Unavailable, TimeoutError) as error:
+                log.warning(
+                    "no last checkpoint; the one before it stays", job=self._job.name, error=str(error)
+                )
         finally:
             try:
                 await asyncio.wait_for(app.stop(), STOP_S / 2)
             except TimeoutError:
                 log.warning("Faust did not stop in time; nothing is lost by that", job=self._job.name)
             windows.close()
+
+    async def _patiently(self, attempt: Callable[..., Awaitable[None]], *given: Any) -> None:
+        """Until it succeeds, or the end was asked for: Kafka or the registry being away is waited out."""
+        delay = BACKOFF_FIRST_S
+        while not self._stop.is_set():
+            try:
+                return await attempt(*given)
+            except Unavailable as error:
+                log.warning("holds back", job=self._job.name, error=error.what)
+                self._probe.set_ready(False, error.what)
+                self._probe.beat("agent", within_s=_BEAT_S)
+                await self._waited(delay)
+                delay = min(2 * delay, BACKOFF_LONGEST_S)
+
+    async def _waited(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _open(self, windows: TumblingWindows) -> None:
+        self._probe.beat("agent", within_s=_BEAT_S)
+        await asyncio.to_thread(windows.open)
 
     async def _look(self, windows: TumblingWindows) -> None:
         """Read what was assigned and not yet read again; commit."""
@@ -137,14 +169,12 @@ class _Agent:
         async def compute(stream: Any) -> None:
             async for event in stream.events():
                 message = event.message
+                at_ms = round(message.timestamp * 1000)
+                taken = SourceMessage(message.partition, message.offset, at_ms, message.value)
                 try:
-                    await windows.take(
-                        SourceMessage(
-                            message.partition, message.offset, round(message.timestamp * 1000), message.value
-                        )
-                    )
+                    await self._patiently(windows.take, taken)
                     if windows.crowded:
-                        await windows.settle()
+                        await self._patiently(windows.settle)
                 except Exception as failure:
                     self._failure = failure  # Faust would start the agent again, behind the event
                     raise
@@ -160,10 +190,3 @@ class _Agent:
 
 def _bytes(app: Any, topic: str) -> Any:
     return app.topic(topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-
-
-async def _waited(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return

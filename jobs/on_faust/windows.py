@@ -24,6 +24,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+
 from core.clock import from_millis
 from core.errors import DeclarationError, InvalidInput
 from core.settings import Settings
@@ -68,6 +70,7 @@ class TumblingWindows:
         self._rows = _codec(job.rows, registry)
         self._log = SourceLog(settings, job.source.name, job.name, job.view.digest)
         self._ours: set[int] | None = None
+        self._restored: set[int] = set()
         self._partitions: dict[int, PartitionState] = {}
         self._pending: list[Awaitable[Any]] = []
         self._committed: dict[int, tuple[int, float]] = {}
@@ -80,6 +83,11 @@ class TumblingWindows:
         }
         self._rows_out = ROWS.labels(**labels)
 
+    def open(self) -> None:
+        """Ask the registry for what rows are written with, as later there is no holding back. Raises
+        Unavailable."""
+        self._rows.encode_batch(pa.RecordBatch.from_pylist([], schema=self._rows.columns))
+
     def close(self) -> None:
         self._log.close()
 
@@ -91,17 +99,18 @@ class TumblingWindows:
     @property
     def ready(self) -> bool:
         """Whether partitions were assigned, possibly none, and all of them are restored."""
-        return self._ours is not None and self._ours <= self._partitions.keys()
+        return self._ours is not None and self._ours <= self._restored
 
     def assign(self, partitions: Collection[int]) -> None:
         """These partitions are ours now; forget the state of all others, it is another process's to keep."""
         self._ours = set(partitions)
+        self._restored &= self._ours
         for partition in self._partitions.keys() - self._ours:
             del self._partitions[partition]
             self._committed.pop(partition, None)
 
     async def take(self, message: SourceMessage) -> None:
-        """A message that Faust delivered."""
+        """A message that Faust delivered. Raises Unavailable, and has not taken it then."""
         state = self._partitions.get(message.partition)
         if state is None or message.offset > state.next_offset:
             state = await self._caught_up(message.partition, message.offset)
@@ -110,10 +119,11 @@ class TumblingWindows:
 
     async def restore(self) -> None:
         """Read the partitions that are new to this process, up to their ends, whether or not Faust delivers
-        anything of them."""
-        for partition in sorted((self._ours or set()) - self._partitions.keys()):
+        anything of them. Raises Unavailable; call it again then."""
+        for partition in sorted((self._ours or set()) - self._restored):
             _, end = await asyncio.to_thread(self._log.bounds, partition)
             await self._caught_up(partition, end)
+            self._restored.add(partition)
 
     async def _caught_up(self, partition: int, end: int) -> PartitionState:
         """The state of the partition with everything before `end` taken, and the outputs on their way."""
@@ -125,8 +135,11 @@ class TumblingWindows:
             return state
 
     async def settle(self) -> None:
-        """Wait until every output is acknowledged, and commit the state as of the call. Raises what a send
-        raised, and Unavailable."""
+        """Wait until every output is acknowledged, and commit the state as of the call.
+
+        Raises Unavailable where the commit failed, which the next call makes good, and what a send raised:
+        that output is lost to this process, another one has to begin at the last checkpoint.
+        """
         async with self._settling:
             pending, self._pending = self._pending, []
             ours = self._partitions.keys() & (self._ours or set())

@@ -321,3 +321,23 @@ def test_what_is_no_event_is_passed_over_and_a_quiet_stream_is_let_out(trial: Tr
         assert 'outcome="undecodable",pipeline' in agent.ask("/metrics")[1]
         assert agent.stop() == 0
     check(trial.rows(), right)
+
+
+def test_a_restart_of_kafka_is_waited_out(trial: Trial, stack: Stack) -> None:
+    dice = random.Random(5)
+    in_time = trips(dice, 3_000)
+    last = closing(BEGIN + 3_000 * 250 * MILLI + MINUTE)
+    right = wanted([*in_time, *last], last[0].at - DISORDER)
+    stop = threading.Event()
+    with trial.agent() as agent:
+        agent.wait_ready()
+        sender = steadily(trial, [*with_repeats(dice, in_time), *last], 200, stop)
+        try:
+            agent.wait_for("some rows", lambda: trial.count(trial.stream.rows) > 0)
+            stack.restart("kafka")
+            agent.wait_for("all rows", lambda: not sender.is_alive() and len(trial.rows()) >= len(right))
+            assert agent.stop() == 0
+        finally:
+            stop.set()
+            sender.join()
+    check(trial.rows(), right)
