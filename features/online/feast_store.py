@@ -5,8 +5,10 @@ that the stream writes and the gateway reads.
         type: features.online.feast_store.MillstreamOnlineStore
         url: redis://redis:6379/0     # left out: the address of Millstream's settings
 
-Reading: a value that is missing or older than its time to live is null (Feast knows no empty values); a
-stale one is given; a null that was written is a null that is present. Rolling views are read as of now.
+Reading: a windowed value that is missing or older than its time to live is null (Feast knows no empty values;
+the field's tag `empty` says what it counts as); a stale one is given; a null that was written is a null that
+is present. Rolling views are computed as of now: a window without events reads as its empty value, and only
+an entity that nobody has seen is null.
 
 Writing, windowed views only: compare-and-set on (event time, sequence), as every writer of ours does. Feast
 keeps a row's event time in microseconds and no sequence: the store takes the whole milliseconds for the end

@@ -20,7 +20,7 @@ is there."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_READABLE = ("fresh", "stale")
+_READABLE: tuple[str, ...] = ("fresh", "stale")
 
 
 def key_of(key: EntityKey, entity: Sequence[str], *, where: str) -> tuple[str, str]:
@@ -71,14 +71,12 @@ def packed_rows(batch: pa.RecordBatch, kinds: Mapping[str, ValueKind]) -> list[F
 
 
 def rolling_row(read: ReadResult, kinds: Mapping[str, ValueKind]) -> FeastRow:
-    """A rolling read, with the features of `kinds`. What is empty is there, with its empty value."""
-    if all(read.statuses[name] == "missing" for name in kinds):
+    """A rolling read, with the features of `kinds`. It was computed as of now, so that a window without a row is
+    a fact and reads as its empty value; only of an entity that has none at all nothing is known."""
+    there = {name: kind for name, kind in kinds.items() if read.statuses[name] != "missing"}
+    if not there:
         return None, None
-    return read.event_time, {
-        name: _MAKE[kind](read.values[name])
-        for name, kind in kinds.items()
-        if read.statuses[name] != "missing"
-    }
+    return read.event_time, {name: _MAKE[kind](read.values[name]) for name, kind in there.items()}
 
 
 def _long(value: int | None) -> FeastValue:

@@ -15,10 +15,11 @@ from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.compile.feast import compile_feast, join_keys
 from features.compile.feast_forms import FORM, PackedForm, RollingForm, form_text, parse_form
 from features.online.layout import layout_of
-from features.online.rows import Reader, Row
+from features.online.memory import MemoryRollingStore
 from features.services import service
 from features.view import Count, Feature, FeatureView, Last, Tumbling
 from tests.features.rides import SECOND, SHAPES, Ride, view
+from tests.features.rolling_behaviour import batch
 from tests.features.training_rows import ACTIVITY, DEMAND
 from tests.features.views import BEGIN, VIEW, Swipe, swipes
 
@@ -53,15 +54,13 @@ def test_the_text_of_a_rolling_view_gives_a_view_of_the_same_meaning(one: Featur
 def test_a_view_from_the_text_reads_rows_as_the_declared_one_does(given: list[Swipe]) -> None:
     form = parse_form(form_text(VIEW))
     assert isinstance(form, RollingForm)
-    begin = int(BEGIN.timestamp() * 1000)
-    rows: list[Row] = [
-        (int(one.at.timestamp() * 1000), [getattr(one, name) for name in VIEW.columns]) for one in given
-    ]
-    for at in (begin, begin + 10_000, begin + 75_000, begin + 200_000):
-        found, wanted = (
-            Reader(of, timedelta(minutes=10)).read(rows, [], at, seen=True) for of in (form.view, VIEW)
-        )
-        assert found == wanted
+    stores = MemoryRollingStore(form.view), MemoryRollingStore(VIEW)
+    for store in stores:
+        store.write(batch(given))
+    for seconds in (0, 10, 75, 200):
+        at = BEGIN + timedelta(seconds=seconds)
+        found, wanted = (store.read("t", "a", at) for store in stores)
+        assert (found.values, found.statuses) == (wanted.values, wanted.statuses)
 
 
 def test_a_text_that_was_changed_is_refused() -> None:
