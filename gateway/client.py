@@ -187,25 +187,25 @@ class GatewayClient:
 
     async def features(self, view: str, entity: str) -> dict[str, Any] | None:
         """The features of an entity as of now, each with value, event time, age and status; None when there
-        is no such view."""
+        is no such view. A composite entity is written as `schemas.keys.entity_of` does."""
         return await self._get(f"/api/v1/features/{view}/{quote(entity, safe='')}")
 
     async def read_features(
         self,
         entities: Sequence[str | Mapping[str, str]],
         *,
+        features: Sequence[str] = (),
         service: str | None = None,
-        features: Sequence[str] | None = None,
+        as_of: datetime | None = None,
     ) -> list[dict[str, Any]]:
-        """The features of up to 1,000 entities, by a service or as `view:feature`; one object per entity, in
-        order. Raises what the gateway answers: UnknownName, Rejected, Unavailable."""
-        asked = {"service": service, "features": features, "entities": entities}
-        body = msgspec.json.encode({name: value for name, value in asked.items() if value is not None})
-        answer = await self._request("POST", "/api/v1/features/read", body, JSON)
+        """The features (`view:feature`), or those of a service, of each entity, in order: by name the value,
+        event_time, age_ms and status. Raises InvalidInput, for unknown names too, and Unavailable."""
+        asked: dict[str, Any] = {"entities": entities, "as_of": as_of}
+        asked |= {"features": features} if service is None else {"service": service}
+        answer = await self._request("POST", "/api/v1/features/read", _encode(asked), JSON)
         if answer.status != 200:
             raise _error_of(answer.status, _problem(answer))
-        found: list[dict[str, Any]] = msgspec.json.decode(answer.body)["entities"]
-        return found
+        return [row["features"] for row in msgspec.json.decode(answer.body)["entities"]]
 
     async def listen(
         self,

@@ -1,4 +1,4 @@
-"""What a merchant sells by the minute: tumbling, mergeable aggregates only, so that every engine can run it."""
+"""What a merchant sells by the minute: tumbling, mergeable aggregates, so that every engine can run it."""
 
 from datetime import timedelta
 

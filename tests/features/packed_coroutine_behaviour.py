@@ -53,6 +53,12 @@ class PackedCoroutineBehaviour:
         assert list(map(told, found)) == [told(reader.read(DEMAND, tenant, entity)) for entity in entities]
         batch = await coroutines.read_batch(DEMAND, tenant, entities)
         assert batch.equals(reader.read_batch(DEMAND, tenant, entities))
+        for many in (
+            await coroutines.read_many(DEMAND, tenant, entities),
+            reader.read_many(DEMAND, tenant, entities),
+        ):
+            assert list(map(told, many)) == list(map(told, found))
+        assert await coroutines.read_many(DEMAND, tenant, []) == reader.read_many(DEMAND, tenant, []) == []
 
     async def test_reads_of_one_tick_are_one_call_of_bounded_size(self, backend: Backend) -> None:
         counting = Counting(backend.coroutine_values())

@@ -12,10 +12,12 @@ import httpx
 import pytest
 
 from core.clock import ManualClock
+from core.errors import InvalidInput
 from core.telemetry.metrics import REGISTRY
 from features.online.client import connect, connect_async
 from features.online.rolling import RollingStore
 from features.reading import AsyncFeatureReading
+from gateway.client import GatewayClient
 from gateway.features import FeaturesEndpoint
 from gateway.keyring import Keyring
 from gateway.keys import Key, mint
@@ -149,6 +151,21 @@ async def test_one_entity_by_its_path_in_both_shapes(http: httpx.AsyncClient) ->
         answer = await http.get(f"/api/v1/features/{path}")
         assert answer.status_code == 200
         assert {one["status"] for one in answer.json()["features"].values()} == {"missing"}
+
+
+async def test_the_client_reads_the_same(http: httpx.AsyncClient) -> None:
+    async with GatewayClient(str(http.base_url), READER[0]) as client:
+        one = await client.features("zones", "york|a%7Cb%25")
+        assert one is not None
+        assert one["features"]["rides"] == value(7, "stale", 121)
+        assert await client.features("zonez", "a") is None
+        zone = {"city": "york", "zone": "a|b%", "region": "north"}
+        (found,) = await client.read_features([zone], service="ride")
+        assert found["zones:rides"] == value(7, "stale", 121)
+        (found,) = await client.read_features(["c-1"], features=["swipes:sum_60s"], as_of=ago(20))
+        assert found == {"swipes:sum_60s": value(50, "fresh", 40) | {"age_ms": 20_000}}
+        with pytest.raises(InvalidInput, match="unknown service"):
+            await client.read_features([zone], service="rid")
 
 
 async def test_tenants_do_not_meet(http: httpx.AsyncClient) -> None:
