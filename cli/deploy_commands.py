@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from core.errors import UnknownName
 from core.settings import Settings, settings
 
 if TYPE_CHECKING:
+    from jobs.engines import Engine
     from pipelines.changes import Change
     from pipelines.plan import Plan
 
@@ -38,11 +40,14 @@ def register(app: typer.Typer) -> None:
     def apply(
         pipelines: Names = None,
         jobs: Annotated[bool, typer.Option(help="start the jobs too, where the local stack runs")] = True,
+        engine: Annotated[
+            str, typer.Option(help="flink | faust: what computes the views; faust needs no JVM")
+        ] = "flink",
         output: Output = "table",
     ) -> None:
         """Create and change what the plan says. Applying twice changes nothing."""
         chosen = plans_named(pipelines)
-        show(apply_all(chosen, settings(), jobs=jobs), output)
+        show(apply_all(chosen, settings(), jobs=jobs, engine=engine_named(engine)), output)
 
 
 def plans_named(names: Sequence[str] | None) -> "list[Plan]":
@@ -72,22 +77,41 @@ def compare_all(plans: "Sequence[Plan]", given: Settings) -> "list[Change]":
     return compare(plans, given) + _compare_jobs(plans, given)
 
 
-def apply_all(plans: "Sequence[Plan]", given: Settings, *, jobs: bool) -> "list[Change]":
-    """Apply topics, schemas and tables, then start the jobs. Returns what was changed."""
-    from cli.jobs import job_specs
+def engine_named(name: str) -> "Engine":
+    """Raises UnknownName with the nearest name."""
+    from jobs.engines import ENGINES
+
+    for engine in ENGINES:
+        if engine == name:
+            return engine
+    raise UnknownName("engine", name, ENGINES)
+
+
+def apply_all(
+    plans: "Sequence[Plan]", given: Settings, *, jobs: bool, engine: "Engine" = "flink"
+) -> "list[Change]":
+    """Apply topics, schemas and tables, then start the jobs, and stop those that computed the same on another
+    engine. Returns what was changed. Raises DeclarationError for a view that the engine cannot run, before
+    any change."""
+    from cli.jobs import job_specs, other_streams
     from cli.stack_commands import local_stack
     from pipelines.changes import apply
 
-    pending = _compare_jobs(plans, given) if jobs else []
+    specs = job_specs(plans, given, engine)
+    pending = _compare_jobs(plans, given, engine) if jobs else []
     changes = apply(plans, given)
     stack = local_stack(given)
     if jobs and stack.running():
-        for spec in job_specs(plans, given):
+        there = {row.name for row in stack.status()}
+        for name in other_streams(plans, engine):
+            if name in there:
+                stack.remove_job(name)
+        for spec in specs:
             stack.add_job(spec)
     return changes + pending
 
 
-def _compare_jobs(plans: "Sequence[Plan]", given: Settings) -> "list[Change]":
+def _compare_jobs(plans: "Sequence[Plan]", given: Settings, engine: "Engine" = "flink") -> "list[Change]":
     from cli.jobs import job_specs
     from cli.stack_commands import local_stack
     from jobs.on_flink.stream import job_name, running_job_names
@@ -95,7 +119,7 @@ def _compare_jobs(plans: "Sequence[Plan]", given: Settings) -> "list[Change]":
 
     running = running_job_names(given)
     changes = []
-    for plan in plans:
+    for plan in plans if engine == "flink" else ():
         name = job_name(plan)
         if name in running:
             changes.append(Change("sql", name, Action.KEEP))
@@ -105,7 +129,7 @@ def _compare_jobs(plans: "Sequence[Plan]", given: Settings) -> "list[Change]":
         detail = tuple(f"{other} -> {name}" for other in before)
         changes.append(Change("sql", name, action, detail or (f"{len(plan.view.features)} features",)))
     there = {row.name for row in local_stack(given).status()} if local_stack(given).running() else set()
-    for spec in job_specs(plans, given):
+    for spec in job_specs(plans, given, engine):
         action = Action.KEEP if spec.name in there else Action.CREATE
         changes.append(Change("worker", spec.name, action))
     return changes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.features.views import From, To, plan_of, time_of
-from core.errors import InvalidInput
+from core.errors import InvalidInput, UnknownName
 from core.settings import settings
 
 if TYPE_CHECKING:
@@ -79,14 +79,14 @@ def verified(
     seed: int = SEED,
 ) -> dict[str, Any]:
     """The report, as `--json` prints it. Engines that cannot run the view are listed as refused; raises
-    InvalidInput for an engine that there is not, or when none of those asked for can run it."""
+    UnknownName for an engine that there is not, InvalidInput when none of those asked for can run it."""
     from features.online.client import connect
     from features.verify_requests import verify_requests
     from jobs.engines import ENGINES, refusals
 
     for name in engines or ():
         if name not in ENGINES:
-            raise InvalidInput(f"no engine {name!r}", mend=f"name one of {', '.join(ENGINES)}")
+            raise UnknownName("engine", name, ENGINES)
     refused = refusals(plan)
     if engines and all(name in refused for name in engines):
         raise InvalidInput(f"no engine can run it: {'; '.join(refused.values())}", where=plan.view.where)
