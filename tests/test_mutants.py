@@ -57,10 +57,40 @@ MUTANTS = {
         "tests/gateway/test_limits.py",
     ),
     "a window's far end": (
-        "features/online/memory.py",
-        "if since <= row[0] <= at_ms",
-        "if row[0] <= at_ms",
+        "features/online/rows.py",
+        "since = at_ms - over_ms",
+        "since = at_ms - self.longest_ms",
         "tests/features/test_rolling_in_memory.py",
+    ),
+    "a feature's own time to live": (
+        "features/online/rows.py",
+        "age > ttl_ms",
+        "False",
+        "tests/features/test_rolling_in_memory.py",
+    ),
+    "rows that may be gone": (
+        "features/online/rows.py",
+        "since < stored.newest - self.ttl_ms",
+        "False",
+        "tests/features/test_rolling_in_memory.py",
+    ),
+    "a window that was closed and has no row": (
+        "features/verify_windows.py",
+        "int((~found & ~open_).sum())",
+        "0",
+        "tests/features/test_verify_windows.py::test_rows_that_are_lost_or_from_nowhere_are_found",
+    ),
+    "a correction": (
+        "features/verify_windows.py",
+        "sequence > known[0]",
+        "False",
+        "tests/features/test_verify_windows.py::test_of_a_window_the_highest_sequence_counts",
+    ),
+    "something that reads as missing": (
+        "features/verify_requests.py",
+        "missing += 1",
+        "pass",
+        "tests/features/test_verify_requests.py::test_rows_that_are_wrong_in_the_store_are_found",
     ),
     "a window without its first moment": (
         "features/online/rows.py",
