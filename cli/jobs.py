@@ -3,23 +3,43 @@
 import sys
 from collections.abc import Iterable
 
+from core.ids import digest
 from core.settings import Settings
 from jobs.engines import ENGINES, Engine, job_of
+from pipelines.load import load_plans, load_services
 from pipelines.plan import Plan, ScoringPlan
+from pipelines.text import plan_text
 from stack.unit import JobSpec
 
 GATEWAY = "gateway"
+PLANNED = "MILLSTREAM_PLANNED"
+"""Digest of what a job was planned from: another one makes it another specification, so that it starts anew."""
 
 
 def job_specs(plans: Iterable[Plan], settings: Settings, engine: Engine = "flink") -> list[JobSpec]:
     """The stream (Flink's keeper, or a Faust agent) and writer of each pipeline, the worker of one that
     scores, one gateway for all. Raises DeclarationError for a view that the engine cannot run."""
-    specs = [JobSpec(name=GATEWAY, argv=_run("gateway"), probe_port=settings.gateway.port, stage=30)]
+    installed = [_meaning(plan) for plan in load_plans().values()]
+    read = [f"{one.name} {[(view.digest, names) for view, names in one.features]}" for one in load_services()]
+    specs = [
+        JobSpec(
+            name=GATEWAY,
+            argv=_run("gateway"),
+            env={PLANNED: _short("\n".join(installed + read))},
+            probe_port=settings.gateway.port,
+            stage=30,
+        )
+    ]
     for plan in plans:
         job_of(plan, engine)
         for job in (engine, "writer", *(("worker",) if isinstance(plan, ScoringPlan) else ())):
             specs.append(
-                JobSpec(name=f"{plan.pipeline}-{job}", argv=_run(job, "--pipeline", plan.pipeline), stage=20)
+                JobSpec(
+                    name=f"{plan.pipeline}-{job}",
+                    argv=_run(job, "--pipeline", plan.pipeline),
+                    env={PLANNED: _short(_meaning(plan))},
+                    stage=20,
+                )
             )
     return specs
 
@@ -27,6 +47,14 @@ def job_specs(plans: Iterable[Plan], settings: Settings, engine: Engine = "flink
 def other_streams(plans: Iterable[Plan], engine: Engine) -> list[str]:
     """Names of the jobs that would compute the same on another engine: only one may."""
     return [f"{plan.pipeline}-{other}" for plan in plans for other in ENGINES if other != engine]
+
+
+def _meaning(plan: Plan) -> str:
+    return f"{plan_text(plan)}\n{plan.view.digest}"
+
+
+def _short(text: str) -> str:
+    return digest(text.encode())[:12]
 
 
 def _run(job: str, *arguments: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ one, however far behind the job is.
 - When all are silent for `quiet`, each is ticked once with that time itself: the clock reaches the last
   event, so that nothing newer than it can become late by a tick.
 - Where windows wait to be closed, the clock goes on from there with the wall clock, the disorder bound behind
-  it, for at most `advance`. An event that then comes is late when its own delay exceeds that of the newest
+  it, from one end of a window to the next, for at most `advance`. An event that then comes is late when its own delay exceeds that of the newest
   event by more than the bound: as it would be among others. Not for replays, which have another pace.
 
 Delivery: ticks are at-least-once and harmless to repeat; none is sent before the first event.
@@ -51,6 +51,7 @@ QUIET = timedelta(milliseconds=100)
 LAG = timedelta(milliseconds=250)
 """How far a silent partition's clock may be behind the others: so much later its windows come out."""
 
+_MS = timedelta(milliseconds=1)
 _LOOK_BACK = 200
 _LOOK_EVERY_S = 30.0
 _BATCH = 1_000
@@ -70,6 +71,7 @@ class Ticker:
     quiet_s: float
     lag_s: float
     advance_ms: int = 0
+    every_ms: int = 1
     newest: int | None = None
     _reached: dict[int, int | None] = field(default_factory=dict)
     _touched: dict[int, float] = field(default_factory=dict)
@@ -100,8 +102,8 @@ class Ticker:
         if silent_s < self.quiet_s:
             target = self.newest - self.disorder_ms
         else:
-            passed = int(silent_s * 1000) - self.disorder_ms
-            target = self.newest + min(max(passed, 0), self.advance_ms)
+            passed = min(max(int(silent_s * 1000) - self.disorder_ms, 0), self.advance_ms)
+            target = max(self.newest, (self.newest + passed) // self.every_ms * self.every_ms)
         return [
             (partition, target)
             for partition, reached in sorted(self._reached.items())
@@ -118,20 +120,23 @@ class Ticker:
 class Pace:
     """quiet: how long, by the wall clock, all partitions are silent before the last rows are let out. lag:
     how long one is silent before it is ticked. advance: how far the clock goes on by itself after the last
-    event."""
+    event. every: how far apart the times are that matter then, the ends of windows."""
 
     quiet: timedelta
     lag: timedelta
     advance: timedelta
+    every: timedelta
 
     @classmethod
     def of(cls, view: FeatureView, quiet: timedelta | None) -> "Pace":
         """Of a view whose events come as they happen; with `quiet` given, of a replay of recorded time."""
         if quiet is not None:
-            return cls(quiet, quiet / 2, timedelta(0))
+            return cls(quiet, quiet / 2, timedelta(0), _MS)
         quiet = max(QUIET, 2 * view.disorder)
-        advance = timedelta(0) if isinstance(view.window, Rolling) else view.window.size
-        return cls(quiet, min(quiet / 2, LAG), advance)
+        lag = min(quiet / 2, LAG)
+        if isinstance(view.window, Rolling):
+            return cls(quiet, lag, timedelta(0), _MS)
+        return cls(quiet, lag, view.window.size, view.window.every)
 
 
 class StreamClock:
@@ -158,10 +163,11 @@ class StreamClock:
         self._beat = beat
         self._clock = clock or SystemClock()
         self._ticker = Ticker(
-            disorder_ms=disorder // timedelta(milliseconds=1),
+            disorder_ms=disorder // _MS,
             quiet_s=pace.quiet.total_seconds(),
             lag_s=pace.lag.total_seconds(),
-            advance_ms=pace.advance // timedelta(milliseconds=1),
+            advance_ms=pace.advance // _MS,
+            every_ms=pace.every // _MS,
         )
 
     def run(self, stop: threading.Event) -> None:

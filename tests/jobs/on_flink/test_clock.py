@@ -63,6 +63,18 @@ def test_where_windows_wait_the_clock_goes_on_with_the_wall_clock_and_the_bound_
     assert clock.due(3_600.0) == [(0, 160_000)], "no further than asked"
 
 
+def test_only_the_ends_of_windows_are_worth_a_tick() -> None:
+    clock = Ticker(disorder_ms=1_000, quiet_s=2.0, lag_s=0.25, advance_ms=60_000, every_ms=10_000)
+    clock.partitions([0], 0.0)
+    clock.event(0, 104_000, 10.0)
+    told = []
+    for now in range(11, 3_600):
+        for partition, watermark in clock.due(float(now)):
+            told.append(watermark)
+            clock.tick(partition, watermark, 104_000, float(now))
+    assert told == [104_000, 110_000, 120_000, 130_000, 140_000, 150_000, 160_000]
+
+
 def test_a_clock_that_starts_anew_goes_on_from_its_own_start() -> None:
     clock = Ticker(disorder_ms=1_000, quiet_s=2.0, lag_s=0.25, advance_ms=60_000)
     clock.partitions([0], 5_000.0)
