@@ -13,7 +13,7 @@ from stack.unit import JobSpec
 
 GATEWAY = "gateway"
 PLANNED = "MILLSTREAM_PLANNED"
-"""Digest of what a job was planned from: another one makes it another specification, so that it starts anew."""
+"""Digest of what a job was planned from; another one is another specification, so that it starts anew."""
 
 
 def job_specs(plans: Iterable[Plan], settings: Settings, engine: Engine = "flink") -> list[JobSpec]:

@@ -12,8 +12,9 @@ one, however far behind the job is.
 - When all are silent for `quiet`, each is ticked once with that time itself: the clock reaches the last
   event, so that nothing newer than it can become late by a tick.
 - Where windows wait to be closed, the clock goes on from there with the wall clock, the disorder bound behind
-  it, from one end of a window to the next, for at most `advance`. An event that then comes is late when its own delay exceeds that of the newest
-  event by more than the bound: as it would be among others. Not for replays, which have another pace.
+  it, from one end of a window to the next, for at most `advance`. An event that then comes is late when its
+  own delay exceeds that of the newest event by more than the bound: as it would be among others. Not for
+  replays, which have another pace.
 
 Delivery: ticks are at-least-once and harmless to repeat; none is sent before the first event.
 """
