@@ -76,7 +76,7 @@ def _features(plan: FeaturesPlan) -> list[str]:
         ),
         f"  writer  online  {plan.rows.name} -> Redis",
         f"          offline {plan.rows.name} -> Delta",
-        f"          events  {plan.source.name} -> Delta",
+        *([f"          events  {plan.source.name} -> Delta"] if plan.takes_events else []),
         *_routes(plan),
     ]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.features.views import Output, plan_of, show, show_one, time_of
-from core.errors import InvalidInput
+from core.errors import InvalidInput, UnknownName
 from core.settings import settings
 
 if TYPE_CHECKING:
@@ -100,6 +100,25 @@ def register(group: typer.Typer) -> None:
 
         done = compact_tables(settings().root, tables or ())
         show([{"table": name} | _fields(one) for name, one in done.items()], output)
+
+    @group.command()
+    def reference(
+        view: str,
+        lookup: str,
+        rows: Annotated[Path, typer.Argument(help="Parquet: the columns of the lookup's record")],
+        output: Output = "table",
+    ) -> None:
+        """Publish rows of a reference table that a view looks up; each replaces that of its key."""
+        import pyarrow.parquet as pq
+
+        from pipelines.references import write
+
+        declared = {one.name: one for one in plan_of(view).view.lookups}
+        if lookup not in declared:
+            raise UnknownName("lookup", lookup, declared, where=f"feature view {view}")
+        table = pq.read_table(rows)
+        write(declared[lookup], table, settings())
+        show_one({"rows": table.num_rows, "lookup": lookup}, output)
 
     @group.command("training-set")
     def training_set(

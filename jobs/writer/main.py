@@ -113,15 +113,24 @@ class Writer:
 
     def _of_features(self, plan: FeaturesPlan) -> list[Callable[[Outbox], Sink]]:
         values = PackedWriter(RedisPackedValues(_redis_client(self._settings)), layout_of(plan.view))
-        return [
+        sinks: list[Callable[[Outbox], Sink]] = [
             lambda _: PackedSink(plan.rows, values),
             lambda _: self._offline(plan.rows, WINDOW_END),
-            lambda _: self._offline(plan.source, plan.view.time, name="events"),
         ]
+        if plan.takes_events:
+            sinks.append(lambda _: self._offline(plan.source, plan.view.time, "events", dead_letters=True))
+        return sinks
 
-    def _offline(self, topic: Topic, time: str, name: str = "offline") -> Sink:
-        interval_s = self._settings.writer.delta_interval_s
-        return OfflineSink(topic, time, self._settings.root, self._clock, interval_s=interval_s, name=name)
+    def _offline(self, topic: Topic, time: str, name: str = "offline", *, dead_letters: bool = False) -> Sink:
+        return OfflineSink(
+            topic,
+            time,
+            self._settings.root,
+            self._clock,
+            interval_s=self._settings.writer.delta_interval_s,
+            name=name,
+            dead_letters=dead_letters,
+        )
 
     def _outbox(self) -> Outbox:
         return Outbox(lambda: producer(self._settings, linger_ms=0))

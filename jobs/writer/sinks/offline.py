@@ -33,7 +33,6 @@ class OfflineSink:
     """
 
     wait_s = 0.2
-    dead_letters = False
     commits = False
 
     def __init__(
@@ -45,8 +44,9 @@ class OfflineSink:
         *,
         interval_s: float,
         name: str = "offline",
+        dead_letters: bool = False,
     ) -> None:
-        self.name = name
+        self.name, self.dead_letters = name, dead_letters
         self.topics: Sequence[Topic] = (topic,)
         self._topic = topic.name
         self._time = time
