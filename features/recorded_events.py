@@ -69,13 +69,13 @@ class RecordedEvents:
         """The earliest event time in ms of each Kafka partition, where the tables know of partitions."""
         time, partition = quote(self._view.time), POSITION[0]
         parts = " UNION ALL ".join(
-            f"SELECT {partition} AS p, epoch_ms({time}) AS at FROM {quote(name)}"
+            f"SELECT {partition} AS p, epoch_ms({time}) AS earliest FROM {quote(name)}"
             for name, columns in self._tables
             if partition in columns.types
         )
         if not parts:
             return {}
-        query = f"SELECT p, min(at) FROM ({parts}) WHERE p IS NOT NULL GROUP BY p"
+        query = f"SELECT p, min(earliest) FROM ({parts}) WHERE p IS NOT NULL GROUP BY p"
         return dict(self._connection.execute(query).fetchall())
 
     def bounds(self) -> tuple[int, int] | None:

@@ -123,7 +123,7 @@ class WindowedStream:
             first_view(self.view),
             *views(self.view, FIRST, AT, LATE),
         ]
-        return Script.of(tables, [_insert_rows(self), _insert_late(self)])
+        return Script.of(tables, [insert_rows(self), _insert_late(self)])
 
 
 def views(view: FeatureView, events: str, at: str, late: str) -> list[str]:
@@ -247,7 +247,7 @@ def _row(view: FeatureView) -> dict[str, str]:
     return own | {SEQUENCE: "CAST(0 AS BIGINT)"} | {name: quote(name) for name in view.feature_names}
 
 
-def _insert_rows(stream: WindowedStream) -> str:
+def insert_rows(stream: WindowedStream) -> str:
     row, entity = _row(stream.view), [quote(name) for name in stream.view.entity_fields]
     items = {KEY: key_sql(quote("tenant"), entity_sql(entity))} | row
     return _insert(ROWS, stream.rows, items) + f"\nFROM {quote(FEATURES)}"

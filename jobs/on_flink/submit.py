@@ -82,6 +82,15 @@ class FlinkJob:
         since = None if self.replay is None else self.replay.since
         return self.stream.compile(connection, disorder=self.disorder, since=since)
 
+    @property
+    def mode(self) -> dict[str, str]:
+        """Settings that the compiled plan depends on, besides those of every job."""
+        return {}
+
+    def bounded(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """The compiled plan with a bound on its state."""
+        return with_state_ttl(plan)
+
     def plan(self) -> Path:
         """The compiled plan, from the data folder or compiled now (a few seconds)."""
         script, jar = self.script, self.java.jar(self.settings.cache)
@@ -90,7 +99,7 @@ class FlinkJob:
             "jar": jar.name,
             "flink": [path.name for path in self.java.flink],
             "horizon": str(DEDUPE_HORIZON),
-            "settings": _TABLE_SETTINGS,
+            "settings": _TABLE_SETTINGS | self.mode,
             "topology": TOPOLOGY,
         }
         folder = self.settings.root / "flink" / self.stream.pipeline
@@ -100,8 +109,8 @@ class FlinkJob:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".compiling-") as staging:
             made = Path(staging) / "plan.json"
-            self._run(Path(staging), "compile", {}, script, script.statement_set, made)
-            made.write_text(json.dumps(with_state_ttl(json.loads(made.read_text())), indent=1))
+            self._run(Path(staging), "compile", self.mode, script, script.statement_set, made)
+            made.write_text(json.dumps(self.bounded(json.loads(made.read_text())), indent=1))
             made.replace(target)
         return target
 

@@ -22,7 +22,7 @@ from features.feature_rows import features_topic, late_topic, row_id
 from features.history import compute
 from jobs.batch.backfill import backfill
 from jobs.batch.correct import Corrected, CorrectedTopics, correct
-from jobs.batch.recorded import recorded
+from jobs.batch.recorded import bounds, recorded
 from jobs.writer.chunk import decode
 from jobs.writer.outbox import Outbox
 from jobs.writer.sinks.offline import OfflineSink
@@ -93,6 +93,14 @@ class Pipeline:
             if key not in out or out[key]["sequence"] < row["sequence"]:
                 out[key] = row
         return out
+
+    def forget(self, topic: Topic, until: int) -> None:
+        """What the topic's retention does: the first messages of each partition are gone."""
+        _, high = bounds(topic, self.settings)
+        places = [TopicPartition(topic.name, number, min(until, end)) for number, end in high.items()]
+        client = admin(self.settings)  # kept until the answers are here
+        for future in client.delete_records(places).values():
+            future.result(30)
 
     def sunk(self, topic: Topic, time: str, most: int) -> None:
         """What the writer's sink makes of the first messages of each partition."""
@@ -245,9 +253,7 @@ def test_the_offline_tables_and_the_rest_of_the_topics_are_one(pipeline: Pipelin
     assert len(whole.tables) == 2
     assert pipeline.correct().sent > 0
     check(pipeline, events)
-    low_water = {TopicPartition(pipeline.topics.events.name, number, 45) for number in range(3)}
-    for future in admin(pipeline.settings).delete_records(list(low_water)).values():
-        future.result(30)
+    pipeline.forget(pipeline.topics.events, 45)
     assert recorded(pipeline.topics.events, pipeline.settings, tmp_path / "files").gone == {}
     assert pipeline.correct().sent == 0
 
@@ -257,9 +263,7 @@ def test_events_that_are_gone_are_missed_and_not_taken_for_none(pipeline: Pipeli
     pipeline.send(pipeline.topics.events, as_table(events), "region")
     pipeline.send(pipeline.topics.rows, stream_rows(events[1:]), "region")
     pipeline.send(pipeline.topics.late, as_table(events[:1]), "region")
-    places = [TopicPartition(pipeline.topics.events.name, number, 5) for number in range(3)]
-    for future in admin(pipeline.settings).delete_records(places).values():
-        future.result(30)
+    pipeline.forget(pipeline.topics.events, 5)
     before = len(pipeline.rows())
     with pytest.raises(InvalidInput, match="begins later"):
         pipeline.correct()

@@ -1,0 +1,50 @@
+"""A backfill on a real Flink: the windows of DuckDB, from a recorded range, in batch mode."""
+
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from core.settings import settings
+from features.batch import Span
+from features.compile.flink_batch import WindowedBatch
+from jobs.batch.recorded import bounds
+from jobs.on_flink.batch import backfill_on_flink
+from tests.jobs.on_flink.live import java_parts
+from tests.jobs.on_flink.test_windows_on_flink import (
+    BEGIN,
+    DAY,
+    SHAPES,
+    Start,
+    check_rows,
+    expected,
+    of_the_record,
+    rides,
+    rows_of,
+    start,
+)
+
+__all__ = ["start"]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: type(shape).__name__)
+def test_the_windows_of_a_recorded_range_are_duckdb_s(start: Start, shape: Any) -> None:
+    dice = random.Random(4)
+    view = of_the_record(shape)
+    live = start(view)
+    happened = rides(dice, 600)
+    shuffled = dice.sample(happened, len(happened))  # there is no lateness
+    live.send([*shuffled, *shuffled[:50]])
+    _, until = bounds(live.stream.source, settings())
+    live.send([type(happened[0])(tenant="t", id="after", city="a", zone="", at=BEGIN)])
+    end = BEGIN + DAY
+    middle = happened[300].at.replace(microsecond=0)
+    wanted = [row for row in expected(view, happened, end) if row["window_end"] > middle]
+    batch = WindowedBatch(live.stream, Span(middle, end), until)
+    backfill_on_flink(batch, settings(), java_parts(settings()), timeout=timedelta(minutes=3))
+    found = rows_of(live, len(wanted))
+    assert len(wanted) > 50
+    check_rows(found, wanted)
+    assert live.count(live.stream.rows) == len(wanted)
