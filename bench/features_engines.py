@@ -51,7 +51,7 @@ from stack.flink import Flink
 from stack.local import Stack
 from stack.service import Silent, java
 
-FAUST_EVENTS, FLINK_EVENTS = 20_000, 500_000
+FAUST_EVENTS, FLINK_EVENTS = 20_000, 100_000
 WARM_UP = 2
 QUIET = timedelta(hours=1)  # no ticks: what closes a window is an event
 READY_S, PASS_S = 180.0, 300.0

@@ -84,8 +84,9 @@ class TumblingWindows:
         self._rows_out = ROWS.labels(**labels)
 
     def open(self) -> None:
-        """Ask the registry for what rows are written with, as later there is no holding back. Raises
-        Unavailable."""
+        """Ask Kafka whether it is there, and the registry for what rows are written with: later there is no
+        holding back. Raises Unavailable."""
+        self._log.bounds(0)
         self._rows.encode_batch(pa.RecordBatch.from_pylist([], schema=self._rows.columns))
 
     def close(self) -> None:

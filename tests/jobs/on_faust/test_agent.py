@@ -323,6 +323,7 @@ def test_what_is_no_event_is_passed_over_and_a_quiet_stream_is_let_out(trial: Tr
     check(trial.rows(), right)
 
 
+@pytest.mark.full
 def test_a_restart_of_kafka_is_waited_out(trial: Trial, stack: Stack) -> None:
     dice = random.Random(5)
     in_time = trips(dice, 3_000)
