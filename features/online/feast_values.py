@@ -71,8 +71,8 @@ def packed_rows(batch: pa.RecordBatch, kinds: Mapping[str, ValueKind]) -> list[F
 
 
 def rolling_row(read: ReadResult, kinds: Mapping[str, ValueKind]) -> FeastRow:
-    """A rolling read, with the features of `kinds`. It was computed as of now, so that a window without a row
-    is a fact and reads as its empty value; only of an entity that has none at all nothing is known."""
+    """A rolling read, with the features of `kinds`. It was computed as of now: a window without a row is
+    a fact and reads as its empty value; only of an entity that has no row at all nothing is known."""
     there = {name: kind for name, kind in kinds.items() if read.statuses[name] != "missing"}
     if not there:
         return None, None

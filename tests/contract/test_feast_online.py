@@ -220,6 +220,25 @@ def test_a_rolling_view_takes_no_rows(world: World) -> None:
     assert not list(world.client.scan_iter("*"))
 
 
+async def test_tenants_may_be_mixed_in_one_call(world: World) -> None:
+    """Feast sorts what it asks for; whoever calls the store himself need not."""
+    tenants = ["u", "t", "v", "u", "t"]
+    world.write([packed(demand(ago(0), tenant=tenant, rides=ord(tenant))) for tenant in "ut"])
+    store, config = world.store._get_provider().online_store, world.store.config
+    view = world.store.get_feature_view("demand")
+    asked = [
+        EntityKey(
+            join_keys=["tenant", "zone", "city"],
+            entity_values=[FeastValue(string_val=part) for part in (tenant, "z", "a")],
+        )
+        for tenant in tenants
+    ]
+    found = store.online_read(config, view, asked, ["rides"])
+    rides = [None if values is None else values["rides"].int64_val for _, values in found]
+    assert rides == [ord("u"), ord("t"), None, ord("u"), ord("t")]
+    assert await store.online_read_async(config, view, asked, ["rides"]) == found
+
+
 def test_a_key_without_its_tenant_is_refused(world: World) -> None:
     value = FeastValue(string_val="a")
     store = world.store._get_provider().online_store
