@@ -11,6 +11,7 @@ from core.errors import InvalidInput, UnknownName
 from core.settings import settings
 
 if TYPE_CHECKING:
+    from features.batch import Span
     from pipelines.plan import FeaturesPlan, Plan
     from schemas.topic import Topic
 
@@ -21,33 +22,24 @@ def register(group: typer.Typer) -> None:
         view: str,
         begin: Annotated[str, typer.Option("--from", help="RFC 3339 time or date, UTC; not included")],
         end: Annotated[str, typer.Option("--to", help="RFC 3339 time or date, UTC; included")],
+        on: Annotated[str, typer.Option(help="duckdb: here | flink: in batch mode on a cluster")] = "duckdb",
         output: Output = "table",
     ) -> None:
-        """Compute a view's history from recorded events and add it to the offline store.
+        """Compute a view's history from recorded events.
 
         Windows that end after --from, up to --to; of a rolling view events from --from on, before --to. Rows
-        that are there stay as they are: a second backfill adds nothing twice.
+        that are there stay as they are: a second backfill adds nothing twice. On Flink the rows go over the
+        view's topic, and from there to both stores.
         """
-        from core.clock import SystemClock
         from features.batch import Span
-        from jobs.batch.backfill import backfill as run
-        from jobs.batch.recorded import recorded
-        from pipelines.references import tables
 
-        plan = plan_of(view)
-        span = Span(time_of(begin), time_of(end))
-        with TemporaryDirectory(prefix="backfill-") as folder:
-            events = recorded(plan.source, settings(), Path(folder))
-            found = run(
-                plan.view,
-                output_of(plan),
-                span,
-                events.tables,
-                root=settings().root,
-                clock=SystemClock(),
-                lookups=tables(plan.view, settings()),
-            )
-        show_one(_fields(found), output)
+        plan, span = plan_of(view), Span(time_of(begin), time_of(end))
+        if on == "duckdb":
+            show_one(_with_duckdb(plan, span), output)
+        elif on == "flink":
+            show_one(_with_flink(_windowed(view), span), output)
+        else:
+            raise UnknownName("engine", on, ("duckdb", "flink"))
 
     @group.command()
     def correct(view: str, output: Output = "table") -> None:
@@ -100,6 +92,25 @@ def register(group: typer.Typer) -> None:
 
         done = compact_tables(settings().root, tables or ())
         show([{"table": name} | _fields(one) for name, one in done.items()], output)
+
+    @group.command()
+    def feast(
+        registry: Annotated[
+            str | None, typer.Option(help="PostgreSQL URL; SQLite in the data folder without")
+        ] = None,
+        output: Output = "table",
+    ) -> None:
+        """Put all views and services into Feast's registry; Feast's own clients and commands then work."""
+        from features.feast_repository import apply, feature_store, repository
+        from pipelines.load import load_plans, load_services
+        from pipelines.offline import offline_path
+
+        plans = {plan.view.name: plan for plan in load_plans().values()}
+        history = {name: offline_path(settings().root, output_of(plan).name) for name, plan in plans.items()}
+        store = feature_store(settings(), registry=registry)
+        apply(store, [plan.view for plan in plans.values()], load_services(), history=history)
+        folder = repository(settings(), registry=registry)
+        show_one({"views": len(plans), "services": len(load_services()), "repository": str(folder)}, output)
 
     @group.command()
     def reference(
@@ -162,6 +173,38 @@ def register(group: typer.Typer) -> None:
                 times=times,
             )
         show_one({"rows": rows, "file": str(to)}, output)
+
+
+def _with_duckdb(plan: "Plan", span: "Span") -> dict[str, Any]:
+    from core.clock import SystemClock
+    from jobs.batch.backfill import backfill
+    from jobs.batch.recorded import recorded
+    from pipelines.references import tables
+
+    with TemporaryDirectory(prefix="backfill-") as folder:
+        found = backfill(
+            plan.view,
+            output_of(plan),
+            span,
+            recorded(plan.source, settings(), Path(folder)).tables,
+            root=settings().root,
+            clock=SystemClock(),
+            lookups=tables(plan.view, settings()),
+        )
+    return _fields(found)
+
+
+def _with_flink(plan: "FeaturesPlan", span: "Span") -> dict[str, Any]:
+    from cli.java import java_parts
+    from features.compile.flink_batch import WindowedBatch
+    from features.compile.flink_windows import WindowedStream
+    from jobs.batch.recorded import bounds
+    from jobs.on_flink.batch import backfill_on_flink
+
+    stream = WindowedStream(plan.pipeline, plan.source, plan.view, plan.rows, plan.late)
+    _, until = bounds(plan.source, settings())
+    backfill_on_flink(WindowedBatch(stream, span, until), settings(), java_parts())
+    return {"view": plan.view.name, "topic": plan.rows.name, "events": sum(until.values())}
 
 
 def output_of(plan: "Plan") -> "Topic":

@@ -23,6 +23,7 @@ from features.compile.flink import (
     TOPOLOGY,
     Connection,
     Script,
+    reference_table,
     sink_table,
     source_table,
 )
@@ -80,6 +81,7 @@ class WindowedBatch:
             source_table(self, connection, _AT_ONCE, since),
             _recorded(self.until),
             sink_table(ROWS, self.stream.rows, connection),
+            *(reference_table(lookup, connection) for lookup in self.view.lookups),
             _first(self.view),
             *views(self.view, FIRST, AT, LATE),
         ]

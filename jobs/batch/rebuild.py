@@ -100,8 +100,9 @@ def rebuild_events(
 
     events: rows of the enriched topic or its offline table, or of the source. An entity's rows are written in
     order of time and rows of one time together, since what is at or before the time up to which rows were
-    folded into tiles counts as a repeat. Where an entity has more rows than the store keeps apart, tiles may
-    end elsewhere than before the loss. Raises Unavailable while Redis is away: call again.
+    folded into tiles counts as a repeat. For that reason rows are missed if meanwhile a running writer adds
+    more than half of the store's cap to one entity. Where an entity has more rows than the store keeps apart,
+    tiles may end elsewhere than before the loss. Raises Unavailable while Redis is away: call again.
     """
     begun = clock.monotonic()
     given = 0

@@ -23,6 +23,8 @@ _ATTEMPTS = {  # the cluster's own strategy is to try for ever, which is right f
     "restart-strategy.fixed-delay.attempts": "5",
     "restart-strategy.fixed-delay.delay": "5 s",
 }
+# A blocking exchange wants 64 MB of direct memory, which a small TaskManager has not.
+_PIPELINED = {"execution.batch-shuffle-mode": "ALL_EXCHANGES_PIPELINED"}
 _OF_STREAMS = ("execution.checkpointing.", "state.backend.", "pipeline.auto-watermark-interval")
 
 
@@ -42,6 +44,7 @@ class FlinkBatch(FlinkJob):
         return (
             {key: value for key, value in conf.items() if not key.startswith(_OF_STREAMS)}
             | self.mode
+            | _PIPELINED
             | _ATTEMPTS
         )
 
