@@ -24,7 +24,7 @@ _ATTEMPTS = {  # the cluster's own strategy is to try for ever, which is right f
     "restart-strategy.fixed-delay.delay": "5 s",
 }
 # A blocking exchange wants 64 MB of direct memory, which a small TaskManager has not.
-_PIPELINED = {"execution.batch-shuffle-mode": "ALL_EXCHANGES_PIPELINED"}
+_PIPELINED = {"execution.batch-shuffle-mode": "ALL_EXCHANGES_PIPELINED", "jobmanager.scheduler": "Default"}
 _OF_STREAMS = ("execution.checkpointing.", "state.backend.", "pipeline.auto-watermark-interval")
 
 

@@ -1,6 +1,7 @@
 """Corrections of random streams: afterwards the newest rows are DuckDB's over all events, late ones too."""
 
 import random
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from features.feature_rows import feature_record, field_name, row_id
 from features.history import compute
 from features.out_of_core import Limits, connected
 from features.tabular import Tabular
-from features.view import Count, Feature, FeatureView, Rolling, Sum, Tumbling
+from features.view import Count, Feature, FeatureView, Rolling, Sum, Tumbling, ago, moving_average
 from schemas.codec import arrow_schema
 from schemas.keys import entity_of
 from tests.features.oracle import same
@@ -131,6 +132,25 @@ COUNTED = FeatureView(
     features=(Feature("count", Count(), unit="rides"), Feature("tips", Sum("tip"), unit="x", empty=0.0)),
     ttl=timedelta(minutes=1),
 )
+
+
+def test_windows_that_look_back_at_a_late_event_are_corrected() -> None:
+    every = 10 * SECOND
+    features = (
+        Feature("count", Count(), unit="rides", empty=0),
+        Feature("before", ago("count", 3 * every), unit="rides", empty=0),
+        Feature("long_before", ago("before", 2 * every), unit="rides", empty=0),
+        Feature("average", moving_average("before", 2 * every), unit="rides", empty=0),
+    )
+    of = replace(COUNTED, features=features)
+    in_time = [ride(str(n), 10 * n + 1) for n in range(12)]
+    late = ride("late", 15)  # in the window that ends at 20
+    stream = records(of, windows(of, in_time, []))
+    rows, waiting = corrected(of, [late], [stream], [*in_time, late], [])
+    assert rows is not None
+    ends = sorted(int(row["window_end"].timestamp()) for row in rows.to_pylist())
+    assert ends == [20, 50, 60, 70]
+    assert waiting == {}
 
 
 def test_sequences_count_up_and_only_what_differs_is_sent() -> None:
