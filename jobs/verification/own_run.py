@@ -77,7 +77,7 @@ def record(plan: Plan, settings: Settings, running: Running, *, rows: int, seed:
         for lookup in shadow.view.lookups:
             references.write(lookup, given.references[lookup.name], settings)
         with running(plan, name):
-            _send(shadow.source, given, settings)
+            send(shadow.source, given.events, settings)
             _wait_for_all(shadow, given, settings)
         events = recorded.read(shadow.source, settings)
         return Run(
@@ -157,8 +157,9 @@ def faust(settings: Settings) -> Running:
     return running
 
 
-def _send(topic: Topic, given: Sample, settings: Settings) -> None:
-    """One after the other, each on its topic before the next: a tick must not overtake one under way."""
+def send(topic: Topic, events: pa.Table, settings: Settings) -> None:
+    """Records of the topic, one after the other, each there before the next is sent: a tick of the stream's
+    clock must not overtake one under way. Raises Unavailable when Kafka takes none for ten seconds."""
     if topic.record is None:
         raise StackError(f"topic {topic.name} has no record")
     spec = topic.record.spec()
@@ -166,7 +167,7 @@ def _send(topic: Topic, given: Sample, settings: Settings) -> None:
     client = producer(settings, linger_ms=0)
     try:
         codec = RecordCodec(topic.record, registry, topic.subject, max_bytes=topic.max_bytes)
-        table = given.events.combine_chunks()
+        table = events.combine_chunks()
         (batch,) = table.to_batches()
         columns = [table.column(name).to_pylist() for name in ("tenant", "id", spec.entity, spec.time)]
         received_at = datetime.now(UTC)
