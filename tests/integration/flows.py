@@ -95,15 +95,22 @@ class Given:
     def accepted(self) -> pa.Table:
         return first_per_id(self.events)
 
+    def rows_of(self, events: pa.Table) -> pa.Table:
+        """What DuckDB computes of those of them that are in time, in the end: in its order."""
+        return compute(self.view, self._on_time(events), lookups=self.references)
+
+    def _on_time(self, events: pa.Table) -> pa.Table:
+        first = first_per_id(events)
+        on_time = [key not in self.late for key in _keys(first, ("tenant", "id"))]
+        return first.filter(pa.array(on_time, pa.bool_()))
+
     @cached_property
     def golden(self) -> dict[Key, Row]:
-        """What DuckDB computes of the events that are in time, by key: of a rolling view for each event, of a
-        windowed one for each window that the newest event has closed."""
-        is_late = [key in self.late for key in _keys(self.accepted, ("tenant", "id"))]
-        on_time = self.accepted.filter(pc.invert(pa.array(is_late, pa.bool_())))
-        found = compute(self.view, on_time, lookups=self.references)
+        """DuckDB's features of all that is sent, by key: of a rolling view of each event in time, of a
+        windowed one of each window that the newest event has closed."""
+        found = self.rows_of(self.events)
         if isinstance(self.view.window, Rolling):
-            ids = _keys(on_time, ("tenant", "id"))
+            ids = _keys(self._on_time(self.events), ("tenant", "id"))
         else:
             until = pc.max(millis(self.events.column(self.view.time))).as_py()
             found = found.filter(pc.less_equal(millis(found.column("window_end")), until + 1))
@@ -186,6 +193,10 @@ class Flow:
             return self.plan.rows
         assert isinstance(self.plan, ScoringPlan)
         return self.plan.enriched
+
+    def under_way(self, sent: list[pa.Table]) -> bool:
+        """Whether rows of these parts have not come out, while nothing has come out twice."""
+        return self.count() < self.given.rows_of(pa.concat_tables(sent)).num_rows
 
     def count(self) -> int:
         return sum(recorded.ends(self.output, self._settings).values())
