@@ -28,6 +28,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from bench.features_events import DEMAND, PARTITIONS, PER_MINUTE, ROWS_PER_MINUTE, events, topics
+from bench.features_goals import GOALS
 from bench.harness import ROUNDS, BenchResult, Ratio, require_equal, versions
 from bench.registry import text
 from core.errors import InternalError, StackError, Unavailable
@@ -138,7 +139,7 @@ def _measured(flink: Engine, faust: Engine) -> BenchResult:
             Ratio(
                 "flink_vs_faust",
                 tuple(rounds),
-                25.0,
+                GOALS["flink_vs_faust"].bound,
                 meaning="events per core second of the Flink job over the Faust agent's, same tumbling view",
             )
         ],

@@ -16,6 +16,7 @@ import asyncio
 import itertools
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -32,8 +33,10 @@ import redis.asyncio
 from feast.types import Float64, String
 from feast.value_type import ValueType
 
+from bench.features_goals import GOALS
 from bench.harness import BenchResult, Measure, Ratio, compare, control, require_equal, typical, versions
 from bench.own_redis import own_redis
+from bench.registry import text
 from core.settings import LOOPBACK
 from features.online.layout import layout_of
 from features.online.packed import Value
@@ -108,7 +111,7 @@ def bench() -> BenchResult:
         now = datetime.now(UTC).replace(microsecond=0)
         writer.write(_packed(rows, now))
         peer.write_to_online_store("device_means", _frame(rows, now))
-        ratios = [_read(reader, peer, count, goal) for count, goal in ((1, 8.0), (10, 25.0), (100, 80.0))]
+        ratios = [_read(reader, peer, count) for count in _READS]
         ratios.append(_coalesced(port, reader, [device for device, _ in rows]))
         ours, theirs = _writes(writer, peer, rows[:WRITTEN], now)
         _compare_written(reader, peer, rows[:WRITTEN])
@@ -117,7 +120,7 @@ def bench() -> BenchResult:
                 "write",
                 numerator=theirs,
                 denominator=ours,
-                goal=12.0,
+                goal=GOALS["write"].bound,
                 meaning="time to make 1,000 entities readable: Feast's writing over ours",
             )
         )
@@ -186,7 +189,7 @@ def _frame(rows: Rows, at: datetime) -> pd.DataFrame:
     return frame
 
 
-def _read(reader: PackedReader, peer: feast.FeatureStore, count: int, goal: float) -> Ratio:
+def _read(reader: PackedReader, peer: feast.FeatureStore, count: int) -> Ratio:
     devices = _devices(count, seed=0)[0]
     found = peer.get_online_features(_REFERENCES, [{"device": one} for one in devices]).to_dict()
     ours = _columns(reader.read_batch(LAYOUT, TENANT, devices))
@@ -197,7 +200,7 @@ def _read(reader: PackedReader, peer: feast.FeatureStore, count: int, goal: floa
         f"read_{count}",
         numerator=_theirs(peer, count),
         denominator=_ours(reader, count),
-        goal=goal,
+        goal=GOALS[f"read_{count}"].bound,
         meaning=f"median read of {count} x {FEATURES}: Feast SDK on its Redis store over ours",
     )
 
@@ -289,7 +292,7 @@ def _coalesced(port: int, reader: PackedReader, devices: Sequence[str]) -> Ratio
         "coalesced_reads",
         numerator=lambda: asyncio.run(plain()),
         denominator=lambda: asyncio.run(coalesced()),
-        goal=10.0,
+        goal=GOALS["coalesced_reads"].bound,
         meaning=f"time of {COROUTINES * _EACH} reads of {COROUTINES} coroutines: plain GETs over ours",
     )
 
@@ -351,3 +354,7 @@ def _rolling(client: redis.Redis) -> Measure:
 def _server(client: redis.Redis) -> str:
     told: Any = client.info("server")
     return f"Redis {told['redis_version']}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text(bench()))
