@@ -93,14 +93,14 @@ def apply_all(
     """Apply topics, schemas and tables, then start the jobs, and stop those that computed the same on another
     engine. Returns what was changed. Raises DeclarationError for a view that the engine cannot run, before
     any change."""
-    from cli.jobs import job_specs, other_streams
+    from cli.jobs import deployed, job_specs, other_streams
     from cli.stack_commands import local_stack
     from pipelines.changes import apply
 
-    specs = job_specs(plans, given, engine)
+    stack = local_stack(given)
+    specs = job_specs(plans, given, engine, beside=deployed(stack))
     pending = _compare_jobs(plans, given, engine) if jobs else []
     changes = apply(plans, given)
-    stack = local_stack(given)
     if jobs and stack.running():
         there = {row.name for row in stack.status()}
         for name in other_streams(plans, engine):

@@ -9,6 +9,7 @@ from jobs.engines import ENGINES, Engine, job_of
 from pipelines.load import load_plans, load_services
 from pipelines.plan import Plan, ScoringPlan
 from pipelines.text import plan_text
+from stack.local import Stack
 from stack.unit import JobSpec
 
 GATEWAY = "gateway"
@@ -16,15 +17,20 @@ PLANNED = "MILLSTREAM_PLANNED"
 """Digest of what a job was planned from; another one is another specification, so that it starts anew."""
 
 
-def job_specs(plans: Iterable[Plan], settings: Settings, engine: Engine = "flink") -> list[JobSpec]:
+def job_specs(
+    plans: Iterable[Plan], settings: Settings, engine: Engine = "flink", *, beside: Iterable[str] = ()
+) -> list[JobSpec]:
     """The stream (Flink's keeper, or a Faust agent) and writer of each pipeline, the worker of one that
-    scores, one gateway for all. Raises DeclarationError for a view that the engine cannot run."""
-    installed = [_meaning(plan) for plan in load_plans().values()]
+    scores, and one gateway for them and for the pipelines `beside`, which are deployed already. Raises
+    DeclarationError for a view that the engine cannot run."""
+    plans = list(plans)
+    served = {plan.pipeline for plan in plans} | set(beside)
+    installed = [_meaning(plan) for name, plan in load_plans().items() if name in served]
     read = [f"{one.name} {[(view.digest, names) for view, names in one.features]}" for one in load_services()]
     specs = [
         JobSpec(
             name=GATEWAY,
-            argv=_run("gateway"),
+            argv=_run("gateway", *(part for name in sorted(served) for part in ("--pipeline", name))),
             env={PLANNED: _short("\n".join(installed + read))},
             probe_port=settings.gateway.port,
             stage=30,
@@ -42,6 +48,14 @@ def job_specs(plans: Iterable[Plan], settings: Settings, engine: Engine = "flink
                 )
             )
     return specs
+
+
+def deployed(stack: Stack) -> set[str]:
+    """Pipelines that have their jobs on the stack."""
+    if not stack.running():
+        return set()
+    there = {row.name for row in stack.status()}
+    return {name for name in load_plans() if f"{name}-writer" in there}
 
 
 def other_streams(plans: Iterable[Plan], engine: Engine) -> list[str]:

@@ -12,13 +12,20 @@ def register(app: typer.Typer) -> None:
     app.add_typer(run, name="run")
 
     @run.command()
-    def gateway() -> None:
+    def gateway(
+        pipeline: Annotated[
+            list[str] | None, typer.Option("--pipeline", "-p", help="what is served; all that are installed")
+        ] = None,
+    ) -> None:
         """HTTP and WebSocket: publish events, read features and statuses, be pushed results."""
         from core.settings import settings
         from gateway.main import run as serve
-        from pipelines.load import load_plans, load_services
+        from pipelines.load import load_plan, load_plans, load_services
 
-        serve(settings(), load_plans(), load_services())
+        plans = load_plans() if not pipeline else {name: load_plan(name) for name in pipeline}
+        views = {plan.view.name for plan in plans.values()}
+        services = [one for one in load_services() if {view.name for view in one.views} <= views]
+        serve(settings(), plans, services)
 
     @run.command()
     def worker(pipeline: Name) -> None:

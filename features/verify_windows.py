@@ -93,6 +93,12 @@ def without_late(accepted: pa.Table, late: pa.Table | None) -> tuple[pa.Table, i
     return accepted.filter(pa.array(~is_late)), count, len(ids) - count
 
 
+def without_corrections(rows: pa.Table) -> tuple[pa.Table, int]:
+    """The stream's own rows, which know nothing of late events, and how many others there are."""
+    own = rows.filter(pc.equal(rows.column(SEQUENCE), 0))
+    return own, rows.num_rows - own.num_rows
+
+
 def newest_rows(view: FeatureView, rows: pa.Table) -> pa.Table:
     """Of each window the row with the highest sequence, the first among equal ones."""
     fields = tuple(field_name(name) for name in view.entity_fields)

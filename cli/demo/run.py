@@ -20,7 +20,7 @@ from cli.demo.live import Board, Screen
 from cli.demo.material import Material
 from cli.demo.replay import Events, Sender, replay
 from cli.demo.schedule import Recorded, wall_clock
-from cli.jobs import GATEWAY, job_specs
+from cli.jobs import GATEWAY, deployed, job_specs
 from cli.stack_commands import local_stack
 from core.clock import from_millis, to_millis
 from core.errors import MillstreamError
@@ -73,9 +73,10 @@ class Demo:
     def deploy(self, recording: Recording, *, disorder_ms: int | None) -> None:
         """The jobs of the pipeline, the stream's with a state of this run alone: its events go back in time.
         With a disorder bound, as a replay of recorded time needs them."""
-        for spec in job_specs([self.plan], self.settings):
+        specs = job_specs([self.plan], self.settings, beside=deployed(self.stack))
+        for spec in specs:
             self.stack.add_job(self._for_replay(spec, recording, disorder_ms))
-        self.stack.wait_ready([spec.name for spec in job_specs([self.plan], self.settings)], READY_S)
+        self.stack.wait_ready([spec.name for spec in specs], READY_S)
 
     def _for_replay(self, spec: JobSpec, recording: Recording, disorder_ms: int | None) -> JobSpec:
         if spec.name == GATEWAY and disorder_ms is not None:

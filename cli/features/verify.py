@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from pipelines.plan import Plan
 
 ROWS = 4_000
+FIGURES = ("checked", "mismatched", "missing", "extra", "late", "rows_evicted", "still_open")
 SEED = 7
 
 
 @dataclass(frozen=True)
 class Material:
-    """What is judged. recorded: whether it was there; else a run of its own on this engine."""
+    """What is judged. recorded: whether it was there; else a run of its own on this engine. corrections: rows
+    of `features correct`, which are not the stream's and take no part."""
 
     engine: str
     recorded: bool
@@ -33,6 +35,7 @@ class Material:
     late: "pa.Table | None"
     lookups: "Mapping[str, pa.Table]"
     watermark: datetime | None
+    corrections: int = 0
 
 
 def register(group: typer.Typer) -> None:
@@ -98,6 +101,7 @@ def verified(
             "engine": material.engine,
             "recorded": material.recorded,
             **_figures(report),
+            "corrections": material.corrections,
             "ok": report.ok,
         }
         if request:
@@ -148,6 +152,7 @@ def _recorded(plan: "Plan", tenant: str | None) -> Material | None:
     """What the deployed pipeline computed; None where nothing is recorded."""
     from cli.features.offline import output_of
     from core.errors import Unavailable
+    from features.verify_windows import without_corrections
     from pipelines import recorded, references
     from pipelines.plan import FeaturesPlan
 
@@ -157,14 +162,19 @@ def _recorded(plan: "Plan", tenant: str | None) -> Material | None:
         return None
     if not events.num_rows:
         return None
+    streamed, late, corrections = recorded.read(output_of(plan), settings(), tenant=tenant), None, 0
+    if isinstance(plan, FeaturesPlan):
+        streamed, corrections = without_corrections(streamed)
+        late = recorded.read(plan.late, settings(), tenant=tenant)
     return Material(
         engine="deployed",
         recorded=True,
         events=events,
-        streamed=recorded.read(output_of(plan), settings(), tenant=tenant),
-        late=recorded.read(plan.late, settings(), tenant=tenant) if isinstance(plan, FeaturesPlan) else None,
+        streamed=streamed,
+        late=late,
         lookups=references.tables(plan.view, settings()),
         watermark=None,
+        corrections=corrections,
     )
 
 
@@ -200,8 +210,7 @@ def _judged(
 
 
 def _figures(report: "VerifyReport") -> dict[str, Any]:
-    names = ("checked", "mismatched", "missing", "extra", "late", "rows_evicted", "still_open")
-    return {name: getattr(report, name) for name in names} | {
+    return {name: getattr(report, name) for name in FIGURES} | {
         "features": {name: asdict(found) for name, found in report.by_feature.items()}
     }
 
@@ -237,7 +246,7 @@ def _print(report: dict[str, Any], as_json: bool) -> None:
         where = "recorded events" if run["recorded"] else f"a run of its own on {run['engine']}"
         console.print(f"{report['view']} v{report['version']}, {where}")
         console.print(table)
-        totals = ("checked", "mismatched", "missing", "extra", "late", "rows_evicted", "still_open")
+        totals = (*FIGURES, "corrections")
         console.print(", ".join(f"{name} {run[name]}" for name in totals))
     for engine, reason in report["refused"].items():
         console.print(f"{engine}: refused. {reason}")
