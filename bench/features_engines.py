@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,10 @@ class Engine:
         """The values of the rows so far by (tenant, id)."""
         return _rows(self._given["rows"])
 
+    def close(self) -> None:
+        """Ends what reads; the producer ends with the last reference to this."""
+        self._reader.close()
+
 
 def bench() -> BenchResult:
     """Ratio `flink_vs_faust`: CPU an event of the Faust agent over that of the Flink job."""
@@ -109,13 +113,18 @@ def bench() -> BenchResult:
     ran = stack.running()
     stack.up(only={"kafka", "registry", "flink"}, resume_jobs=False)
     try:
-        with ExitStack() as engines:
-            flink = engines.enter_context(flink_engine(stack))
-            faust = engines.enter_context(faust_engine())
-            return _measured(flink, faust)
+        return _with_engines(stack)
     finally:
         if not ran:
             stack.down()
+
+
+def _with_engines(stack: Stack) -> BenchResult:
+    """A function of its own: the engines' Kafka clients end with it, before the broker does."""
+    with ExitStack() as engines:
+        flink = engines.enter_context(flink_engine(stack))
+        faust = engines.enter_context(faust_engine())
+        return _measured(flink, faust)
 
 
 def _measured(flink: Engine, faust: Engine) -> BenchResult:
@@ -176,7 +185,8 @@ def flink_engine(stack: Stack) -> Iterator[Engine]:
     try:
         _until(lambda: probe.readiness()[0], "the Flink job runs", READY_S)
         units = [unit for unit in stack.status() if unit.service == Flink.name and unit.pid is not None]
-        yield Engine(domain, lambda: sum(_cpu_s(unit.pid or 0) for unit in units))
+        with closing(Engine(domain, lambda: sum(_cpu_s(unit.pid or 0) for unit in units))) as engine:
+            yield engine
     finally:
         stopping.set()
         keeper.join(60)
@@ -191,7 +201,8 @@ def faust_engine() -> Iterator[Engine]:
     agent = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "MILLSTREAM_PROBE_PORT": str(port)})
     try:
         _until(lambda: _ready(agent, port), "the Faust agent is ready", READY_S)
-        yield Engine(domain, lambda: _cpu_s(agent.pid))
+        with closing(Engine(domain, lambda: _cpu_s(agent.pid))) as engine:
+            yield engine
     finally:
         agent.terminate()
         try:

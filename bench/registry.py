@@ -47,7 +47,8 @@ def text(result: BenchResult) -> str:
         verdict = "" if ratio.goal is None else ("  met" if ratio.met else "  MISSED")
         spread = f"({min(ratio.per_round):.2f} to {max(ratio.per_round):.2f})"
         lines.append(f"  {ratio.name:<16}{ratio.median:8.2f} {spread}{goal}{verdict}   {ratio.meaning}")
-    lines += [f"  {name:<32}{value:10.2f}" for name, value in result.figures.items()]
+    width = max(map(len, result.figures), default=0)
+    lines += [f"  {name:<{width}} {value:12.2f}" for name, value in result.figures.items()]
     if result.control is not None:
         control = result.control
         low, high = min(control.per_round), max(control.per_round)
