@@ -46,7 +46,7 @@ from schemas.keys import key_of
 from schemas.record import Record
 from schemas.topic import Topic
 
-PROVISIONAL = "provisional"
+PROVISIONAL, ACCEPTED = "provisional", "accepted"
 _WIRE_HEADER = 5
 _YIELD_EVERY = 64
 
@@ -61,12 +61,13 @@ _PUBLISH = histogram("gateway_publish_ms", "From valid to acknowledged by Kafka,
 
 @dataclass(frozen=True)
 class Door:
-    """Where the events of one pipeline come in."""
+    """Where the events of one pipeline come in. followed: each has a status that changes and can be read."""
 
     pipeline: str
     topic: Topic
     intake: Intake
     codec: RecordCodec[Record]
+    followed: bool = True
 
     @property
     def entity(self) -> str:
@@ -245,7 +246,7 @@ class EventsEndpoint:
                 ended[id] = _conflict(id)
             elif earlier is not None and earlier.accepted:
                 event.repeated = True
-                ended[id] = _accepted(id, earlier)
+                ended[id] = self._accepted(id, earlier)
             else:
                 produced.append(event)
         if produced:
@@ -289,7 +290,7 @@ class EventsEndpoint:
             if outcome is None:
                 taken[event.id] = event.acceptance
                 self._recent.put(tenant, event.id, event.acceptance.as_accepted())
-            ended[event.id] = outcome or _accepted(event.id, event.acceptance)
+            ended[event.id] = outcome or self._accepted(event.id, event.acceptance)
         if taken:
             try:
                 await self._store.mark(tenant, taken, reserved=reserved)
@@ -305,7 +306,8 @@ class EventsEndpoint:
     ) -> Response:
         if not isinstance(result, Accepted):
             raise result or RuntimeError("an event without an outcome")
-        headers.append(("location", f"/api/v1/transactions/{result.id}"))
+        if result.status == PROVISIONAL:
+            headers.append(("location", f"/api/v1/transactions/{result.id}"))
         if events[0].repeated:
             headers.append(("idempotent-replayed", "true"))
         return json_response(202, result, headers)
@@ -337,6 +339,11 @@ class EventsEndpoint:
             status = 207
         return json_response(status, Outcomes(accepted, len(results) - accepted, outcomes), headers)
 
+    def _accepted(self, id: str, acceptance: Acceptance) -> Accepted:
+        door = self._doors.get(acceptance.pipeline)
+        status = PROVISIONAL if door is None or door.followed else ACCEPTED
+        return Accepted(id, status, acceptance.pipeline, from_millis(acceptance.received_at_ms))
+
     def _count(self, pipeline: str, results: Sequence[Accepted | MillstreamError | None]) -> None:
         accepted = 0
         for result in results:
@@ -346,10 +353,6 @@ class EventsEndpoint:
                 _REFUSED.labels(pipeline, result.code).inc()
         if accepted:
             _ACCEPTED.labels(pipeline).inc(accepted)
-
-
-def _accepted(id: str, acceptance: Acceptance) -> Accepted:
-    return Accepted(id, PROVISIONAL, acceptance.pipeline, from_millis(acceptance.received_at_ms))
 
 
 def _conflict(id: str) -> Conflict:

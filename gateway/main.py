@@ -230,6 +230,7 @@ def _door(settings: Settings, plan: Plan, registry: SchemaRegistry, clock: Clock
             clock=clock,
         ),
         codec=_codec(plan.source, registry),
+        followed=isinstance(plan, ScoringPlan),
     )
 
 

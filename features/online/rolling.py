@@ -24,6 +24,7 @@ import redis
 
 from core.clock import to_millis
 from core.errors import InvalidInput
+from core.telemetry.metrics import counter
 from features.online.rows import Reader, ReadResult, Row, Stored, Tile, fold
 from features.times import millis
 from features.view import FeatureView
@@ -169,15 +170,17 @@ class RollingStore:
 
     def _answer(self, stored: Any, at_ms: int, own: tuple[str, int, list[Any]] | None) -> ReadResult:
         found, folded, before, newest = stored
-        rows: dict[str, Row] = {
-            _text(found[i]): (int(float(found[i + 1])), msgspec.json.decode(found[i + 2]))
-            for i in range(0, len(found), 3)
-        }
-        if own is not None:
-            rows[own[0]] = (own[1], own[2])
-        return self._reader.read(
-            Stored(list(rows.values()), _tiles(folded), _time(before), _time(newest)), at_ms
-        )
+        mine: dict[str, Row] = {} if own is None else {own[0]: (own[1], own[2])}
+        try:
+            rows: dict[str, Row] = {
+                _text(found[i]): (int(float(found[i + 1])), msgspec.json.decode(found[i + 2]))
+                for i in range(0, len(found), 3)
+            }
+            there = Stored(list((rows | mine).values()), _tiles(folded), _time(before), _time(newest))
+            return self._reader.read(there, at_ms)
+        except _DAMAGED_BY:
+            DAMAGED.labels(self.view.name).inc()
+            return self._reader.read(Stored(list(mine.values()), (), None, None), at_ms)
 
     def _fold_oldest(self, tenant: str, entity: str) -> None:
         """Fold the oldest half into tiles. Another writer in between makes it do nothing; the next write
@@ -199,6 +202,13 @@ class RollingStore:
         oldest = rows[-1][0] - self._ttl_ms - self._reader.resolution_ms
         self._fold(keys=keys, args=[fields.get("until", b""), until, len(chosen), oldest, *pairs])
 
+
+DAMAGED = counter(
+    "online_rolling_damaged_total",
+    "Entities whose rows or tiles cannot be read; they read as missing",
+    ["view"],
+)
+_DAMAGED_BY = (msgspec.DecodeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
 
 Event = tuple[str, str, str, int, list[Any]]
 """tenant, entity, id, time in ms, values of the view's columns."""

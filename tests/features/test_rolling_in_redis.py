@@ -43,6 +43,17 @@ class TestRedisRollingStore(RollingBehaviour):
         assert 80_000 < left[0] <= 90_000
         assert 80_000 < left[1] <= 90_000
 
+    @pytest.mark.parametrize("garbage", [b"\xff{", b"5", b"[1]", b'{"a": 1}', b"null"])
+    def test_an_entity_with_damaged_rows_is_missing_and_no_error(
+        self, make: Make, client: redis.Redis, garbage: bytes
+    ) -> None:
+        store = make()
+        store.write(batch([swipe(0, 0), swipe(1, 1)]))
+        rows = store.keys("t", "a")[1]
+        for field in client.hkeys(rows):
+            client.hset(rows, field, garbage)
+        assert set(store.read("t", "a", at(1)).statuses.values()) == {"missing"}
+
     def test_the_keys_of_an_entity_share_a_slot(self, client: redis.Redis) -> None:
         store = RollingStore(client, VIEW)
         for tenant, entity in (("t", "a"), ("t}", "{a}"), ("", ""), ("ü", "a|b%")):

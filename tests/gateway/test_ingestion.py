@@ -88,7 +88,8 @@ def test_an_accepted_event_is_on_kafka_once_keyed_by_region(
     gateway: RunningGateway, http: httpx.Client, tenant: str
 ) -> None:
     answer = http.post("/events", json=user_event(id="e1", region="a|b"))
-    assert (answer.status_code, answer.json()["id"]) == (202, "e1")
+    assert (answer.status_code, answer.json()["id"], answer.json()["status"]) == (202, "e1", "accepted")
+    assert "location" not in answer.headers, "there is no status to follow"
     message = on_the_topic(gateway.settings, tenant)["e1"]
     codec = RecordCodec(UserEvent, SchemaRegistry.of(gateway.settings), USER_EVENTS.subject)
     record = codec.decode(message.value())
