@@ -16,6 +16,7 @@ COMMANDS = (
     "cli.stack_commands",
     "cli.deploy_commands",
     "cli.features.commands",
+    "cli.produce_commands",
     "cli.train_commands",
     "cli.key_commands",
     "cli.review_commands",

@@ -1,4 +1,4 @@
-"""The offline store: one Delta table per enriched topic, partitioned by the date of the event.
+"""The offline store: one Delta table per topic (enriched, features, events), partitioned by date.
 
 Besides the record's columns each row has `kafka_partition`, `kafka_offset` and `enriched_at` (the broker's
 time of the enriched message). The table's log keeps, per Kafka partition, the next offset to read.
@@ -42,7 +42,8 @@ def read_offline(root: Path, topic: str) -> pa.Table:
         known = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UnknownName("offline table", topic, known, where=str(path.parent)) from problem
     if not files:
-        return DeltaTable(path).schema().to_arrow(as_large_types=False)
+        schema = pa.schema(DeltaTable(path).schema().to_arrow(as_large_types=False))
+        return schema.empty_table().drop_columns([DATE])
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         rows = connection.sql(

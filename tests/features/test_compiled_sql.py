@@ -7,23 +7,17 @@ import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from core.errors import DeclarationError
-from features.catalog.card_activity import CARD_ACTIVITY
-from features.catalog.merchant_activity import MERCHANT_ACTIVITY
-from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.compile import duckdb
 from features.compile.flink import PLACEHOLDER, Connection, Stream
 from features.compile.flink_columns import interval
-from features.compile.flink_windows import WindowedStream
-from features.feature_rows import features_topic, late_topic
-from features.view import Cumulating, FeatureView, Hopping
-from pipelines.load import load_scoring
-from schemas.catalog.purchases import PURCHASES
-from schemas.catalog.user_events import USER_EVENTS
+from features.view import Cumulating, Hopping
+from jobs.on_flink.stream import stream_of
+from pipelines.load import load_plan, load_plans, load_scoring
+from pipelines.plan import FeaturesPlan, ScoringPlan
 from schemas.topic import Topic
 from tests.features.test_identity import DEMAND
 from tests.features.views import VIEW
@@ -48,32 +42,13 @@ def test_the_flink_sql_of_the_fraud_pipeline() -> None:
     compare("fraud.flink.sql", fraud().compile(PLACEHOLDER).text)
 
 
-def windowed(pipeline: str, source: Topic, view: FeatureView) -> WindowedStream:
-    given: Any = {"partitions": source.partitions, "retention": source.retention}
-    rows, late = features_topic(pipeline, view, **given), late_topic(pipeline, view, **given)
-    return WindowedStream(pipeline, source, view, rows, late)
-
-
-def test_the_flink_sql_of_regional_demand() -> None:
-    stream = windowed("demand", USER_EVENTS, REGIONAL_DEMAND)
-    compare("regional_demand.flink.sql", stream.compile(PLACEHOLDER).text)
-
-
-def test_the_flink_sql_of_merchant_activity() -> None:
-    stream = windowed("commerce", PURCHASES, MERCHANT_ACTIVITY)
-    compare("merchant_activity.flink.sql", stream.compile(PLACEHOLDER).text)
-
-
-def test_the_duckdb_sql_of_card_activity() -> None:
-    compare("card_activity.duckdb.sql", duckdb.select(CARD_ACTIVITY, "events", carried=("id",)) + ";\n")
-
-
-def test_the_duckdb_sql_of_regional_demand() -> None:
-    compare("regional_demand.duckdb.sql", duckdb.select(REGIONAL_DEMAND, "events") + ";\n")
-
-
-def test_the_duckdb_sql_of_merchant_activity() -> None:
-    compare("merchant_activity.duckdb.sql", duckdb.select(MERCHANT_ACTIVITY, "events") + ";\n")
+@pytest.mark.parametrize("name", sorted(load_plans()))
+def test_the_sql_of_every_shipped_view(name: str) -> None:
+    plan = load_plan(name)
+    if isinstance(plan, FeaturesPlan):
+        compare(f"{plan.view.name}.flink.sql", stream_of(plan).compile(PLACEHOLDER).text)
+    carried = ("id",) if isinstance(plan, ScoringPlan) else ()
+    compare(f"{plan.view.name}.duckdb.sql", duckdb.select(plan.view, "events", carried=carried) + ";\n")
 
 
 def test_the_duckdb_sql_of_a_windowed_view() -> None:

@@ -17,7 +17,7 @@ CREATE TEMPORARY TABLE `events` (
   'topic' = 'commerce.purchases.events.v1',
   'properties.bootstrap.servers' = '${kafka}',
   'properties.allow.auto.create.topics' = 'false',
-  'properties.group.id' = 'millstream-commerce-flink',
+  'properties.group.id' = 'millstream-merchants-flink',
   'properties.enable.auto.commit' = 'false',
   'properties.isolation.level' = 'read_committed',
   'properties.fetch.min.bytes' = '65536',

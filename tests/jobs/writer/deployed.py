@@ -16,7 +16,7 @@ from features.enriched import enriched_record
 from features.view import Count, Feature, FeatureView
 from jobs.writer.main import Writer
 from operators.decide import Band, Bands
-from pipelines.plan import Infer, ScoringPlan
+from pipelines.plan import Infer, Plan, ScoringPlan
 from schemas.broker import admin, consumer, producer, watermarks
 from schemas.catalog.alerts import Alert
 from schemas.catalog.decisions import Decision, StatusChange, Verdict
@@ -74,12 +74,14 @@ def plan_of(name: str) -> ScoringPlan:
     )
 
 
-class Deployed:
-    """The pipeline's topics and schemas are there; `settings` point to its own database and folder."""
+class OnTopics:
+    """The topics and schemas of a plan are there; `settings` point to the test's own stores."""
 
-    def __init__(self, settings: Settings, name: str | None = None) -> None:
+    plan: Plan
+
+    def __init__(self, settings: Settings, plan: Plan, *, create: bool = True) -> None:
         self.settings = settings
-        self.plan = plan_of(name or f"t{uuid.uuid4().hex[:10]}")
+        self.plan = plan
         self._registry = SchemaRegistry.of(settings)
         self._producer = producer(settings)
         self._codecs: dict[str, RecordCodec[Any]] = {}
@@ -87,7 +89,7 @@ class Deployed:
             if topic.record is not None:
                 codec = RecordCodec(topic.record, self._registry, topic.subject)
                 self._codecs[topic.name] = codec
-        if name is None:
+        if create:
             self._create()
 
     def _create(self) -> None:
@@ -149,10 +151,20 @@ class Deployed:
             reader.close()
 
 
+class Deployed(OnTopics):
+    """The small pipeline of this module; one of a name that is there already, or a new one."""
+
+    plan: ScoringPlan
+
+    def __init__(self, settings: Settings, name: str | None = None) -> None:
+        plan = plan_of(name or f"t{uuid.uuid4().hex[:10]}")
+        super().__init__(settings, plan, create=name is None)
+
+
 class Running:
     """A writer in this process, on a thread, stopped gracefully at the end of the block."""
 
-    def __init__(self, deployed: Deployed) -> None:
+    def __init__(self, deployed: OnTopics) -> None:
         self.writer = deployed.writer()
         self._thread = threading.Thread(target=self.writer.run, daemon=True)
 

@@ -24,7 +24,7 @@ from jobs.writer.chunk import Chunk
 from jobs.writer.errors import Rewind
 from jobs.writer.sinks.offline import OfflineSink
 from pipelines.compaction import compact
-from pipelines.offline import application_id, offline_path, read_offline
+from pipelines.offline import DATE, application_id, offline_path, read_offline
 from schemas.catalog.decisions import Verdict
 from schemas.codec import arrow_schema
 from schemas.topic import Topic
@@ -222,3 +222,10 @@ def test_kill_9_at_any_moment_loses_and_doubles_nothing(tmp_path: Path) -> None:
     end = starts[TOPIC.name, 0]
     assert end >= 4 * 7
     assert stored(tmp_path) == once((0, range(end)))
+
+
+def test_a_table_without_rows_reads_as_one_without_rows(tmp_path: Path) -> None:
+    schema = pa.schema([("id", pa.string()), ("at", pa.timestamp("us", tz="UTC")), (DATE, pa.date32())])
+    DeltaTable.create(offline_path(tmp_path, "empty"), schema=schema, partition_by=[DATE])
+    found = read_offline(tmp_path, "empty")
+    assert (found.num_rows, found.column_names) == (0, ["id", "at"])
