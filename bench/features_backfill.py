@@ -19,7 +19,7 @@ from deltalake import DeltaTable, write_deltalake
 from bench.features_events import BEGIN_MS, DEMAND, SPACING_MS, events, topics
 from bench.harness import require_equal
 from core.clock import SystemClock, from_millis
-from features.batch import Span
+from features.offline.batch import Span
 from jobs.batch.backfill import Backfilled, backfill
 from pipelines.offline import DATE, POSITION_COLUMNS, read_offline
 

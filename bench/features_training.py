@@ -30,7 +30,7 @@ from feast.value_type import ValueType
 from bench.features_goals import GOALS
 from bench.harness import BenchResult, Ratio, compare, control, require_equal, typical, versions, wall_time
 from bench.registry import text
-from features.training import FeatureRows, column_of, training_set
+from features.offline.training import FeatureRows, column_of, training_set
 from features.view import Feature, FeatureView, Mean, Tumbling
 from schemas.record import Record, record
 

@@ -14,7 +14,7 @@ from core.errors import InternalError, MillstreamError, Unavailable
 from core.ids import new_id
 from core.settings import settings
 from features.catalog.card_activity import CARD_ACTIVITY
-from features.history import compute
+from features.offline.history import compute
 from jobs.training.fraud import FraudTraining, recorded, train_fraud
 from models.store import ModelStore
 from pipelines.catalog.fraud import ENRICHED, RESULTS

@@ -33,8 +33,8 @@ def check_plain(view: FeatureView, engine: str) -> None:
         raise DeclarationError(
             f"{engine} cannot run {view.name} v{view.version}: {'; '.join(reasons)}",
             where=view.where,
-            mend="compute it over recorded events (features.history), or declare it as a rolling view of one "
-            "entity field with Count, Sum, Mean, Std, Max and CountDistinct",
+            mend="compute it over recorded events (features.offline.history), or declare it as a rolling "
+            "view of one entity field with Count, Sum, Mean, Std, Max and CountDistinct",
         )
 
 

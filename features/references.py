@@ -16,7 +16,7 @@ Change = tuple[str, Mapping[str, Any] | None]
 
 def current(lookup: Lookup, changes: Iterable[Change]) -> pa.Table:
     """The table after these changes, in the order of the topic: one row per (tenant, entity), the newest, in
-    order of their keys, with the columns of the lookup's record. What `features.history.compute` takes.
+    order of their keys, with the columns of the lookup's record. What `history.compute` takes.
 
     Raises TooLarge as soon as there are more than `lookup.most_rows` rows: a stream would stop there too.
     """

@@ -25,8 +25,8 @@ def check_windowed(view: FeatureView, engine: str) -> Windowed:
         raise DeclarationError(
             f"{engine} cannot run {view.name} v{view.version}: {'; '.join(reasons)}",
             where=view.where,
-            mend="compute it over recorded events (features.history), or declare it as a windowed view, its "
-            "lookups with the compacted topics that hold their tables",
+            mend="compute it over recorded events (features.offline.history), or declare it as a windowed "
+            "view, its lookups with the compacted topics that hold their tables",
         )
     return view.window
 

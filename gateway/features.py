@@ -20,8 +20,8 @@ from typing import Any
 import msgspec
 
 from core.errors import Rejected, TooLarge
-from features.reading import AsyncFeatureReading
-from features.selection import Entity, Selection, entity_fields
+from features.online.reading import AsyncFeatureReading
+from features.online.selection import Entity, Selection, entity_fields
 from gateway import strict_json
 from gateway.bodies import JSON, content_type
 from gateway.exchange import Request, Response, json_response

@@ -20,8 +20,8 @@ from core.clock import Clock, SystemClock
 from core.errors import StackError, Unavailable
 from core.settings import Settings
 from core.telemetry.log import logger
-from features.reading import AsyncFeatureReading
-from features.selection import Readable
+from features.online.reading import AsyncFeatureReading
+from features.online.selection import Readable
 from features.services import FeatureService
 from gateway import principals
 from gateway.acceptance import InMemoryAcceptance, RedisAcceptance

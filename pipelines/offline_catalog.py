@@ -18,8 +18,8 @@ from deltalake.exceptions import DeltaError
 
 from core.errors import Unavailable, UnknownName
 from features.compile.duckdb_values import quote
-from features.out_of_core import DEFAULT, Limits, connected, single_row
-from features.tabular import register
+from features.offline.out_of_core import DEFAULT, Limits, connected, single_row
+from features.offline.tabular import register
 from pipelines.offline import DATE, offline_path
 
 Shown = str | int | float | bool | None

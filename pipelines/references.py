@@ -36,7 +36,7 @@ def read(lookup: Lookup, settings: Settings) -> pa.Table:
 
 
 def tables(view: FeatureView, settings: Settings) -> dict[str, pa.Table]:
-    """The tables of all its lookups by name, as `features.history.compute` takes them."""
+    """The tables of all its lookups by name, as `features.offline.history.compute` takes them."""
     return {lookup.name: read(lookup, settings) for lookup in view.lookups}
 
 

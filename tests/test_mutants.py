@@ -75,19 +75,19 @@ MUTANTS = {
         "tests/features/test_rolling_in_memory.py",
     ),
     "a window that was closed and has no row": (
-        "features/verify_windows.py",
+        "features/judge/verify_windows.py",
         "int((~found & ~open_).sum())",
         "0",
         "tests/features/test_verify_windows.py::test_rows_that_are_lost_or_from_nowhere_are_found",
     ),
     "a correction": (
-        "features/verify_windows.py",
+        "features/judge/verify_windows.py",
         "sequence > known[0]",
         "False",
         "tests/features/test_verify_windows.py::test_of_a_window_the_highest_sequence_counts",
     ),
     "something that reads as missing": (
-        "features/verify_requests.py",
+        "features/judge/verify_requests.py",
         "missing += 1",
         "pass",
         "tests/features/test_verify_requests.py::test_rows_that_are_wrong_in_the_store_are_found",

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from cli.demo.figures import auc, average_precision
 from core.settings import Settings
-from features import history
-from features.verify import VerifyReport, verify
+from features.judge.verify import VerifyReport, verify
+from features.offline import history
 from models.load import LoadedModel
 from pipelines import recorded
 from pipelines.plan import ScoringPlan

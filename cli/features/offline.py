@@ -11,7 +11,7 @@ from core.errors import InvalidInput, UnknownName
 from core.settings import settings
 
 if TYPE_CHECKING:
-    from features.batch import Span
+    from features.offline.batch import Span
     from pipelines.plan import FeaturesPlan, Plan
     from schemas.topic import Topic
 
@@ -31,7 +31,7 @@ def register(group: typer.Typer) -> None:
         that are there stay as they are: a second backfill adds nothing twice. On Flink the rows go over the
         view's topic, and from there to both stores.
         """
-        from features.batch import Span
+        from features.offline.batch import Span
 
         plan, span = plan_of(view), Span(time_of(begin), time_of(end))
         if on == "duckdb":
@@ -101,7 +101,7 @@ def register(group: typer.Typer) -> None:
         output: Output = "table",
     ) -> None:
         """Put all views and services into Feast's registry; Feast's own clients and commands then work."""
-        from features.feast_repository import apply, feature_store, repository
+        from features.on_feast.repository import apply, feature_store, repository
         from pipelines.load import load_plans, load_services
         from pipelines.offline import offline_path
 
@@ -144,8 +144,8 @@ def register(group: typer.Typer) -> None:
         output: Output = "table",
     ) -> None:
         """Join features to entities as of each entity's time: every row comes back, none sees its future."""
-        from features.selection import Readable
-        from features.training import FeatureRows, write_training_set
+        from features.offline.training import FeatureRows, write_training_set
+        from features.online.selection import Readable
         from jobs.batch.recorded import recorded
         from pipelines.load import load_plans, load_services
 

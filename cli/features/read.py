@@ -18,8 +18,8 @@ def register(group: typer.Typer) -> None:
     ) -> None:
         """The features of entities as of now, each with event time, age and status."""
         from features.online.client import connect
-        from features.reading import FeatureReading
-        from features.selection import Readable
+        from features.online.reading import FeatureReading
+        from features.online.selection import Readable
         from schemas.keys import split_entity
 
         declared = plan_of(view).view

@@ -14,8 +14,8 @@ from core.settings import settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from features.verify import VerifyReport
-    from features.verify_requests import RequestReport
+    from features.judge.verify import VerifyReport
+    from features.judge.verify_requests import RequestReport
     from pipelines.plan import Plan
 
 ROWS = 4_000
@@ -85,8 +85,8 @@ def verified(
 ) -> dict[str, Any]:
     """The report, as `--json` prints it. Engines that cannot run the view are listed as refused; raises
     UnknownName for an engine that there is not, InvalidInput when none of those asked for can run it."""
+    from features.judge.verify_requests import verify_requests
     from features.online.client import connect
-    from features.verify_requests import verify_requests
     from jobs.engines import ENGINES, refusals
 
     for name in engines or ():
@@ -154,7 +154,7 @@ def _recorded(plan: "Plan", tenant: str | None) -> Material | None:
     """What the deployed pipeline computed; None where nothing is recorded."""
     from cli.features.offline import output_of
     from core.errors import Unavailable
-    from features.verify_windows import without_corrections
+    from features.judge.verify_windows import without_corrections
     from pipelines import recorded, references
     from pipelines.plan import FeaturesPlan
 
@@ -193,8 +193,8 @@ def _own(plan: "Plan", engine: str, rows: int, seed: int) -> Material:
 def _judged(
     plan: "Plan", material: Material, since: datetime | None, until: datetime | None
 ) -> "VerifyReport":
-    from features.verify import verify
-    from features.verify_windows import verify_windows
+    from features.judge.verify import verify
+    from features.judge.verify_windows import verify_windows
     from features.windows import Rolling
 
     if isinstance(plan.view.window, Rolling):

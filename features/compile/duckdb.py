@@ -67,7 +67,7 @@ def aggregated(view: FeatureView, table: str) -> str:
 
 def derived(view: FeatureView, table: str) -> str:
     """The rows of `select`, from a table that has those of `aggregated`. A row needs those of its entity in
-    the windows that its derived features look back at (`features.reach`)."""
+    the windows that its derived features look back at (`features.offline.reach`)."""
     return _with_derived(view, f"SELECT * FROM {quote(table)}", {})
 
 

@@ -12,7 +12,6 @@ from functools import cached_property
 
 from core.errors import DeclarationError
 from core.ids import digest
-from features.batch import Span
 from features.compile.flink import (
     AT,
     EVENTS,
@@ -30,6 +29,7 @@ from features.compile.flink import (
 from features.compile.flink_columns import quote, text
 from features.compile.flink_windows import ROWS, WindowedStream, insert_rows, views
 from features.feature_rows import WINDOW_END
+from features.offline.batch import Span
 from features.view import FeatureView
 from schemas.topic import Topic
 

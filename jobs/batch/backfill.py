@@ -22,14 +22,14 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from core.clock import Clock, to_millis
 from core.errors import DeclarationError, InvalidInput, Unavailable
-from features.batch import Span, event_slices, feature_rows, register_lookups, window_slices
 from features.compile.conditions import literal
 from features.compile.duckdb_values import quote
 from features.enriched import PROVENANCE
-from features.history import integers_fit
-from features.out_of_core import DEFAULT, Limits, connected, single_row
-from features.recorded_events import RecordedEvents
-from features.tabular import Tabular, register
+from features.offline.batch import Span, event_slices, feature_rows, register_lookups, window_slices
+from features.offline.history import integers_fit
+from features.offline.out_of_core import DEFAULT, Limits, connected, single_row
+from features.offline.recorded_events import RecordedEvents
+from features.offline.tabular import Tabular, register
 from features.view import FeatureView
 from features.windows import Rolling
 from pipelines.offline import DATE, POSITION_COLUMNS, application_id, offline_path
@@ -66,8 +66,9 @@ def backfill(
     view looks back; of `jobs.batch.recorded`, or files of any kind.
 
     Raises InvalidInput for a span whose windows may still be open (its end plus the disorder bound is not
-    past), for an integer beyond 64 bits, and for what `features.recorded_events` refuses; TooLarge where the
-    limits do not suffice; Unavailable where another backfill was faster or the folder is away: call again.
+    past), for an integer beyond 64 bits, and for what `features.offline.recorded_events` refuses; TooLarge
+    where the limits do not suffice; Unavailable where another backfill was faster or the folder is away: call
+    again.
     """
     begun = clock.monotonic()
     if span.end + view.disorder > clock.now():

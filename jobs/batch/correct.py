@@ -21,12 +21,12 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from core.clock import Clock, from_millis
 from core.errors import InvalidInput, Unavailable
 from core.settings import Settings
-from features.batch import register_lookups
-from features.corrections import NOTHING, Corrections, Due
 from features.feature_rows import ENTITY
-from features.history import integers_fit
-from features.out_of_core import DEFAULT, Limits, connected
-from features.recorded_events import RecordedEvents
+from features.offline.batch import register_lookups
+from features.offline.corrections import NOTHING, Corrections, Due
+from features.offline.history import integers_fit
+from features.offline.out_of_core import DEFAULT, Limits, connected
+from features.offline.recorded_events import RecordedEvents
 from features.view import FeatureView
 from jobs.batch.recorded import TIMEOUT_S, Recorded, recorded
 from jobs.writer.outbox import Outbox

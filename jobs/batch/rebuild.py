@@ -17,11 +17,11 @@ from core.clock import Clock, to_millis
 from core.errors import DeclarationError, InvalidInput, Unavailable
 from features.compile.duckdb_values import quote
 from features.feature_rows import ENTITY, SEQUENCE, WINDOW_END
+from features.offline.out_of_core import DEFAULT, Limits, connected
+from features.offline.recorded_events import RecordedEvents
+from features.offline.tabular import Tabular, register
 from features.online.packed_writer import PackedRow, PackedWriter
 from features.online.rolling import RollingStore
-from features.out_of_core import DEFAULT, Limits, connected
-from features.recorded_events import RecordedEvents
-from features.tabular import Tabular, register
 from features.view import FeatureView
 from features.windows import Rolling
 
@@ -53,7 +53,7 @@ def rebuild_windows(
 
     rows: of the view's features topic, or of its offline table (`jobs.batch.recorded` gives both as one).
     Those older than the view's time to live are left out: Redis would have forgotten them. Raises what
-    `features.tabular` does, and Unavailable while Redis is away: call again.
+    `features.offline.tabular` does, and Unavailable while Redis is away: call again.
     """
     begun = clock.monotonic()
     if isinstance(view.window, Rolling):

@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 
 from core.errors import DeclarationError, Unavailable
 from core.settings import Settings
-from features.tabular import Tabular
+from features.offline.tabular import Tabular
 from jobs.writer.chunk import decode
 from jobs.writer.sinks.offline import positioned
 from pipelines.offline import application_id, offline_path

@@ -20,7 +20,7 @@ import xgboost
 
 from core.errors import MillstreamError, ModelRefused
 from features.catalog.card_activity import CARD_ACTIVITY
-from features.history import compute
+from features.offline.history import compute
 from features.view import FeatureView
 from jobs.sources import card_fraud, generated
 from jobs.sources.progress import Progress, silent

@@ -28,7 +28,7 @@ from core.clock import to_millis
 from core.errors import StackError, Unavailable
 from core.settings import Settings
 from core.telemetry.probe import Probe
-from features.sample import Sample, sample
+from features.judge.sample import Sample, sample
 from jobs.on_flink.java_parts import JavaParts
 from jobs.on_flink.keeper import keep
 from jobs.on_flink.stream import stream_of
@@ -65,7 +65,7 @@ class Run:
 
 
 def record(plan: Plan, settings: Settings, running: Running, *, rows: int, seed: int) -> Run:
-    """Send about `rows` events (`features.sample`) and wait until nothing more comes out.
+    """Send about `rows` events (`features.judge.sample`) and wait until nothing more comes out.
 
     Raises Unavailable when Kafka, the registry or the engine do not answer.
     """

@@ -14,8 +14,8 @@ from deltalake import write_deltalake
 
 from core.settings import Settings
 from features.catalog.card_activity import CARD_ACTIVITY
-from features.feast_repository import apply, feature_store
 from features.feature_rows import WINDOW_END
+from features.on_feast.repository import apply, feature_store
 from features.online.client import connect
 from features.online.layout import layout_of
 from features.online.packed import PackedLayout, Value

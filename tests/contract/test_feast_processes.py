@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from features.feast_repository import repository
+from features.on_feast.repository import repository
 from features.online.rolling import RollingStore
 from tests.contract.feast_world import World, ago, demand, feast_world, packed, record
 from tests.features.redis_server import RedisServer, own_redis

@@ -9,8 +9,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from features.catalog.regional_demand import REGIONAL_DEMAND
-from features.compile.feast_forms import FORM, form_text
-from features.feast_repository import apply, feature_store
+from features.on_feast.forms import FORM, form_text
+from features.on_feast.repository import apply, feature_store
 from features.services import service
 from stack.local import Stack
 from tests.contract.feast_world import ago, demand, feast_world, packed

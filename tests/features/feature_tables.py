@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from features.feature_rows import ENTITY, SEQUENCE, field_name
-from features.history import compute
+from features.offline.history import compute
 from features.view import FeatureView
 from schemas.keys import entity_of
 

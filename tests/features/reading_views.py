@@ -11,7 +11,7 @@ from features.online.layout import layout_of
 from features.online.packed_redis import RedisPackedValues
 from features.online.packed_values import PackedValues
 from features.online.packed_writer import PackedRow, PackedWriter
-from features.selection import Readable
+from features.online.selection import Readable
 from features.services import service
 from features.view import Count, Feature, FeatureView, Mean, Tumbling
 from schemas.keys import entity_of

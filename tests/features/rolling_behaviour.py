@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from core.clock import to_millis
 from core.errors import InvalidInput
-from features.history import compute
+from features.offline.history import compute
 from features.online.rows import ReadResult
 from tests.features.oracle import naive, same
 from tests.features.views import BEGIN, VIEW, Swipe, swipe, swipes, table

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from core.clock import from_millis, to_millis
 from core.errors import InvalidInput, TooLarge, UnknownName
-from features import batch
-from features.batch import Span, event_slices, feature_rows, register_lookups, window_slices
 from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.feature_rows import feature_record, row_id
-from features.history import compute
-from features.out_of_core import Limits, connected
-from features.reach import look_back, reach
-from features.recorded_events import RecordedEvents
+from features.offline import batch
+from features.offline.batch import Span, event_slices, feature_rows, register_lookups, window_slices
+from features.offline.history import compute
+from features.offline.out_of_core import Limits, connected
+from features.offline.reach import look_back, reach
+from features.offline.recorded_events import RecordedEvents
 from features.view import FeatureView, Rolling, Tumbling
 from schemas.keys import entity_of
 from tests.features.oracle import same

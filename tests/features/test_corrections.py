@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from core.clock import from_millis, to_millis
 from core.errors import DeclarationError, InvalidInput
-from features import batch
-from features.batch import register_lookups
-from features.corrections import Corrections
 from features.feature_rows import feature_record, field_name, row_id
-from features.history import compute
-from features.out_of_core import Limits, connected
-from features.tabular import Tabular
+from features.offline import batch
+from features.offline.batch import register_lookups
+from features.offline.corrections import Corrections
+from features.offline.history import compute
+from features.offline.out_of_core import Limits, connected
+from features.offline.tabular import Tabular
 from features.view import Count, Feature, FeatureView, Rolling, Sum, Tumbling, ago, moving_average
 from schemas.codec import arrow_schema
 from schemas.keys import entity_of

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from core.errors import DeclarationError, InvalidInput, UnknownName
 from features.catalog.card_activity import CARD_ACTIVITY
 from features.catalog.regional_demand import REGIONAL_DEMAND
-from features.compile.feast import compile_feast, join_keys
-from features.compile.feast_forms import FORM, PackedForm, RollingForm, form_text, parse_form
+from features.on_feast.compile import compile_feast, join_keys
+from features.on_feast.forms import FORM, PackedForm, RollingForm, form_text, parse_form
 from features.online.layout import layout_of
 from features.online.memory import MemoryRollingStore
 from features.services import service

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from core.errors import InvalidInput, UnknownName
-from features.history import compute, first_per_id
+from features.offline.history import compute, first_per_id
 from features.times import millis
 from tests.features.oracle import naive, same
 from tests.features.views import VIEW, Swipe, swipe, swipes, table

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.catalog.merchant_activity import MERCHANT_ACTIVITY
-from features.history import compute
+from features.offline.history import compute
 from schemas.catalog.purchases import MERCHANTS, Merchant, Purchase
 from tests.features.oracle import naive_windows, same
 from tests.features.rides import table

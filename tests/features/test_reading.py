@@ -14,9 +14,9 @@ from core.errors import DeclarationError, InvalidInput, QueueFull, Rejected, Una
 from features.online.client import connect, connect_async
 from features.online.packed_reader import AsyncPackedReader
 from features.online.packed_redis import AsyncRedisPackedValues
+from features.online.reading import AsyncFeatureReading, FeatureReading, FeatureReads, rolling_stores
 from features.online.rolling import RollingStore
-from features.reading import AsyncFeatureReading, FeatureReading, FeatureReads, rolling_stores
-from features.selection import Readable
+from features.online.selection import Readable
 from features.view import Count, Feature
 from tests.features.packed_backend import counted
 from tests.features.reading_views import NOW, READABLE, ZONES, ago, put_all, put_of_another_layout

@@ -10,9 +10,9 @@ from core.errors import DeclarationError, UnknownName
 from features.compile import flink_features
 from features.derived import Arithmetic, Literally
 from features.enriched import enriched_record
+from features.judge.verify import verify
 from features.online.memory import MemoryRollingStore
 from features.plain import check_plain
-from features.verify import verify
 from features.view import (
     Count,
     CountDistinct,

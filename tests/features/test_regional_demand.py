@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from features.catalog.regional_demand import REGIONAL_DEMAND
-from features.history import compute
+from features.offline.history import compute
 from schemas.catalog.user_events import USER_EVENTS, UserEvent
 from tests.features.demand_events import NOON, as_table, event, streams
 from tests.features.oracle import naive_windows, same

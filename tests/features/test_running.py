@@ -17,7 +17,7 @@ from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.compile.accumulators import why_not_mergeable
 from features.compile.running import RunningView, Window, check_running
 from features.filters import Condition, columns_of
-from features.history import compute
+from features.offline.history import compute
 from features.view import (
     Count,
     CountDistinct,
@@ -62,7 +62,7 @@ def mergeable_view(window: Tumbling, where: Condition | None, entity: Any = "cit
 
 
 def run(view: FeatureView, events: Sequence[Record]) -> list[dict[str, Any]]:
-    """The rows of `features.history.compute`, computed by running aggregates."""
+    """The rows of `features.offline.history.compute`, computed by running aggregates."""
     running = RunningView(view)
     windows: dict[tuple[Any, ...], Window] = {}
     for event in events:

@@ -8,8 +8,8 @@ import pytest
 from features.catalog.card_activity import CARD_ACTIVITY
 from features.catalog.merchant_activity import MERCHANT_ACTIVITY
 from features.catalog.regional_demand import REGIONAL_DEMAND
-from features.history import compute, first_per_id
-from features.sample import Sample, sample
+from features.judge.sample import Sample, sample
+from features.offline.history import compute, first_per_id
 from features.view import FeatureView
 
 UNTIL = datetime(2026, 3, 4, 10, tzinfo=UTC)

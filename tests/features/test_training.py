@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.clock import to_millis
-from features.history import compute
-from features.training import FeatureRows, training_set, write_training_set
+from features.offline.history import compute
+from features.offline.training import FeatureRows, training_set, write_training_set
 from tests.features.rides import Ride, ride, table
 from tests.features.training_rows import (
     ACTIVITY,

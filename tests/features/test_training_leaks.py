@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from features.training import FeatureRows, training_set
+from features.offline.training import FeatureRows, training_set
 from tests.features.training_rows import DEMAND, MS, asked, entities, rows_of, window
 
 LABELS = [n % 2 for n in range(40)]

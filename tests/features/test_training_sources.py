@@ -11,7 +11,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from core.errors import InvalidInput, TooLarge, UnknownName
-from features.training import FeatureRows, Limits, training_set, write_training_set
+from features.offline.training import FeatureRows, Limits, training_set, write_training_set
 from tests.features.training_rows import ACTIVITY, ALL, DEMAND, asked, entities, only, oracle, rows_of, window
 
 

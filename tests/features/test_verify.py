@@ -9,8 +9,8 @@ import pytest
 
 from core.errors import UnknownName
 from features.aggregates import First, Last
-from features.history import compute
-from features.verify import verify
+from features.judge.verify import verify
+from features.offline.history import compute
 from features.view import Feature
 from tests.features.views import BEGIN, VIEW, swipe, table
 

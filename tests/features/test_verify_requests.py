@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import DeclarationError, UnknownName
-from features import rolling_requests
 from features.catalog.card_activity import CARD_ACTIVITY
 from features.catalog.regional_demand import REGIONAL_DEMAND
+from features.judge import rolling_requests
+from features.judge.requests import draw
+from features.judge.verify_requests import RequestReport, verify_requests
 from features.online.client import connect
 from features.online.memory import MemoryRollingStore
 from features.online.rows import ReadResult
-from features.requests import draw
-from features.verify_requests import RequestReport, verify_requests
 from features.view import FeatureView
 from tests.features.demand_events import NOON, as_table, event, streams
 from tests.features.feature_tables import feature_rows

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from core.clock import from_millis
 from core.errors import DeclarationError, UnknownName
 from features.catalog.regional_demand import REGIONAL_DEMAND
-from features.verify_windows import verify_windows
+from features.judge.verify_windows import verify_windows
 from features.view import FeatureView, Rolling
 from tests.features.demand_events import NOON, as_table, event, streams
 from tests.features.feature_tables import feature_rows

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from core.clock import from_millis
 from core.errors import DeclarationError, InvalidInput, UnknownName
 from features.compile import duckdb
-from features.history import compute
+from features.offline.history import compute
 from features.view import (
     Count,
     Cumulating,

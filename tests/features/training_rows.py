@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from core.clock import from_millis
-from features.training import FeatureRows, training_set
+from features.offline.training import FeatureRows, training_set
 from features.view import (
     Count,
     Feature,

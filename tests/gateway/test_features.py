@@ -15,8 +15,8 @@ from core.clock import ManualClock
 from core.errors import InvalidInput
 from core.telemetry.metrics import REGISTRY
 from features.online.client import connect, connect_async
+from features.online.reading import AsyncFeatureReading
 from features.online.rolling import RollingStore
-from features.reading import AsyncFeatureReading
 from gateway.client import GatewayClient
 from gateway.features import FeaturesEndpoint
 from gateway.keyring import Keyring

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from cli.java import java_parts
 from core.settings import Settings
 from core.telemetry.probe import Probe
-from features.history import compute, first_per_id
-from features.sample import sample
+from features.judge.sample import sample
+from features.offline.history import compute, first_per_id
 from features.times import millis
 from features.view import FeatureView
 from features.windows import Rolling
@@ -54,7 +54,7 @@ class Given:
 
     @classmethod
     def of(cls, view: FeatureView, *, rows: int, seed: int) -> "Given":
-        """Those of `features.sample`; what it means to be late is put in the partition of a newer event."""
+        """Those of `features.judge.sample`; what is to be late goes to the partition of a newer event."""
         now = datetime.now(UTC).replace(microsecond=0)
         made = sample(view, rows=rows, seed=seed, until=now)
         events, late = made.events.to_pylist(), set()

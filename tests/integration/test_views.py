@@ -15,7 +15,7 @@ import pytest
 from cli.features.verify import verified
 from core.errors import InvalidInput
 from core.settings import Settings
-from features.history import first_per_id
+from features.offline.history import first_per_id
 from features.view import FeatureView
 from features.windows import Rolling
 from jobs.engines import ENGINES, refusals

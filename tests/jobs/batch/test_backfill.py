@@ -19,12 +19,12 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from core.clock import ManualClock
 from core.errors import DeclarationError, InvalidInput, Unavailable
-from features import batch
-from features.batch import Span
 from features.enriched import enriched_record
 from features.feature_rows import features_topic, row_id
-from features.history import compute
-from features.training import FeatureRows, training_set
+from features.offline import batch
+from features.offline.batch import Span
+from features.offline.history import compute
+from features.offline.training import FeatureRows, training_set
 from features.view import Cumulating, FeatureView, Hopping, Rolling, Tumbling
 from features.windows import Window
 from jobs.batch import backfill as job
@@ -213,7 +213,7 @@ CHILD = """
     from datetime import timedelta
     from pathlib import Path
     sys.path.insert(0, {repository!r})
-    from features import batch
+    from features.offline import batch
     from tests.jobs.batch.test_backfill import SHAPES, every_feature, filled, rides, table, topic_of, Ride
     batch.SLICE = timedelta(minutes=5)
     view = every_feature(SHAPES[0])

@@ -16,10 +16,10 @@ from confluent_kafka.admin import NewTopic
 from core.clock import SystemClock, to_millis
 from core.errors import InvalidInput
 from core.settings import Settings, settings
-from features.batch import Span
 from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.feature_rows import features_topic, late_topic, row_id
-from features.history import compute
+from features.offline.batch import Span
+from features.offline.history import compute
 from jobs.batch.backfill import backfill
 from jobs.batch.correct import Corrected, CorrectedTopics, correct
 from jobs.batch.recorded import bounds, recorded

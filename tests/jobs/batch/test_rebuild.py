@@ -14,13 +14,13 @@ import redis
 from core.clock import ManualClock, to_millis
 from core.errors import DeclarationError, Unavailable
 from features.feature_rows import feature_record
+from features.offline.out_of_core import Limits
 from features.online.client import connect
 from features.online.layout import layout_of
 from features.online.packed_reader import PackedReader
 from features.online.packed_redis import RedisPackedValues
 from features.online.packed_writer import PackedRow, PackedWriter
 from features.online.rolling import RollingStore
-from features.out_of_core import Limits
 from features.view import Count, Feature, FeatureView, Last, Mean, Sum, Tumbling
 from jobs.batch import rebuild as job
 from jobs.batch.rebuild import rebuild_events, rebuild_windows

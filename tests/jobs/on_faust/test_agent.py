@@ -20,7 +20,7 @@ import pytest
 
 from core.settings import settings
 from features.feature_rows import row_id
-from features.history import compute, first_per_id
+from features.offline.history import compute, first_per_id
 from stack.local import Stack
 from tests.features.oracle import same
 from tests.jobs.on_faust.trips import DISORDER, MINUTE, TRIPS, Trip, job

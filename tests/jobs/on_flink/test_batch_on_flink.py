@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from core.settings import settings
-from features.batch import Span
 from features.compile.flink_batch import WindowedBatch
+from features.offline.batch import Span
 from jobs.batch.recorded import bounds
 from jobs.on_flink.batch import backfill_on_flink
 from tests.jobs.on_flink.live import java_parts

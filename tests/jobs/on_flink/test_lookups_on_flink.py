@@ -15,8 +15,8 @@ from core.settings import settings
 from features.catalog.merchant_activity import MERCHANT_ACTIVITY
 from features.compile.flink_windows import WindowedStream
 from features.feature_rows import features_topic, field_name, late_topic
-from features.history import compute
 from features.lookups import Lookup
+from features.offline.history import compute
 from features.view import Count, Feature, FeatureView, Sum, Tumbling, field
 from jobs.on_flink.submit import FlinkJob
 from schemas.avro import schema_text

@@ -12,7 +12,7 @@ from signal import SIGKILL
 import pytest
 
 from core.settings import settings
-from features.verify import VerifyReport, verify
+from features.judge.verify import VerifyReport, verify
 from jobs.on_flink.restore_points import restore_points
 from jobs.on_flink.submit import FlinkJob
 from stack.local import Stack

@@ -16,7 +16,7 @@ from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.compile.flink_windows import WindowedStream
 from features.feature_rows import features_topic, late_topic, row_id
 from features.filters import columns_of
-from features.history import compute
+from features.offline.history import compute
 from features.view import Count, Cumulating, Derived, Feature, FeatureView, Hopping, Tumbling, field
 from features.windows import Windowed
 from schemas.catalog.user_events import UserEvent

@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import InvalidInput
 from features.catalog.card_activity import CARD_ACTIVITY
-from features.history import compute
+from features.offline.history import compute
 from jobs.sources.generated import FRAUD_SHARE, LABEL, generate
 from schemas.catalog.transactions import Transaction
 from schemas.codec import arrow_schema

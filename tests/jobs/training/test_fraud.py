@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import MillstreamError, ModelRefused
 from features.catalog.card_activity import CARD_ACTIVITY
-from features.history import compute
+from features.offline.history import compute
 from jobs.sources.generated import LABEL, SOURCE, generate
 from jobs.sources.slices import cut
 from jobs.training import fraud

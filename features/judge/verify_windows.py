@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 
 from core.clock import from_millis, to_millis
 from core.errors import DeclarationError, UnknownName
-from features.comparison import Bools
 from features.feature_rows import ENTITY, SEQUENCE, WINDOW_END, WINDOW_START, field_name
-from features.history import compute, first_per_id
+from features.judge.comparison import Bools
+from features.judge.verify import VerifyReport, differences_of, report_of, within
+from features.offline.history import compute, first_per_id
 from features.times import millis
-from features.verify import VerifyReport, differences_of, report_of, within
 from features.view import FeatureView
 from features.windows import Rolling
 from schemas.keys import entity_of
@@ -51,7 +51,7 @@ def verify_windows(
         raise DeclarationError(
             f"{view.name} has a row per event, not one per window",
             where=view.where,
-            mend="verify it with features.verify",
+            mend="verify it with features.judge.verify",
         )
     fields = tuple(field_name(name) for name in view.entity_fields)
     for name in ("tenant", ENTITY, *fields, WINDOW_START, WINDOW_END, SEQUENCE, *view.feature_names):

@@ -2,8 +2,8 @@
 
 The recorded events are fed to a store of the check's own, in memory or in Redis, and it is read as time goes
 on: near events, when they leave a window, long after the last one, for entities that never were, of every
-tenant. `features.rolling_requests` and `features.windowed_requests` say how, for the two shapes of views.
-What equal means says `features.comparison`.
+tenant. `rolling_requests` and `windowed_requests` say how, for the two shapes of views; what equal means says
+`comparison`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import redis
 
-from features.comparison import FeatureReport, compare
 from features.feature_rows import WINDOW_END
-from features.history import compute, first_per_id
+from features.judge.comparison import FeatureReport, compare
+from features.judge.requests import Answered
+from features.judge.rolling_requests import RollingRequests
+from features.judge.verify_windows import watermark_of, without_late
+from features.judge.windowed_requests import WindowedRequests
+from features.offline.history import compute, first_per_id
 from features.online.packed import fits
-from features.reading_columns import TYPES
-from features.requests import Answered
-from features.rolling_requests import RollingRequests
-from features.verify_windows import watermark_of, without_late
+from features.online.reading_columns import TYPES
 from features.view import Feature, FeatureView, Value
-from features.windowed_requests import WindowedRequests
 from features.windows import Rolling
 
 
@@ -65,7 +65,7 @@ def verify_requests(
     tenants of its own, which are gone afterwards; None: in memory. For a windowed view also rows: the feature
     rows of the stream (None: the judge's own, so that only the store is checked), late: the events of the
     late topic, lookups: the reference tables, watermark: how far the stream had come (see
-    `features.verify_windows`); windows that end later take no part.
+    `features.judge.verify_windows`); windows that end later take no part.
 
     Raises UnknownName for a missing column, DeclarationError for a view without an online form.
     """

@@ -2,7 +2,7 @@
 store, at their newest version and without a download.
 
     offline_store:
-        type: features.feast_history.MillstreamOfflineStore
+        type: features.on_feast.history.MillstreamOfflineStore
 
 Reads are Feast's own for DuckDB (through ibis); only how a table is opened is ours:
 
@@ -12,7 +12,7 @@ Reads are Feast's own for DuckDB (through ibis); only how a table is opened is o
     rolling   rows that came late have no features and are left out.
 
 Feast's historical joins know no disorder bound and no time to live of single features: training sets are
-`features.training`'s. Nothing is written: the tables are the stream's, whose Kafka offsets they hold.
+`features.offline.training`'s. Nothing is written: the tables are the stream's, whose Kafka offsets they hold.
 """
 
 from collections.abc import Callable
@@ -47,8 +47,8 @@ _WHERE = "Feast offline store"
 class MillstreamOfflineStoreConfig(FeastConfigBaseModel):
     """The section `offline_store` of a feature_store.yaml."""
 
-    type: Literal["features.feast_history.MillstreamOfflineStore"] = (
-        "features.feast_history.MillstreamOfflineStore"
+    type: Literal["features.on_feast.history.MillstreamOfflineStore"] = (
+        "features.on_feast.history.MillstreamOfflineStore"
     )
 
 
@@ -147,7 +147,7 @@ def open_history(source: DataSource, repo_path: str) -> ibis.Table:
         raise InvalidInput(
             f"{source.name} is no Delta table",
             where=_WHERE,
-            mend="apply the views with features.feast_repository",
+            mend="apply the views with features.on_feast.repository",
         )
     path = FileSource.get_uri_for_file_path(repo_path, source.path)
     try:

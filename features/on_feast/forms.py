@@ -158,7 +158,7 @@ def parse_form(text: str) -> Form:
         raise InvalidInput(
             f"the tag {FORM} is unreadable: {problem}",
             where="Feast registry",
-            mend="apply the view with features.feast_repository.apply",
+            mend="apply the view with features.on_feast.repository.apply",
         ) from problem
 
 

@@ -1,8 +1,9 @@
 """What late events change: the rows of a windowed view that have to be sent again, and with which values.
 
 A late event changes the windows that it is in, and those whose derived features look back at them
-(`features.reach`). Their rows are computed from all recorded events, and are sent where they differ from the
-newest that is known (integers exactly, doubles beyond the view's tolerance), with the next higher sequence.
+(`features.offline.reach`). Their rows are computed from all recorded events, and are sent where they differ
+from the newest that is known (integers exactly, doubles beyond the view's tolerance), with the next higher
+sequence.
 So what was corrected already is left alone, however often a late event is looked at.
 
 A window is due once a row of a window that ends later is known: the stream's clock has then passed its end,
@@ -18,15 +19,15 @@ import duckdb
 
 from core.clock import from_millis
 from core.errors import DeclarationError, InvalidInput
-from features.batch import Span, feature_rows, window_slices
 from features.compile import duckdb as compiled
 from features.compile.duckdb import WINDOW_END, WINDOW_START
 from features.compile.duckdb_values import TIME, quote
 from features.feature_rows import ENTITY, SEQUENCE
-from features.out_of_core import single_row
-from features.reach import look_back, reach
-from features.recorded_events import POSITION, RecordedEvents
-from features.tabular import Tabular, register
+from features.offline.batch import Span, feature_rows, window_slices
+from features.offline.out_of_core import single_row
+from features.offline.reach import look_back, reach
+from features.offline.recorded_events import POSITION, RecordedEvents
+from features.offline.tabular import Tabular, register
 from features.view import Feature, FeatureView
 from features.windows import Rolling, Windowed
 from schemas.keys import entity_sql

@@ -8,8 +8,8 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value as FeastValue
 
 from core.errors import InvalidInput
-from features.compile.feast_forms import TENANT
 from features.kinds import ValueKind
+from features.on_feast.forms import TENANT
 from features.online.packed import Value
 from features.online.rows import ReadResult
 from schemas.keys import entity_of

@@ -2,7 +2,7 @@
 that the stream writes and the gateway reads.
 
     online_store:
-        type: features.online.feast_store.MillstreamOnlineStore
+        type: features.on_feast.online_store.MillstreamOnlineStore
         url: redis://redis:6379/0     # left out: the address of Millstream's settings
 
 Reading: a windowed value that is missing or older than its time to live is null (Feast knows no empty values;
@@ -39,10 +39,10 @@ from redis.exceptions import RedisError
 from core.clock import Clock, SystemClock
 from core.errors import InvalidInput
 from core.settings import Redis, Settings, settings
-from features.compile.feast_forms import FORM, PackedForm, RollingForm, parse_form
 from features.kinds import ValueKind
+from features.on_feast.forms import FORM, PackedForm, RollingForm, parse_form
+from features.on_feast.values import FeastRow, key_of, packed_rows, rolling_row, value_of, version_of
 from features.online.client import connect, connect_async
-from features.online.feast_values import FeastRow, key_of, packed_rows, rolling_row, value_of, version_of
 from features.online.packed import PackedLayout
 from features.online.packed_reader import AsyncPackedReader, PackedReader
 from features.online.packed_redis import AsyncRedisPackedValues, RedisPackedValues, away
@@ -58,8 +58,8 @@ Given = tuple[EntityKey, dict[str, FeastValue], datetime, datetime | None]
 class MillstreamOnlineStoreConfig(FeastConfigBaseModel):
     """The section `online_store` of a feature_store.yaml."""
 
-    type: Literal["features.online.feast_store.MillstreamOnlineStore"] = (
-        "features.online.feast_store.MillstreamOnlineStore"
+    type: Literal["features.on_feast.online_store.MillstreamOnlineStore"] = (
+        "features.on_feast.online_store.MillstreamOnlineStore"
     )
     url: StrictStr | None = Field(None, description="Redis; None: the address of Millstream's settings")
 

@@ -17,13 +17,13 @@ from core.clock import ManualClock, from_millis
 from core.errors import UnknownName
 from core.ids import new_id
 from features.feature_rows import ENTITY, SEQUENCE, WINDOW_END
+from features.judge.requests import Answered, Key, Request, draw
 from features.online.layout import layout_of
 from features.online.packed_reader import PackedReader
 from features.online.packed_redis import RedisPackedValues
 from features.online.packed_values import MemoryPackedValues, PackedValues
 from features.online.packed_writer import PackedRow, PackedWriter
 from features.online.status import FeatureRead
-from features.requests import Answered, Key, Request, draw
 from features.times import millis
 from features.view import FeatureView, Value
 from schemas.keys import entity_of
@@ -33,9 +33,9 @@ _MS = timedelta(milliseconds=1)
 
 
 class WindowedRequests:
-    """`right`: the rows of `features.history.compute`. `rows`: what is fed, as
+    """`right`: the rows of `features.offline.history.compute`. `rows`: what is fed, as
     `features.feature_rows.feature_record` has it, `id` and the window's start not needed; None: the right
-    ones. `client`: see `features.verify_requests`."""
+    ones. `client`: see `features.judge.verify_requests`."""
 
     def __init__(
         self, view: FeatureView, right: pa.Table, rows: pa.Table | None, client: redis.Redis | None

@@ -1,8 +1,8 @@
 """The feature rows of a stretch of time from recorded events, slice by slice, out of core.
 
 Windows are aggregated from the events of their slice; derived features then read the windows of this slice
-and of as much before it as they look back (`features.reach`), so that every event is read about once however
-long that is. A rolling view reads the longest window of events before its slice again.
+and of as much before it as they look back (`features.offline.reach`), so that every event is read about once
+however long that is. A rolling view reads the longest window of events before its slice again.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,9 +18,9 @@ from features.compile import duckdb as compiled
 from features.compile.duckdb import WINDOW_END, WINDOW_START
 from features.compile.duckdb_values import TIME, quote
 from features.feature_rows import ENTITY, SEQUENCE, field_name
-from features.history import reference
-from features.reach import look_back
-from features.recorded_events import RecordedEvents
+from features.offline.history import reference
+from features.offline.reach import look_back
+from features.offline.recorded_events import RecordedEvents
 from features.view import FeatureView
 from features.windows import Rolling
 from schemas.keys import entity_sql
@@ -49,7 +49,7 @@ class Span:
 def register_lookups(
     connection: duckdb.DuckDBPyConnection, view: FeatureView, lookups: Mapping[str, pa.Table]
 ) -> None:
-    """Makes the reference tables readable. Raises UnknownName and InvalidInput as `features.history` does."""
+    """Makes the reference tables readable. Raises UnknownName and InvalidInput as `history.compute` does."""
     for lookup in view.lookups:
         connection.register(lookup.name, reference(view, lookup, lookups))
 

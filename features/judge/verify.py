@@ -1,7 +1,7 @@
 """The skew check: streamed feature values against the same view recomputed over the recorded events.
 
 The judge is DuckDB, over the first event per (tenant, id) minus those that the stream marked late: they are
-in no window. What equal means says `features.comparison`.
+in no window. What equal means says `features.judge.comparison`.
 A view built on integers differs only in the last bits of one division and one square root; sums of float
 columns depend on the order of addition, and their views declare a wider tolerance.
 """
@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from core.clock import to_millis
 from core.errors import DeclarationError, UnknownName
-from features.comparison import Bools, Differences, FeatureReport, compare
-from features.history import compute, first_per_id
+from features.judge.comparison import Bools, Differences, FeatureReport, compare
+from features.offline.history import compute, first_per_id
 from features.times import millis
 from features.view import FeatureView
 from features.windows import Rolling
@@ -75,7 +75,7 @@ def verify(
         raise DeclarationError(
             f"{view.name} has a row per window, the stream one per event",
             where=view.where,
-            mend="verify it with features.verify_windows",
+            mend="verify it with features.judge.verify_windows",
         )
     for name in (*view.feature_names, "tenant", "id", *view.entity_fields, view.time, LATE):
         if name not in streamed.column_names:

@@ -18,13 +18,13 @@ import feast
 from feast.repo_config import RepoConfig
 
 from core.settings import Settings
-from features.compile.feast import compile_feast
+from features.on_feast.compile import compile_feast
 from features.services import FeatureService
 from features.view import FeatureView
 
 PROJECT = "millstream"
-ONLINE_STORE = "features.online.feast_store.MillstreamOnlineStore"
-OFFLINE_STORE = "features.feast_history.MillstreamOfflineStore"
+ONLINE_STORE = "features.on_feast.online_store.MillstreamOnlineStore"
+OFFLINE_STORE = "features.on_feast.history.MillstreamOfflineStore"
 REGISTRY_CACHE_S = 60
 """How long a process may know an older state of the registry."""
 
@@ -64,7 +64,7 @@ def apply(
 ) -> None:
     """Put the definitions into the registry; what is there already under other names stays.
 
-    history and what is raised: `features.compile.feast.compile_feast`.
+    history and what is raised: `features.on_feast.compile.compile_feast`.
     """
     made = compile_feast(views, services, history=history)
     store.apply([*made.entities, *made.views, *made.services])

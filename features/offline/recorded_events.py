@@ -14,8 +14,8 @@ import duckdb
 from core.clock import from_millis
 from features.compile.duckdb_values import TIME, quote
 from features.kinds import COLUMN_KINDS
-from features.out_of_core import single_row
-from features.tabular import Columns, Tabular, register
+from features.offline.out_of_core import single_row
+from features.offline.tabular import Columns, Tabular, register
 from features.view import FeatureView
 
 POSITION = ("kafka_partition", "kafka_offset")

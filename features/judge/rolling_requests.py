@@ -19,11 +19,11 @@ import redis
 from core.clock import from_millis
 from core.ids import new_id
 from features.compile.duckdb_values import aggregate_sql, quote
+from features.judge.requests import Answered, Key, Request, draw
 from features.online.memory import MemoryRollingStore
 from features.online.rolling import RollingStore
 from features.online.status import FeatureRead
 from features.plain import plain
-from features.requests import Answered, Key, Request, draw
 from features.times import millis
 from features.view import Feature, FeatureView, Value
 
@@ -39,7 +39,7 @@ class _Store(Protocol):
 
 
 class RollingRequests:
-    """`events`: each once. `client`: see `features.verify_requests`."""
+    """`events`: each once. `client`: see `features.judge.verify_requests`."""
 
     def __init__(self, view: FeatureView, events: pa.Table, client: redis.Redis | None) -> None:
         self._view = view

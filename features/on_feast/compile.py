@@ -11,7 +11,7 @@ tags of the fields. What a feature computes is told in its description: Feast ru
 
 The batch source is the Delta table of the view's rows (`FileSource` with `DeltaFormat`), which Feast's own
 offline stores cannot read here: Dask takes every file in the folder, also those that a compaction replaced,
-and DuckDB's wants an extension from the network. `features.feast_history` reads it.
+and DuckDB's wants an extension from the network. `features.on_feast.history` reads it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,10 +27,10 @@ from feast.value_type import ValueType
 
 from core.errors import DeclarationError, UnknownName
 from core.ids import canonical_json
-from features.compile.feast_forms import FORM, TENANT, form_text
 from features.derived import Derived
 from features.feature_rows import WINDOW_END, field_name
 from features.kinds import ValueKind
+from features.on_feast.forms import FORM, TENANT, form_text
 from features.services import FeatureService
 from features.view import Feature, FeatureView
 from features.windows import Rolling

@@ -31,8 +31,8 @@ from core.errors import InvalidInput, UnknownName
 from features.compile.conditions import literal
 from features.compile.duckdb import WINDOW_END
 from features.compile.duckdb_values import SQL_TYPES, quote
-from features.out_of_core import DEFAULT, Limits, connected
-from features.tabular import Columns, Tabular, register
+from features.offline.out_of_core import DEFAULT, Limits, connected
+from features.offline.tabular import Columns, Tabular, register
 from features.view import Feature, FeatureView
 from features.windows import Rolling
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from features.feature_rows import field_name
 from features.kinds import ValueKind
+from features.offline.training import column_of
 from features.online.packed_columns import STATUS_TYPE, STATUSES
+from features.online.selection import Selection, entity_fields
 from features.online.status import FeatureRead
-from features.selection import Selection, entity_fields
-from features.training import column_of
 from features.view import FeatureView
 from schemas.keys import split_entity
 

@@ -26,10 +26,10 @@ from features.online.layout import layout_of
 from features.online.packed import PackedLayout
 from features.online.packed_reader import AsyncPackedReader, PackedReader
 from features.online.packed_redis import AsyncRedisPackedValues, RedisPackedValues, away
+from features.online.reading_columns import joined, rolling_columns
 from features.online.rolling import RollingStore
+from features.online.selection import Entity, Readable, Selection, keys_of
 from features.online.status import FeatureRead, Status
-from features.reading_columns import joined, rolling_columns
-from features.selection import Entity, Readable, Selection, keys_of
 from features.view import FeatureView, Value
 from features.windows import Rolling
 
@@ -186,7 +186,7 @@ class FeatureReading:
     def read_batch(
         self, tenant: str, selection: Selection, entities: Sequence[Entity], *, at: datetime | None = None
     ) -> pa.RecordBatch:
-        """One row per entity, in order; columns as `features.reading_columns.joined` says."""
+        """One row per entity, in order; columns as `features.online.reading_columns.joined` says."""
         keys = keys_of(selection, entities)
         when = self._views.check(selection, len(entities), at, None)
         parts: list[pa.RecordBatch] = []

@@ -1,0 +1,1 @@
+"""Feast: our views as its definitions, our stores behind its interfaces."""
