@@ -1,7 +1,7 @@
 """The online store against the Feast SDK with Feast's own Redis store, on one Redis: 48 double features.
 
     read_1, read_10, read_100  median time of a read of so many entities, each time others, to the same form:
-                               a dictionary of one entity, an Arrow table of several. Feast's
+                               values by name of 1 and 10, an Arrow table of 100. Feast's
                                `get_online_features(...).to_dict()` or `.to_arrow()` over ours
     coalesced_reads            reads a second of 128 coroutines: ours over one GET each with redis.asyncio,
                                which is left to unpack nothing
@@ -194,6 +194,8 @@ def _read(reader: PackedReader, peer: feast.FeatureStore, count: int) -> Ratio:
     found = peer.get_online_features(_REFERENCES, [{"device": one} for one in devices]).to_dict()
     ours = _columns(reader.read_batch(LAYOUT, TENANT, devices))
     require_equal(f"values of {count} entities", ours, {name: found[name] for name in NAMES})
+    named = [read.values for read in reader.read_many(LAYOUT, TENANT, devices)]
+    require_equal(f"values by name of {count}", ours, {name: [one[name] for one in named] for name in NAMES})
     tabled = peer.get_online_features(_REFERENCES, [{"device": one} for one in devices]).to_arrow()
     require_equal(f"columns of {count} entities", ours, {n: tabled.column(n).to_pylist() for n in NAMES})
     return compare(
@@ -206,6 +208,10 @@ def _read(reader: PackedReader, peer: feast.FeatureStore, count: int) -> Ratio:
 
 
 _REFERENCES = [f"device_means:{name}" for name in NAMES]
+
+
+_COLUMNAR_FROM = 32
+"""From so many entities on both sides give Arrow's columns; below, values by name, as services read them."""
 
 
 def _devices(count: int, *, seed: int) -> list[list[str]]:
@@ -223,10 +229,13 @@ def _ours(reader: PackedReader, count: int) -> Measure:
     def one(devices: list[str]) -> object:
         return reader.read(LAYOUT, TENANT, devices[0]).values
 
-    def several(devices: list[str]) -> object:
+    def few(devices: list[str]) -> object:
+        return [read.values for read in reader.read_many(LAYOUT, TENANT, devices)]
+
+    def many(devices: list[str]) -> object:
         return reader.read_batch(LAYOUT, TENANT, devices)
 
-    return _median(one if count == 1 else several, asked)
+    return _median(one if count == 1 else few if count < _COLUMNAR_FROM else many, asked)
 
 
 def _theirs(peer: feast.FeatureStore, count: int, *, turned: bool = True) -> Measure:
@@ -236,7 +245,7 @@ def _theirs(peer: feast.FeatureStore, count: int, *, turned: bool = True) -> Mea
         answer = peer.get_online_features(_REFERENCES, rows)
         if not turned:
             return answer
-        return answer.to_dict() if count == 1 else answer.to_arrow()
+        return answer.to_dict() if count < _COLUMNAR_FROM else answer.to_arrow()
 
     return _median(read, asked)
 

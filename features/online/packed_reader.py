@@ -121,7 +121,8 @@ class _Form:
         if len(empty) == len(self._layout.names):
             return empty.copy()
         values = self._codec.unpack(found) if isinstance(found, bytes) else found
-        return dict(zip(self._layout.names, values, strict=True)) | empty
+        named = dict(zip(self._layout.names, values, strict=True))
+        return named | empty if empty else named
 
     def _status(self, field: PackedField, age_ms: int) -> Status:
         if age_ms > self._layout.field_ttl_ms(field):
