@@ -61,6 +61,10 @@ class Flink(Section):
     checkpoint_interval_s: float = Field(30.0, gt=0)
     jobmanager_memory_mb: int = Field(700, ge=512)
     taskmanager_memory_mb: int = Field(900, ge=768)
+    second_compiler: bool = Field(
+        False,
+        description="let the local TaskManager compile hot code again: dearer for minutes, then cheaper",
+    )
     checkpoints: str | None = Field(None, description="checkpoint folder URI; default inside home")
 
     @property

@@ -15,7 +15,17 @@ from pathlib import Path
 from core.errors import StackError
 from core.settings import LOOPBACK
 from stack.artifacts import ArtifactCache
-from stack.service import SMALL_JVM, Port, Progress, Service, java, need_package, package_version, render
+from stack.service import (
+    SERIAL_COLLECTOR,
+    SMALL_JVM,
+    Port,
+    Progress,
+    Service,
+    java,
+    need_package,
+    package_version,
+    render,
+)
 from stack.unit import Probe, Unit
 
 JOBMANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
@@ -75,10 +85,11 @@ class Memory:
         heap = self.jobmanager_heap
         return [f"-Xmx{heap}m", "-Xms64m", f"-XX:MaxMetaspaceSize={self.JM_METASPACE}m", *SMALL_JVM]
 
-    def taskmanager_options(self) -> list[str]:
+    def taskmanager_options(self, *, second_compiler: bool = False) -> list[str]:
         heap, direct = self.TM_FRAMEWORK + self.task_heap, self.TM_FRAMEWORK + self.TM_NETWORK
         options = [f"-Xmx{heap}m", "-Xms128m", f"-XX:MaxMetaspaceSize={self.TM_METASPACE}m"]
-        return [*options, f"-XX:MaxDirectMemorySize={direct}m", *SMALL_JVM]
+        small = (SERIAL_COLLECTOR,) if second_compiler else SMALL_JVM
+        return [*options, f"-XX:MaxDirectMemorySize={direct}m", *small]
 
 
 class Flink(Service):
@@ -150,7 +161,10 @@ class Flink(Service):
             health=Probe("http", f"{rest}/overview"),
         )
         taskmanager = self._unit(
-            self._command(TASKMANAGER, self.memory.taskmanager_options()),
+            self._command(
+                TASKMANAGER,
+                self.memory.taskmanager_options(second_compiler=self.settings.flink.second_compiler),
+            ),
             part="taskmanager",
             env={**self._environment, "MALLOC_ARENA_MAX": "2"},  # RocksDB fragments glibc's many arenas
             health=Probe("taskmanager-heartbeat", rest),

@@ -22,7 +22,8 @@ from stack.probes import Answer, ask
 from stack.unit import Kind, Probe, Unit
 
 PATIENCE_S = 300.0
-SMALL_JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+SERIAL_COLLECTOR = "-XX:+UseSerialGC"
+SMALL_JVM = (SERIAL_COLLECTOR, "-XX:TieredStopAtLevel=1")
 """For a JVM beside others on a laptop: the second compiler took a sixth of a core for minutes and 100 MB."""
 TEMPLATES = Path(__file__).resolve().parents[1] / "flink-conf"
 

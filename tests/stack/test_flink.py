@@ -92,3 +92,11 @@ def test_every_address_is_loopback_and_state_lies_in_the_data_folder(tmp_path: P
     assert rendered["state.backend.type"] == "rocksdb"
     assert rendered["execution.checkpointing.externalized-checkpoint-retention"] == "RETAIN_ON_CANCELLATION"
     assert "$" not in (service.conf / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_only_the_taskmanager_may_have_the_second_compiler(tmp_path: Path, second: bool) -> None:
+    given = FlinkSettings(second_compiler=second)
+    jobmanager, taskmanager = Flink(Settings(home=tmp_path, flink=given)).units()
+    assert "-XX:TieredStopAtLevel=1" in jobmanager.argv
+    assert ("-XX:TieredStopAtLevel=1" not in taskmanager.argv) == second

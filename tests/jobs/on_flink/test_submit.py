@@ -1,5 +1,6 @@
 """What is handed to Flink: the job's settings, the patched plan, the properties file."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,14 @@ import pytest
 
 from core.errors import DeclarationError, InvalidInput
 from core.settings import Flink, Settings
+from features.catalog.regional_demand import REGIONAL_DEMAND
+from features.compile.flink_windows import WindowedStream
+from features.feature_rows import features_topic, late_topic
 from jobs.on_flink.java_parts import JavaParts
 from jobs.on_flink.restore_points import RestorePoint
 from jobs.on_flink.stream import Replay, format_offsets, parse_offsets
 from jobs.on_flink.submit import FlinkJob, java_security, properties, with_state_ttl
+from schemas.topic import Topic
 from tests.jobs.on_flink.payments import Names
 
 
@@ -36,6 +41,22 @@ def test_the_job_goes_by_its_lineage_and_keeps_its_state_there(tmp_path: Path) -
     assert conf["execution.checkpointing.dir"] == f"file://{tmp_path}/flink/checkpoints/{made.name}"
     assert conf["pipeline.jars"] == "file:///cache/ours.jar;file:///cache/kafka.jar"
     assert "execution.state-recovery.path" not in conf
+
+
+def test_rows_that_are_waited_for_are_handed_on_at_once_and_windows_gathered(tmp_path: Path) -> None:
+    gathers = "execution.buffer-timeout.interval", "state.backend.rocksdb.writebuffer.size"
+    rolling = job(tmp_path)
+    windowed = replace(rolling, stream=windowed_stream())
+    assert [rolling.configuration(None)[name] for name in gathers] == ["0 ms", "256 kb"]
+    assert [windowed.configuration(None)[name] for name in gathers] == ["50 ms", "2 mb"]
+
+
+def windowed_stream() -> WindowedStream:
+    view = REGIONAL_DEMAND
+    kept: Any = {"partitions": 1, "retention": timedelta(days=1)}
+    source = Topic("unit.demand.events.v1", view.source, **kept)
+    rows, late = features_topic("unit", view, **kept), late_topic("unit", view, **kept)
+    return WindowedStream("unit", source, view, rows, late)
 
 
 def test_a_restore_point_is_claimed(tmp_path: Path) -> None:
