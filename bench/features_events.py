@@ -19,7 +19,7 @@ MINUTE = timedelta(minutes=1)
 BEGIN_MS = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1000)
 SPACING_MS = 12
 PER_MINUTE = 5_000
-REGIONS, TENANTS, PARTITIONS = 50, 2, 4
+REGIONS, TENANTS, PARTITIONS = 50, 2, 1
 ROWS_PER_MINUTE = REGIONS * TENANTS
 KINDS = ("search", "search", "search", "booking", "cancel")
 

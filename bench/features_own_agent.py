@@ -1,4 +1,4 @@
-"""The Faust agent of the feature engines' benchmark: `python -m bench.features_faust DOMAIN`."""
+"""Our own Faust agent in the feature engines' benchmark: `python -m bench.features_own_agent DOMAIN`."""
 
 import sys
 
