@@ -42,7 +42,7 @@ from core.settings import settings
 from core.telemetry.probe import Probe
 from features.compile.flink_windows import WindowedStream
 from features.feature_rows import row_id
-from features.history import compute
+from features.offline.history import compute
 from jobs.on_flink.java_parts import JavaParts
 from jobs.on_flink.keeper import keep
 from jobs.on_flink.submit import FlinkJob

@@ -73,8 +73,9 @@ def event(number: int, at: datetime, **changes: Any) -> dict[str, Any]:
 
 
 def send(http: httpx.Client, events: list[dict[str, Any]]) -> None:
-    for start in range(0, len(events), 20):
-        answer = http.post("/events", json=events[start : start + 20])
+    """One after the other: their time runs faster than the wall clock, and a tick must not overtake them."""
+    for one in events:
+        answer = http.post("/events", json=one)
         assert answer.status_code == 202, answer.text
 
 
