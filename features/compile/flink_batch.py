@@ -2,7 +2,8 @@
 
 What differs from the stream (`features.compile.flink_windows`) is what comes before the windows: the source
 ends, there is no watermark and so nothing is late, and of repeats the one at the lowest (partition, offset)
-counts. Only the windows that end in the span come out.
+counts. Only the windows that end in the span come out. Views whose features look back at other windows are
+refused: in batch mode Flink 2.3 generates a comparison for ranges of time that does not compile.
 """
 
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from features.compile.flink_columns import quote, text
 from features.compile.flink_windows import ROWS, WindowedStream, insert_rows, views
 from features.feature_rows import WINDOW_END
 from features.offline.batch import Span
+from features.offline.reach import look_back
 from features.view import FeatureView
 from schemas.topic import Topic
 
@@ -49,6 +51,15 @@ class WindowedBatch:
     stream: WindowedStream
     span: Span
     until: Mapping[int, int]
+
+    def __post_init__(self) -> None:
+        if look_back(self.view):
+            raise DeclarationError(
+                f"Flink's batch mode cannot run {self.view.name} v{self.view.version}: its features look "
+                "back at other windows",
+                where=self.view.where,
+                mend="backfill it with DuckDB; Flink 2.3 cannot compile ranges of time in batch mode",
+            )
 
     @property
     def pipeline(self) -> str:

@@ -69,7 +69,7 @@ def backfill_on_flink(
             if state in ("FAILED", "CANCELED"):
                 raise StackError(
                     f"the backfill has {state.lower()}",
-                    where=f"job {job.name}: {rest.root_cause(id)[:1000]}",
+                    where=f"job {job.name}: {_causes(rest.root_cause(id))}",
                     mend="look at the JobManager's log, and run it again",
                 )
             if time.monotonic() > deadline:
@@ -78,3 +78,9 @@ def backfill_on_flink(
             time.sleep(_POLL_S)
     finally:
         rest.close()
+
+
+def _causes(trace: str) -> str:
+    """The first line and what it was caused by, without the stack in between."""
+    lines = trace.splitlines()
+    return " | ".join([*lines[:1], *(line for line in lines if line.startswith("Caused by"))])[:1000]
