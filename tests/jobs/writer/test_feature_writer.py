@@ -32,7 +32,8 @@ from tests.jobs.writer.deployed import OnTopics, Running, until
 pytestmark = pytest.mark.services
 
 REGIONS = ("north", "s|%", "ü")
-NOW = datetime.now(UTC).replace(second=0, microsecond=0)
+NOW = datetime(2026, 3, 4, tzinfo=UTC)
+"""The minute in which a test begins; see `minute`."""
 
 
 def plan_of(name: str) -> FeaturesPlan:
@@ -46,6 +47,12 @@ def plan_of(name: str) -> FeaturesPlan:
         rows=features_topic(name, view, **kept),
         late=late_topic(name, view, **kept),
     )
+
+
+@pytest.fixture(autouse=True)
+def minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values expire after two minutes: times count from the test, not from when this file was read."""
+    monkeypatch.setattr(f"{__name__}.NOW", datetime.now(UTC).replace(second=0, microsecond=0))
 
 
 @pytest.fixture
