@@ -1,6 +1,7 @@
 """`features verify`: what the stream and the online store say, against DuckDB over the raw events."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,29 +98,30 @@ def verified(
         raise InvalidInput(f"no engine can run it: {'; '.join(refused.values())}", where=plan.view.where)
     chosen = [name for name in engines or () if name not in refused]
     runs = []
-    for material in _materials(plan, chosen, tenant, rows, seed, len(engines or ()) > 0):
-        report = _judged(plan, material, since, until)
-        run = {
-            "engine": material.engine,
-            "recorded": material.recorded,
-            **_figures(report),
-            "corrections": material.corrections,
-            "ok": report.mismatched + report.missing + report.extra <= limit,
-        }
-        if request:
-            read = verify_requests(
-                plan.view,
-                material.events,
-                rows=material.streamed,
-                late=material.late,
-                lookups=material.lookups,
-                watermark=material.watermark,
-                client=connect(settings()),
-                seed=seed,
-            )
-            run["requests"] = _request_figures(read)
-            run["ok"] = run["ok"] and read.ok
-        runs.append(run)
+    with _services():
+        for material in _materials(plan, chosen, tenant, rows, seed, len(engines or ()) > 0):
+            report = _judged(plan, material, since, until)
+            run = {
+                "engine": material.engine,
+                "recorded": material.recorded,
+                **_figures(report),
+                "corrections": material.corrections,
+                "ok": report.mismatched + report.missing + report.extra <= limit,
+            }
+            if request:
+                read = verify_requests(
+                    plan.view,
+                    material.events,
+                    rows=material.streamed,
+                    late=material.late,
+                    lookups=material.lookups,
+                    watermark=material.watermark,
+                    client=connect(settings()),
+                    seed=seed,
+                )
+                run["requests"] = _request_figures(read)
+                run["ok"] = run["ok"] and read.ok
+            runs.append(run)
     return {
         "view": plan.view.name,
         "version": plan.view.version,
@@ -129,25 +131,30 @@ def verified(
     }
 
 
-def _materials(
-    plan: "Plan", engines: "list[str]", tenant: str | None, rows: int, seed: int, asked: bool
-) -> list[Material]:
+@contextmanager
+def _services() -> Iterator[None]:
+    """What a check needs, running; stopped afterwards where nothing ran before."""
     from cli.stack_commands import local_stack
     from stack.service import Silent
 
-    needed = {"kafka", "registry", "redis", "flink"}
     stack = local_stack(settings())
     ran = stack.running()
-    stack.up(only=needed, progress=Silent(), resume_jobs=False)
+    stack.up(only={"kafka", "registry", "redis", "flink"}, progress=Silent(), resume_jobs=False)
     try:
-        if not asked:
-            recorded = _recorded(plan, tenant)
-            if recorded is not None:
-                return [recorded]
-        return [_own(plan, engine, rows, seed) for engine in engines or ["flink"]]
+        yield
     finally:
         if not ran:
             stack.down()
+
+
+def _materials(
+    plan: "Plan", engines: "list[str]", tenant: str | None, rows: int, seed: int, asked: bool
+) -> list[Material]:
+    if not asked:
+        recorded = _recorded(plan, tenant)
+        if recorded is not None:
+            return [recorded]
+    return [_own(plan, engine, rows, seed) for engine in engines or ["flink"]]
 
 
 def _recorded(plan: "Plan", tenant: str | None) -> Material | None:
