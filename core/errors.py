@@ -12,6 +12,7 @@
     │   └── IncompatibleSchema    breaks the evolution rule          incompatible_schema (diff, rule)
     ├── Unavailable             the surroundings' fault, retry     503 + Retry-After
     │   ├── QueueFull             our own bound was reached          queue_full
+    │   ├── CircuitOpen           it failed too often, left alone    circuit_open
     │   ├── RateLimited           the caller's limit was reached     429 + Retry-After, rate_limited
     │   └── DeadlineExceeded      not in time                        deadline_exceeded
     ├── ModelError              the model's fault                  refused at load or failed at run time
@@ -145,6 +146,12 @@ class Unavailable(MillstreamError):
 
 class QueueFull(Unavailable):
     default_code = "queue_full"
+
+
+class CircuitOpen(Unavailable):
+    """A breaker lets no call through; after `retry_after_s` it lets one try."""
+
+    default_code = "circuit_open"
 
 
 class RateLimited(Unavailable):

@@ -15,7 +15,7 @@ import msgspec
 import redis.asyncio
 
 from core.clock import Clock, SystemClock
-from gateway.round_trips import Command, RoundTrips
+from pipelines.on_redis.round_trips import Command, RoundTrips
 from schemas.keys import key_of
 
 KEY = "millstream:accepted:"

@@ -14,8 +14,8 @@ from core.clock import Clock
 from core.errors import RateLimited, Unavailable
 from core.settings import Gateway
 from core.telemetry.metrics import counter
-from gateway.redis_limiter import RedisLimiter
 from operators.limits import InMemoryLimiter, Limit, Limiter, Refused
+from pipelines.on_redis.limiter import RedisLimiter
 from schemas.keys import key_of
 
 _LIMITED = counter("gateway_limited_total", "Requests refused because of a tenant's limit", ["pipeline"])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from core.errors import Unavailable
+from core.errors import CircuitOpen, Unavailable
 from operators.breaker import Breaker
 from operators.ports import FeatureReader
 
@@ -48,14 +48,19 @@ def fill_late(
         return Filled(batch, np.zeros(len(late), np.bool_), None)
     if reader is None:
         return Filled(batch, late.copy(), "no online store is configured")
-    if breaker.open:
+    try:
+        ticket = breaker.admit()
+    except CircuitOpen:
         return Filled(batch, late.copy(), "the online store was unreachable a moment ago")
     try:
         read = reader.read_rows(batch.take(pa.array(rows)))
     except Unavailable as error:
-        breaker.failed()
+        breaker.failed(ticket)
         return Filled(batch, late.copy(), f"online store: {error.what}"[:MAX_REASON])
-    breaker.succeeded()
+    except BaseException:
+        breaker.abandoned(ticket)
+        raise
+    breaker.succeeded(ticket)
     mask = pa.array(late)
     columns = list(batch.columns)
     for name in names:

@@ -1,6 +1,7 @@
 """Scoring: what a worker does with a decoded batch. No Kafka here: columns in, columns out."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -10,13 +11,14 @@ from core.clock import Clock, to_millis
 from core.telemetry.log import logger
 from jobs.worker import metrics
 from jobs.worker.results import Constants, Stages, no_reasons, reasons_column, result_batch
-from operators.breaker import Breaker
+from operators.breaker import Breaker, Breaking
 from operators.decide import Bands, decide
 from operators.fallback import Filled, fill_late
 from operators.infer import FailedRow, infer
 from operators.ports import FeatureReader, Matrix, Scorer
 
 _LOG = logger("worker.scoring")
+STORE_BREAKING = Breaking(failures=1, open_for=timedelta(seconds=1))
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Scoring:
         self.declared = declared
         self._clock = clock
         self._reader = reader
-        self._breaker = Breaker(clock)
+        self._breaker = Breaker(clock, STORE_BREAKING, name="online store")
         self._constants = Constants(declared.batch)
         self._inputs: tuple[str, pa.StringArray] = ("", pa.array([], pa.utf8()))
 

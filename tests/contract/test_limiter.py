@@ -11,8 +11,8 @@ import redis.asyncio
 from core.clock import ManualClock
 from core.errors import TooLarge
 from core.ids import new_id
-from gateway.redis_limiter import RedisLimiter
 from operators.limits import Allowed, InMemoryLimiter, Limit, Limiter, Refused
+from pipelines.on_redis.limiter import RedisLimiter
 from tests.features.redis_server import RedisServer, own_redis
 
 

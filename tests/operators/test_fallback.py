@@ -9,8 +9,10 @@ import pytest
 
 from core.clock import ManualClock
 from core.errors import Unavailable
-from operators.breaker import Breaker
+from operators.breaker import Breaker, Breaking
 from operators.fallback import fill_late
+
+ONE_FAILURE = Breaking(failures=1, open_for=timedelta(seconds=1))
 
 
 class Store:
@@ -34,7 +36,7 @@ LATE = np.array([False, True, False])
 
 def test_only_late_rows_are_read_and_filled() -> None:
     store = Store()
-    filled = fill_late(BATCH, LATE, ["count"], store, Breaker(ManualClock()))
+    filled = fill_late(BATCH, LATE, ["count"], store, Breaker(ManualClock(), ONE_FAILURE))
     assert store.asked == [[2]]
     assert filled.batch.to_pydict() == {"id": [1, 2, 3], "count": [7, 20, 9]}
     assert not filled.missing.any()
@@ -43,14 +45,14 @@ def test_only_late_rows_are_read_and_filled() -> None:
 
 def test_without_late_rows_the_store_is_not_asked() -> None:
     store = Store()
-    filled = fill_late(BATCH, np.zeros(3, bool), ["count"], store, Breaker(ManualClock()))
+    filled = fill_late(BATCH, np.zeros(3, bool), ["count"], store, Breaker(ManualClock(), ONE_FAILURE))
     assert store.asked == []
     assert filled.batch is BATCH
 
 
 @pytest.mark.parametrize("store", [None, Store(away=True)])
 def test_a_store_that_is_away_marks_the_late_rows(store: Store | None) -> None:
-    filled = fill_late(BATCH, LATE, ["count"], store, Breaker(ManualClock()))
+    filled = fill_late(BATCH, LATE, ["count"], store, Breaker(ManualClock(), ONE_FAILURE))
     assert filled.batch.equals(BATCH)
     assert filled.missing.tolist() == [False, True, False]
     assert filled.reason
@@ -58,7 +60,7 @@ def test_a_store_that_is_away_marks_the_late_rows(store: Store | None) -> None:
 
 def test_the_store_is_left_alone_for_a_while_after_a_failure_and_then_tried_again() -> None:
     clock, store = ManualClock(), Store(away=True)
-    breaker = Breaker(clock, rest=timedelta(seconds=1))
+    breaker = Breaker(clock, ONE_FAILURE)
     for _ in range(5):
         assert fill_late(BATCH, LATE, ["count"], store, breaker).missing.any()
     assert len(store.asked) == 1

@@ -15,7 +15,7 @@ Command = tuple[Any, ...]
 
 class RoundTrips:
     """While one pipeline is on its way, the commands of other requests gather for the next, so that a busy
-    gateway pays for few round trips. After a failure the next `rest_s` seconds are answered Unavailable
+    process pays for few round trips. After a failure the next `rest_s` seconds are answered Unavailable
     without asking: an outage costs one pipeline a timeout, not every request.
 
     `where` and `code` are those of the Unavailable. Belongs to the event loop that uses it first.

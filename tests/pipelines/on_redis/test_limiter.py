@@ -12,8 +12,8 @@ from hypothesis import given
 
 from core.errors import Unavailable
 from core.ids import new_id
-from gateway.redis_limiter import KEY, SCRIPT, RedisLimiter
 from operators.limits import Allowed, Limit, Refused
+from pipelines.on_redis.limiter import KEY, SCRIPT, RedisLimiter
 from tests.features.redis_server import RedisServer, own_redis
 from tests.operators.token_bucket import STEP, TokenBucket, takings
 

@@ -5,8 +5,8 @@ from datetime import timedelta
 import redis.asyncio
 
 from core.clock import Clock
-from gateway.round_trips import RoundTrips
 from operators.limits import GRAIN_S, Allowed, Limit, Refused
+from pipelines.on_redis.round_trips import RoundTrips
 
 KEY = "millstream:limit:"
 

@@ -1,0 +1,213 @@
+"""Cache of answers: in memory, then in a store that processes share, then the one who makes the answer.
+
+Equal questions that come at the same time are answered once (single flight). What was made is stored after
+the answer was given, never before. A hit in the shared store fills memory; a hit in memory is given to the
+shared store again where it may have lost it.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, Protocol
+
+from core.clock import Clock
+from core.errors import DeclarationError, Unavailable
+from core.ids import canonical_json, digest
+from core.telemetry.log import logger
+from core.telemetry.metrics import counter
+
+Where = Literal["memory", "shared", "joined", "miss"]
+
+_LOG = logger("cache")
+_ANSWERS = counter("cache_answers_total", "Answers by where they came from", ("cache", "where"))
+_LOST = counter("cache_stores_lost_total", "Stores that the shared store did not take", ("cache",))
+ENTRY_BYTES = 256  # of a dictionary entry, its key and two numbers, about
+
+
+class SharedCache(Protocol):
+    """A store of bytes with a time to live, shared by processes."""
+
+    async def get(self, key: str) -> tuple[bytes, timedelta] | None:
+        """The value and how long it lives yet. Raises Unavailable."""
+        ...
+
+    async def put(self, key: str, value: bytes, ttl: timedelta, *, absent_only: bool = False) -> None:
+        """Raises Unavailable."""
+        ...
+
+    async def forget(self, key: str) -> None:
+        """Raises Unavailable."""
+        ...
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """`bytes` bounds memory; an answer above `largest` bytes is not kept. After `refill` a hit in memory is
+    offered to the shared store again. At most `stores` stores are under way; more are dropped and counted."""
+
+    ttl: timedelta = timedelta(minutes=5)
+    bytes: int = 64 * 1024 * 1024
+    largest: int = 1024 * 1024
+    refill: timedelta = timedelta(seconds=30)
+    stores: int = 1_000
+
+    def __post_init__(self) -> None:
+        if self.ttl <= timedelta(0) or not 0 < self.largest <= self.bytes or self.stores < 1:
+            raise DeclarationError(
+                f"a cache of {self.bytes} bytes, {self.largest} an answer, for {self.ttl}",
+                mend="give a positive time and 0 < largest <= bytes",
+            )
+
+
+@dataclass(frozen=True)
+class Cached:
+    """`joined`: another call was already making it."""
+
+    value: bytes
+    where: Where
+
+    @property
+    def hit(self) -> bool:
+        return self.where in ("memory", "shared")
+
+
+@dataclass
+class _Entry:
+    value: bytes
+    until: float
+    offered_at: float
+
+
+class ResponseCache:
+    """Answers by key (`answer_key`). Belongs to one event loop. `shared` may be away or None: then memory
+    alone counts, and no call waits for it longer than its own time-out."""
+
+    def __init__(
+        self, name: str, keeping: Keeping, *, clock: Clock, shared: SharedCache | None = None
+    ) -> None:
+        self._name = name
+        self._keeping = keeping
+        self._clock = clock
+        self._shared = shared
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._bytes = 0
+        self._flights: dict[str, tuple[asyncio.Task[Cached], list[int]]] = {}
+        self._stores: set[asyncio.Task[None]] = set()
+
+    async def get(self, key: str, make: Callable[[], Awaitable[bytes]]) -> Cached:
+        """The answer under `key`, made by `make` where there is none; raises what `make` raises, to all who
+        wait for it, and keeps nothing then. A making that nobody waits for any more is cancelled."""
+        found = self._remembered(key)
+        if found is None:
+            found = await self._join(key, make)
+        _ANSWERS.labels(self._name, found.where).inc()
+        return found
+
+    async def forget(self, key: str) -> None:
+        """Everywhere; a making that is under way still answers those who wait for it, and is kept."""
+        self._drop(key)
+        if self._shared is not None:
+            await self._shared.forget(key)
+
+    async def settled(self) -> None:
+        """All stores that were begun are done; for shutting down."""
+        while self._stores:
+            await asyncio.gather(*self._stores, return_exceptions=True)
+
+    def _remembered(self, key: str) -> Cached | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        now = self._clock.monotonic()
+        if now >= entry.until:
+            self._drop(key)
+            return None
+        self._entries.move_to_end(key)
+        if now - entry.offered_at >= self._keeping.refill.total_seconds():
+            entry.offered_at = now
+            self._later(key, entry.value, timedelta(seconds=entry.until - now), absent_only=True)
+        return Cached(entry.value, "memory")
+
+    async def _join(self, key: str, make: Callable[[], Awaitable[bytes]]) -> Cached:
+        flight = self._flights.get(key)
+        joined = flight is not None
+        if flight is None:
+            task = asyncio.get_running_loop().create_task(self._made(key, make), name=f"cache {self._name}")
+            flight = self._flights[key] = (task, [0])
+            task.add_done_callback(lambda ended: self._landed(key, ended))
+        task, waiting = flight
+        waiting[0] += 1
+        try:
+            found = await asyncio.shield(task)
+        finally:
+            waiting[0] -= 1
+            if not waiting[0] and not task.done():
+                self._landed(key, task)
+                task.cancel()
+        return Cached(found.value, "joined") if joined and not found.hit else found
+
+    def _landed(self, key: str, task: "asyncio.Task[Cached]") -> None:
+        flight = self._flights.get(key)
+        if flight is not None and flight[0] is task:
+            del self._flights[key]
+        if task.done() and not task.cancelled():
+            task.exception()  # it was raised to those who waited
+
+    async def _made(self, key: str, make: Callable[[], Awaitable[bytes]]) -> Cached:
+        if self._shared is not None:
+            try:
+                stored = await self._shared.get(key)
+            except Unavailable as error:
+                _LOG.debug("the shared cache is away", cache=self._name, error=error.what)
+            else:
+                if stored is not None:
+                    value, ttl = stored
+                    self._keep(key, value, ttl)
+                    return Cached(value, "shared")
+        value = await make()
+        if len(value) <= self._keeping.largest:
+            self._keep(key, value, self._keeping.ttl)
+            self._later(key, value, self._keeping.ttl, absent_only=False)
+        return Cached(value, "miss")
+
+    def _keep(self, key: str, value: bytes, ttl: timedelta) -> None:
+        self._drop(key)
+        now = self._clock.monotonic()
+        self._entries[key] = _Entry(value, now + min(ttl, self._keeping.ttl).total_seconds(), now)
+        self._bytes += len(value) + ENTRY_BYTES
+        while self._bytes > self._keeping.bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= len(entry.value) + ENTRY_BYTES
+
+    def _later(self, key: str, value: bytes, ttl: timedelta, *, absent_only: bool) -> None:
+        if self._shared is None:
+            return
+        if len(self._stores) >= self._keeping.stores:
+            _LOST.labels(self._name).inc()
+            return
+        store = self._store(self._shared, key, value, ttl, absent_only)
+        task = asyncio.get_running_loop().create_task(store, name=f"cache {self._name} store")
+        self._stores.add(task)
+        task.add_done_callback(self._stores.discard)
+
+    async def _store(
+        self, shared: SharedCache, key: str, value: bytes, ttl: timedelta, absent_only: bool
+    ) -> None:
+        try:
+            await shared.put(key, value, ttl, absent_only=absent_only)
+        except Unavailable as error:
+            _LOST.labels(self._name).inc()
+            _LOG.debug("the shared cache took no store", cache=self._name, error=error.what)
+
+
+def answer_key(*, tenant: str, pipeline: str, model_version: str, question: object) -> str:
+    """The key of an answer. `question` is JSON as Python values; equal ones have equal keys, whatever the
+    order of their fields. Another version of the model has other keys, so a swap forgets nothing."""
+    asked = canonical_json([pipeline, model_version, question])
+    return f"{tenant}:{digest(asked)}"
