@@ -4,13 +4,17 @@ Besides the record's columns each row has `kafka_partition`, `kafka_offset` and 
 time of the enriched message). The table's log keeps, per Kafka partition, the next offset to read.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
+from confluent_kafka import Message
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
 from core.errors import UnknownName
+from schemas.topic import Topic
 
 DATE = "date"
 POSITION_COLUMNS = ("kafka_partition", "kafka_offset", "enriched_at")
@@ -24,6 +28,31 @@ def offline_path(root: Path, topic: str) -> Path:
 def application_id(table: str, topic: str, partition: int) -> str:
     """Under which name the table's log keeps the offset of a partition."""
     return f"{table}:{topic}:{partition}"
+
+
+def stored_offsets(table: DeltaTable, topic: Topic) -> dict[int, int]:
+    """Per partition the next offset to read, as of the version that the handle has; 0 where none is kept."""
+    name = Path(table.table_uri).name
+    return {
+        number: table.transaction_version(application_id(name, topic.name, number)) or 0
+        for number in range(topic.partitions)
+    }
+
+
+def positioned(batch: pa.RecordBatch, messages: Sequence[Message], time: str) -> pa.RecordBatch:
+    """The rows with where and when their messages came to Kafka, and the date by the column `time`."""
+    places: dict[str, list[int | None]] = {
+        "kafka_partition": [message.partition() for message in messages],
+        "kafka_offset": [message.offset() for message in messages],
+        "enriched_at": [message.timestamp()[1] for message in messages],
+    }
+    types = (pa.int32(), pa.int64(), pa.timestamp("ms", tz="UTC"))
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    columns |= {
+        name: pa.array(values, type_) for (name, values), type_ in zip(places.items(), types, strict=True)
+    }
+    columns[DATE] = pc.cast(batch.column(time), pa.date32())
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
 
 def read_offline(root: Path, topic: str) -> pa.Table:

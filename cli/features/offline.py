@@ -70,11 +70,11 @@ def register(group: typer.Typer) -> None:
         from features.online.rolling import RollingStore
         from features.windows import Rolling
         from jobs.batch.rebuild import rebuild_events, rebuild_windows
-        from jobs.batch.recorded import recorded
+        from pipelines import recorded
 
         plan, client = plan_of(view), connect(settings())
         with TemporaryDirectory(prefix="rebuild-") as folder:
-            rows = recorded(output_of(plan), settings(), Path(folder)).tables
+            rows = recorded.tables(output_of(plan), settings(), Path(folder)).tables
             if isinstance(plan.view.window, Rolling):
                 found = rebuild_events(plan.view, rows, RollingStore(client, plan.view), clock=SystemClock())
             else:
@@ -146,7 +146,7 @@ def register(group: typer.Typer) -> None:
         """Join features to entities as of each entity's time: every row comes back, none sees its future."""
         from features.offline.training import FeatureRows, write_training_set
         from features.online.selection import Readable
-        from jobs.batch.recorded import recorded
+        from pipelines import recorded
         from pipelines.load import load_plans, load_services
 
         if (service is None) == (not feature):
@@ -157,7 +157,7 @@ def register(group: typer.Typer) -> None:
         with TemporaryDirectory(prefix="training-set-") as folder:
             sources = []
             for view, _ in selection:
-                found = recorded(output_of(plans[view.name]), settings(), Path(folder)).tables
+                found = recorded.tables(output_of(plans[view.name]), settings(), Path(folder)).tables
                 if not found:
                     raise InvalidInput(
                         f"nothing is recorded of {view.name}",
@@ -178,7 +178,7 @@ def register(group: typer.Typer) -> None:
 def _with_duckdb(plan: "Plan", span: "Span") -> dict[str, Any]:
     from core.clock import SystemClock
     from jobs.batch.backfill import backfill
-    from jobs.batch.recorded import recorded
+    from pipelines import recorded
     from pipelines.references import tables
 
     with TemporaryDirectory(prefix="backfill-") as folder:
@@ -186,7 +186,7 @@ def _with_duckdb(plan: "Plan", span: "Span") -> dict[str, Any]:
             plan.view,
             output_of(plan),
             span,
-            recorded(plan.source, settings(), Path(folder)).tables,
+            recorded.tables(plan.source, settings(), Path(folder)).tables,
             root=settings().root,
             clock=SystemClock(),
             lookups=tables(plan.view, settings()),
@@ -198,8 +198,8 @@ def _with_flink(plan: "FeaturesPlan", span: "Span") -> dict[str, Any]:
     from cli.java import java_parts
     from features.compile.flink_batch import WindowedBatch
     from features.compile.flink_windows import WindowedStream
-    from jobs.batch.recorded import bounds
     from jobs.on_flink.batch import backfill_on_flink
+    from pipelines.recorded import bounds
 
     stream = WindowedStream(plan.pipeline, plan.source, plan.view, plan.rows, plan.late)
     _, until = bounds(plan.source, settings())

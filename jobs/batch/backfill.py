@@ -63,7 +63,7 @@ def backfill(
 ) -> Backfilled:
     """Compute the view's rows of `span` from `events` and add them to the table of `topic`: the view's
     features topic, of a rolling view its enriched topic. The events begin as long before the span as the
-    view looks back; of `jobs.batch.recorded`, or files of any kind.
+    view looks back; of `pipelines.recorded`, or files of any kind.
 
     Raises InvalidInput for a span whose windows may still be open (its end plus the disorder bound is not
     past), for an integer beyond 64 bits, and for what `features.offline.recorded_events` refuses; TooLarge

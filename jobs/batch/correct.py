@@ -28,8 +28,9 @@ from features.offline.history import integers_fit
 from features.offline.out_of_core import DEFAULT, Limits, connected
 from features.offline.recorded_events import RecordedEvents
 from features.view import FeatureView
-from jobs.batch.recorded import TIMEOUT_S, Recorded, recorded
 from jobs.writer.outbox import Outbox
+from pipelines import recorded
+from pipelines.recorded import TIMEOUT_S, Recorded
 from schemas.broker import consumer
 from schemas.codec import RecordCodec
 from schemas.keys import key_of
@@ -90,17 +91,17 @@ def correct(
             integers_fit(view),
         ):
             # In this order: every event of a window of which a later row is known is among the events then.
-            late = recorded(topics.late, settings, Path(folder), since=_committed(group, topics.late))
+            late = recorded.tables(topics.late, settings, Path(folder), since=_committed(group, topics.late))
             due, sent = NOTHING, 0
             if late.tables:
                 register_lookups(connection, view, lookups or {})
-                known = recorded(topics.rows, settings, Path(folder))
+                known = recorded.tables(topics.rows, settings, Path(folder))
                 work = Corrections(connection, view, late.tables, known.tables)
                 due = work.due()
                 if due.changed:
-                    events = recorded(topics.events, settings, Path(folder))
+                    events = recorded.tables(topics.events, settings, Path(folder))
                     _check_complete(connection, view, events, due)
-                    assert topics.rows.record is not None  # recorded() has refused it
+                    assert topics.rows.record is not None  # tables() has refused it
                     codec = RecordCodec(topics.rows.record, registry, topics.rows.subject)
                     query = work.rows(due, events.tables)
                     sent = _send(connection, query, topics.rows.name, codec, outbox)

@@ -51,7 +51,7 @@ def rebuild_windows(
 ) -> Rebuilt:
     """The newest row of each (tenant, entity), by (end of the window, sequence), as its packed value.
 
-    rows: of the view's features topic, or of its offline table (`jobs.batch.recorded` gives both as one).
+    rows: of the view's features topic, or of its offline table (`pipelines.recorded` gives both as one).
     Those older than the view's time to live are left out: Redis would have forgotten them. Raises what
     `features.offline.tabular` does, and Unavailable while Redis is away: call again.
     """

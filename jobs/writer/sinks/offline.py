@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ from core.telemetry.log import logger
 from jobs.writer.chunk import Chunk
 from jobs.writer.errors import Rewind
 from pipelines.compaction import compact
-from pipelines.offline import DATE, application_id, offline_path
+from pipelines.offline import DATE, application_id, offline_path, positioned
 from schemas.topic import Topic
 
 MOST_ROWS = 50_000  # rows held between two commits; at 500 bytes a row about 25 MB
@@ -90,7 +89,7 @@ class OfflineSink:
     def write(self, chunk: Chunk) -> None:
         if self._rows >= MOST_ROWS:
             self.commit()
-        batch = positioned(chunk, self._time)
+        batch = positioned(chunk.batch, chunk.messages, self._time)
         partitions = batch.column("kafka_partition").to_numpy()
         for partition in np.unique(partitions).tolist():
             rows = batch.filter(pa.array(partitions == partition))
@@ -189,18 +188,3 @@ class OfflineSink:
 
     def _application(self, partition: int) -> str:
         return application_id(self._path.name, self._topic, partition)
-
-
-def positioned(chunk: Chunk, time: str) -> pa.RecordBatch:
-    """The rows with where they lay in Kafka, when they came there, and the date of the event by `time`."""
-    messages: Sequence[Any] = chunk.messages
-    added = {
-        "kafka_partition": pa.array([message.partition() for message in messages], pa.int32()),
-        "kafka_offset": pa.array([message.offset() for message in messages], pa.int64()),
-        "enriched_at": pa.array(
-            [message.timestamp()[1] for message in messages], pa.timestamp("ms", tz="UTC")
-        ),
-        DATE: pc.cast(chunk.batch.column(time), pa.date32()),
-    }
-    columns = dict(zip(chunk.batch.schema.names, chunk.batch.columns, strict=True)) | added
-    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))

@@ -22,11 +22,10 @@ from features.offline.batch import Span
 from features.offline.history import compute
 from jobs.batch.backfill import backfill
 from jobs.batch.correct import Corrected, CorrectedTopics, correct
-from jobs.batch.recorded import bounds, recorded
 from jobs.writer.chunk import decode
 from jobs.writer.outbox import Outbox
 from jobs.writer.sinks.offline import OfflineSink
-from pipelines import recorded as whole_topic
+from pipelines import recorded
 from pipelines.offline import read_offline
 from schemas.avro import schema_text
 from schemas.broker import admin, consumer, producer
@@ -83,7 +82,7 @@ class Pipeline:
         return correct(VIEW, self.topics, self.settings, outbox, clock=SystemClock())
 
     def rows(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = whole_topic.read(self.topics.rows, self.settings).to_pylist()
+        found: list[dict[str, Any]] = recorded.read(self.topics.rows, self.settings).to_pylist()
         return found
 
     def newest(self) -> dict[tuple[str, str], dict[str, Any]]:
@@ -96,7 +95,7 @@ class Pipeline:
 
     def forget(self, topic: Topic, until: int) -> None:
         """What the topic's retention does: the first messages of each partition are gone."""
-        _, high = bounds(topic, self.settings)
+        _, high = recorded.bounds(topic, self.settings)
         places = [TopicPartition(topic.name, number, min(until, end)) for number, end in high.items()]
         client = admin(self.settings)  # kept until the answers are here
         for future in client.delete_records(places).values():
@@ -249,12 +248,12 @@ def test_the_offline_tables_and_the_rest_of_the_topics_are_one(pipeline: Pipelin
     pipeline.sunk(pipeline.topics.events, "occurred_at", 50)
     pipeline.sunk(pipeline.topics.rows, "window_end", 20)
     (tmp_path / "files").mkdir()
-    whole = recorded(pipeline.topics.events, pipeline.settings, tmp_path / "files")
+    whole = recorded.tables(pipeline.topics.events, pipeline.settings, tmp_path / "files")
     assert len(whole.tables) == 2
     assert pipeline.correct().sent > 0
     check(pipeline, events)
     pipeline.forget(pipeline.topics.events, 45)
-    assert recorded(pipeline.topics.events, pipeline.settings, tmp_path / "files").gone == {}
+    assert recorded.tables(pipeline.topics.events, pipeline.settings, tmp_path / "files").gone == {}
     assert pipeline.correct().sent == 0
 
 
@@ -273,7 +272,7 @@ def test_events_that_are_gone_are_missed_and_not_taken_for_none(pipeline: Pipeli
 def test_a_backfill_from_a_recorded_topic(pipeline: Pipeline, tmp_path: Path) -> None:
     events = demand(400)
     pipeline.send(pipeline.topics.events, as_table([*events, *events[:50]]), "region")
-    found = recorded(pipeline.topics.events, pipeline.settings, tmp_path)
+    found = recorded.tables(pipeline.topics.events, pipeline.settings, tmp_path)
     span = Span(events[0].occurred_at - DAY, BEGIN + DAY)
     done = backfill(
         VIEW, pipeline.topics.rows, span, found.tables, root=pipeline.settings.root, clock=SystemClock()

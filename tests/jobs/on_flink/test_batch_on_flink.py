@@ -13,8 +13,8 @@ from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.compile.flink_batch import WindowedBatch
 from features.offline.batch import Span
 from features.view import FeatureView
-from jobs.batch.recorded import bounds
 from jobs.on_flink.batch import backfill_on_flink
+from pipelines.recorded import bounds
 from tests.jobs.on_flink.live import java_parts
 from tests.jobs.on_flink.test_windows_on_flink import (
     BEGIN,
