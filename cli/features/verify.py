@@ -98,7 +98,7 @@ def verified(
         raise InvalidInput(f"no engine can run it: {'; '.join(refused.values())}", where=plan.view.where)
     chosen = [name for name in engines or () if name not in refused]
     runs = []
-    with _services():
+    with _services(flink=not chosen or "flink" in chosen):
         for material in _materials(plan, chosen, tenant, rows, seed, len(engines or ()) > 0):
             report = _judged(plan, material, since, until)
             run = {
@@ -132,14 +132,18 @@ def verified(
 
 
 @contextmanager
-def _services() -> Iterator[None]:
+def _services(*, flink: bool) -> Iterator[None]:
     """What a check needs, running; stopped afterwards where nothing ran before."""
     from cli.stack_commands import local_stack
     from stack.service import Silent
 
     stack = local_stack(settings())
     ran = stack.running()
-    stack.up(only={"kafka", "registry", "redis", "flink"}, progress=Silent(), resume_jobs=False)
+    stack.up(
+        only={"kafka", "registry", "redis", *({"flink"} if flink else ())},
+        progress=Silent(),
+        resume_jobs=False,
+    )
     try:
         yield
     finally:
@@ -158,7 +162,8 @@ def _materials(
 
 
 def _recorded(plan: "Plan", tenant: str | None) -> Material | None:
-    """What the deployed pipeline computed; None where nothing is recorded."""
+    """What the deployed pipeline computed; None where nothing is recorded, or the pipeline was never applied.
+    Raises Unavailable while Kafka or the registry is away."""
     from cli.features.offline import output_of
     from core.errors import Unavailable
     from features.judge.verify_windows import without_corrections
@@ -167,8 +172,10 @@ def _recorded(plan: "Plan", tenant: str | None) -> Material | None:
 
     try:
         events = recorded.read(plan.source, settings(), tenant=tenant)
-    except Unavailable:  # not applied yet
-        return None
+    except Unavailable as problem:
+        if problem.code == recorded.ABSENT:  # not applied yet
+            return None
+        raise
     if not events.num_rows:
         return None
     streamed, late, corrections = recorded.read(output_of(plan), settings(), tenant=tenant), None, 0

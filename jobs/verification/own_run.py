@@ -29,6 +29,8 @@ from core.errors import StackError, Unavailable
 from core.settings import Settings
 from core.telemetry.probe import Probe
 from features.judge.sample import Sample, sample
+from features.judge.verify import verify
+from features.judge.verify_windows import verify_windows
 from jobs.on_flink.java_parts import JavaParts
 from jobs.on_flink.keeper import keep
 from jobs.on_flink.stream import stream_of
@@ -45,10 +47,17 @@ from schemas.topic import Topic
 
 QUIET = timedelta(seconds=3)
 """A silent partition is held for half of this: recorded time runs faster than the wall clock."""
-READY_S, OUT_S, STILL_S = 180.0, 180.0, 8.0
+READY_S = 180.0
+STILL_S = 2.0
+"""So long nothing more may come out after all did: a row that comes twice comes with the others."""
+LOST_S = 120.0
+"""What a running stream has not sent after so long without any other row, it has lost."""
+OUT_S = 900.0
 
-Running = Callable[[Plan, str], AbstractContextManager[None]]
-"""Runs the stream of the shadow of a plan that has this name, from ready to stopped."""
+Ready = Callable[[], bool]
+Running = Callable[[Plan, str], AbstractContextManager[Ready]]
+"""Runs the stream of the shadow of a plan that has this name, from ready to stopped; what it gives says
+whether the stream runs."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,11 @@ class Run:
 
 
 def record(plan: Plan, settings: Settings, running: Running, *, rows: int, seed: int) -> Run:
-    """Send about `rows` events (`features.judge.sample`) and wait until nothing more comes out.
+    """Send about `rows` events (`features.judge.sample`) and wait until each is accounted for: it came out,
+    in each of its windows that the newest event closes, or as late.
 
-    Raises Unavailable when Kafka, the registry or the engine do not answer.
+    What a running stream does not send for two minutes is taken for lost: the judge says so. Raises
+    Unavailable when Kafka, the registry or the engine do not answer, or after a quarter of an hour.
     """
     name = shadow_name()
     shadow = shadow_of(plan, name)
@@ -76,24 +87,16 @@ def record(plan: Plan, settings: Settings, running: Running, *, rows: int, seed:
     with made(stream_topics(shadow), settings):
         for lookup in shadow.view.lookups:
             references.write(lookup, given.references[lookup.name], settings)
-        with running(plan, name):
+        with running(plan, name) as ready:
             send(shadow.source, given.events, settings)
-            _wait_for_all(shadow, given, settings)
-        events = recorded.read(shadow.source, settings)
-        return Run(
-            events=events,
-            streamed=recorded.read(_output(shadow), settings),
-            late=recorded.read(shadow.late, settings) if isinstance(shadow, FeaturesPlan) else None,
-            references=given.references,
-            until=pc.max(events.column(plan.view.time)).as_py(),
-        )
+            return _all_of(shadow, given, settings, ready)
 
 
 def flink(settings: Settings, java: JavaParts) -> Running:
     """The plan's Flink job, kept as in production, its state thrown away at the end."""
 
     @contextmanager
-    def running(plan: Plan, name: str) -> Iterator[None]:
+    def running(plan: Plan, name: str) -> Iterator[Ready]:
         job = FlinkJob(stream_of(shadow_of(plan, name)), settings, java)
         probe, stopping = Probe(), threading.Event()
         keeper = threading.Thread(
@@ -102,7 +105,7 @@ def flink(settings: Settings, java: JavaParts) -> Running:
         keeper.start()
         try:
             _until(lambda: probe.readiness()[0], READY_S, f"the Flink job {job.name} does not run")
-            yield
+            yield lambda: probe.readiness()[0]
         finally:
             stopping.set()
             keeper.join(60)
@@ -117,7 +120,7 @@ def faust(settings: Settings) -> Running:
     """The plan's Faust agent in a process of its own."""
 
     @contextmanager
-    def running(plan: Plan, name: str) -> Iterator[None]:
+    def running(plan: Plan, name: str) -> Iterator[Ready]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -144,7 +147,7 @@ def faust(settings: Settings) -> Running:
 
             try:
                 _until(ready, READY_S, f"the Faust agent of {plan.view.name} is not ready")
-                yield
+                yield ready
             finally:
                 process.terminate()
                 try:
@@ -196,20 +199,59 @@ def _output(plan: Plan) -> Topic:
     raise StackError(f"no output of a {type(plan).__name__}")
 
 
-def _wait_for_all(plan: Plan, given: Sample, settings: Settings) -> None:
-    """Until the outputs stand still for eight seconds: of a rolling view, not before each event came out."""
-    ids = {*zip(*(given.events.column(name).to_pylist() for name in ("tenant", "id")), strict=True)}
-    least = len(ids) if isinstance(plan, ScoringPlan) else 1
-    seen: list[int] = [-1]
-    since = [time.monotonic()]
+def _all_of(plan: Plan, given: Sample, settings: Settings, ready: Ready) -> Run:
+    """What is recorded, once nothing is missing and nothing more comes."""
+    begun = changed_at = time.monotonic()
+    counts: list[int] = []
+    looked, missing = False, -1
+    while True:
+        found = [sum(recorded.ends(topic, settings).values()) for topic in _outputs(plan)]
+        now = time.monotonic()
+        if found != counts:
+            counts, changed_at, looked = found, now, False
+        lost = now - changed_at >= LOST_S
+        if lost or (not looked and now - changed_at >= STILL_S):
+            run, looked = _recorded(plan, given, settings), True
+            missing = _missing(plan, run)
+            if not missing or (lost and ready()):
+                return run
+        if lost or now - begun > OUT_S:
+            raise Unavailable(
+                f"{plan.view.name}: not all that was sent came out, {missing} rows are missing; nothing "
+                f"more came for {now - changed_at:.0f} s; the stream {'runs' if ready() else 'does not run'}",
+                where=plan.source.name,
+                mend="see `millstream logs`, and run it again",
+            )
+        time.sleep(0.1)
 
-    def still() -> bool:
-        count = sum(recorded.ends(_output(plan), settings).values())
-        if count != seen[0]:
-            seen[0], since[0] = count, time.monotonic()
-        return count >= least and time.monotonic() - since[0] >= STILL_S
 
-    _until(still, OUT_S, f"{plan.view.name}: not all that was sent came out")
+def _recorded(plan: Plan, given: Sample, settings: Settings) -> Run:
+    events = recorded.read(plan.source, settings)
+    return Run(
+        events=events,
+        streamed=recorded.read(_output(plan), settings),
+        late=recorded.read(plan.late, settings) if isinstance(plan, FeaturesPlan) else None,
+        references=given.references,
+        until=pc.max(events.column(plan.view.time)).as_py(),
+    )
+
+
+def _missing(plan: Plan, run: Run) -> int:
+    """Events, or windows that are closed, without a row."""
+    if isinstance(plan, FeaturesPlan):
+        return verify_windows(
+            plan.view,
+            run.events,
+            run.streamed,
+            late=run.late,
+            lookups=dict(run.references),
+            watermark=run.until,
+        ).missing
+    return verify(plan.view, run.events, run.streamed).missing
+
+
+def _outputs(plan: Plan) -> tuple[Topic, ...]:
+    return (_output(plan), plan.late) if isinstance(plan, FeaturesPlan) else (_output(plan),)
 
 
 def _until(done: Callable[[], bool], within_s: float, problem: str) -> None:
