@@ -163,7 +163,7 @@ def register(group: typer.Typer) -> None:
                         f"nothing is recorded of {view.name}",
                         mend=f"run its pipeline, or `millstream features backfill {view.name}`",
                     )
-                sources.append(FeatureRows(view, found[0]))
+                sources.append(FeatureRows(view, found))
             rows = write_training_set(
                 str(entities),
                 [f"{view.name}.{name}" for view, names in selection for name in names],

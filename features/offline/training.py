@@ -56,10 +56,17 @@ class FeatureRows:
         the highest counts, one without any least.
         Rolling: rows where the column `late` (boolean), if there, is true take no part: they have none.
         Rows of an entity at the same time agree in a rolling view; if they do not, any one of them counts.
+        Several tables are one history: an offline table and what its topic has beyond it.
     """
 
     view: FeatureView
-    rows: Tabular
+    rows: Tabular | Sequence[Tabular]
+
+    @property
+    def tables(self) -> tuple[Tabular, ...]:
+        if isinstance(self.rows, Sequence) and not isinstance(self.rows, str):
+            return tuple(self.rows)
+        return (self.rows,)
 
 
 def training_set(
@@ -313,7 +320,25 @@ class _Source:
         return max(map(self.good_us, self.wanted))
 
     def register(self, connection: duckdb.DuckDBPyConnection) -> Columns:
-        columns = register(connection, _raw(self.view), self.given.rows, where=self.where)
+        name, tables = _raw(self.view), self.given.tables
+        if not tables:
+            raise InvalidInput(
+                f"{self.view.name} has no feature rows", where=self.where, mend="give at least one table"
+            )
+        if len(tables) == 1:
+            return self._checked(register(connection, name, tables[0], where=self.where))
+        parts = []
+        for number, table in enumerate(tables):
+            part = f"{name}_{number}"
+            columns = self._checked(register(connection, part, table, where=self.where))
+            used = ["tenant", *self.view.entity_fields, self.time, *(feature.name for feature in self.wanted)]
+            used += [_SEQUENCE] if self.corrected(columns) else []
+            used += [_LATE] if self.marked(columns) else []
+            parts.append(f"SELECT {', '.join(map(quote, dict.fromkeys(used)))} FROM {quote(part)}")
+        connection.execute(f"CREATE TEMP VIEW {quote(name)} AS {' UNION ALL BY NAME '.join(parts)}")
+        return Columns(connection, name, where=self.where)
+
+    def _checked(self, columns: Columns) -> Columns:
         for name in ("tenant", *self.view.entity_fields):
             columns.require(name, "string")
         columns.require_time(self.time)

@@ -1,5 +1,6 @@
 """Training sets from wherever rows lie, within bounds of memory; and what is refused."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,18 @@ from deltalake import DeltaTable, write_deltalake
 
 from core.errors import InvalidInput, TooLarge, UnknownName
 from features.offline.training import FeatureRows, Limits, training_set, write_training_set
-from tests.features.training_rows import ACTIVITY, ALL, DEMAND, asked, entities, only, oracle, rows_of, window
+from tests.features.training_rows import (
+    ACTIVITY,
+    ALL,
+    DEMAND,
+    asked,
+    entities,
+    event,
+    only,
+    oracle,
+    rows_of,
+    window,
+)
 
 
 def test_delta_tables_are_read(tmp_path: Path) -> None:
@@ -30,6 +42,37 @@ def test_delta_tables_are_read(tmp_path: Path) -> None:
         assert found.to_pylist() == oracle(rows, [(DEMAND, known)])
     found = training_set(entities(rows), ALL[:6], [FeatureRows(DEMAND, none)], times=True)
     assert found.to_pylist() == oracle(rows, [(DEMAND, [])])
+
+
+def test_a_table_and_the_rest_of_its_topic_are_one_history(tmp_path: Path) -> None:
+    """Of a windowed and of a rolling view; a correction may be in either, and need not be marked in both."""
+    dice = random.Random(4)
+    for _ in range(20):
+        windows = [window(10 * dice.randrange(12), rides=n, sequence=n) for n in dice.sample(range(30), 30)]
+        events = [
+            event(at, rides=at, fares=dice.randrange(99), late=dice.random() < 0.2)
+            for at in dice.sample(range(120), 30)
+        ]
+        cut = dice.randrange(30)
+        rows = [asked(dice.uniform(0, 150)) for _ in range(20)]
+        sources = []
+        for view, known in ((DEMAND, windows), (ACTIVITY, events)):
+            table, rest = (rows_of(view, part).rows for part in (known[:cut], known[cut:]))
+            assert isinstance(table, pa.Table)
+            folder = tmp_path / f"{view.name}-{dice.random()}"
+            write_deltalake(folder, table)
+            file = tmp_path / f"{folder.name}.parquet"
+            pq.write_table(rest, file)
+            sources.append(FeatureRows(view, (DeltaTable(folder), file)))
+        found = training_set(entities(rows), ALL, sources, times=True)
+        assert found.to_pylist() == oracle(rows, [(DEMAND, windows), (ACTIVITY, events)])
+    unmarked = rows_of(DEMAND, [window(10)]).rows
+    assert isinstance(unmarked, pa.Table)
+    parts = (unmarked.drop_columns(["sequence"]), rows_of(DEMAND, [window(10, rides=9)]).rows)
+    assert isinstance(parts[1], pa.Table)
+    found = training_set(entities([asked(13)]), ["demand.rides"], [FeatureRows(DEMAND, (parts[0], parts[1]))])
+    assert found.column("demand__rides").to_pylist() == [9], "any sequence counts more than none"
+    refused(InvalidInput, "no feature rows", None, None, FeatureRows(DEMAND, ()))
 
 
 def test_two_million_rows_fit_into_200_mb(tmp_path: Path) -> None:

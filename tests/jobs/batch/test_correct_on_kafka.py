@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 from confluent_kafka import TopicPartition
@@ -20,6 +21,7 @@ from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.feature_rows import features_topic, late_topic, row_id
 from features.offline.batch import Span
 from features.offline.history import compute
+from features.offline.tabular import register
 from jobs.batch.backfill import backfill
 from jobs.batch.correct import Corrected, CorrectedTopics, correct
 from jobs.writer.chunk import decode
@@ -250,6 +252,11 @@ def test_the_offline_tables_and_the_rest_of_the_topics_are_one(pipeline: Pipelin
     (tmp_path / "files").mkdir()
     whole = recorded.tables(pipeline.topics.events, pipeline.settings, tmp_path / "files")
     assert len(whole.tables) == 2
+    with duckdb.connect() as connection:
+        for number, part in enumerate(whole.tables):
+            register(connection, f"part_{number}", part, where="the test")
+        ids = connection.sql("SELECT id FROM part_0 UNION ALL SELECT id FROM part_1").fetchall()
+    assert sorted(ids) == sorted((one.id,) for one in events), "each message once"
     assert pipeline.correct().sent > 0
     check(pipeline, events)
     pipeline.forget(pipeline.topics.events, 45)
