@@ -1,8 +1,8 @@
 """The memory of accepted events: what makes a repeated POST give the same 202, and another body a 409.
 
-The protocol (reserve, produce, mark): `reserve` writes (tenant, id) as pending with the digest of the body,
-unless it is there already, and returns what was there; after Kafka acknowledged, `mark` makes it accepted.
-A pending one with the same digest is produced again: whoever reserved it may have died before producing.
+The protocol (reserve, produce, mark): `reserve` writes (tenant, pipeline, id) as pending with the digest of
+the body, unless it is there already, and returns what was there; after Kafka acknowledged, `mark` makes it
+accepted. A pending one with the same digest is produced again: whoever reserved it may have died before.
 While the store is away nothing is promised about 409; the first record per id wins downstream.
 """
 
@@ -16,9 +16,14 @@ import redis.asyncio
 
 from core.clock import Clock, SystemClock
 from pipelines.on_redis.round_trips import Command, RoundTrips
-from schemas.keys import key_of
+from schemas.keys import entity_of
 
 KEY = "millstream:accepted:"
+
+
+def acceptance_key(tenant: str, pipeline: str, id: str) -> str:
+    """One id may be an event of several pipelines: each is an event of its own."""
+    return KEY + entity_of((tenant, pipeline, id))
 
 
 class Acceptance(msgspec.Struct, frozen=True, array_like=True):
@@ -36,7 +41,7 @@ class Acceptance(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AcceptanceStore(Protocol):
-    """Every method raises Unavailable while the store is away."""
+    """By tenant, pipeline and id. Every method raises Unavailable while the store is away."""
 
     async def reserve(self, tenant: str, events: Sequence[tuple[str, Acceptance]]) -> list[Acceptance | None]:
         """Write each (id, pending) where nothing is yet; for each what was there before, None if nothing."""
@@ -46,7 +51,7 @@ class AcceptanceStore(Protocol):
         """Write as accepted. Unless they were `reserved`, an id that is there already is left alone."""
         ...
 
-    async def get(self, tenant: str, id: str) -> Acceptance | None: ...
+    async def get(self, tenant: str, pipeline: str, id: str) -> Acceptance | None: ...
 
 
 class InMemoryAcceptance:
@@ -61,7 +66,7 @@ class InMemoryAcceptance:
     async def reserve(self, tenant: str, events: Sequence[tuple[str, Acceptance]]) -> list[Acceptance | None]:
         found = []
         for id, acceptance in events:
-            there = self.peek(tenant, id)
+            there = self.peek(tenant, acceptance.pipeline, id)
             found.append(there)
             if there is None:
                 self.put(tenant, id, acceptance)
@@ -69,21 +74,21 @@ class InMemoryAcceptance:
 
     async def mark(self, tenant: str, events: Mapping[str, Acceptance], *, reserved: bool) -> None:
         for id, acceptance in events.items():
-            if reserved or self.peek(tenant, id) is None:
+            if reserved or self.peek(tenant, acceptance.pipeline, id) is None:
                 self.put(tenant, id, acceptance.as_accepted())
 
-    async def get(self, tenant: str, id: str) -> Acceptance | None:
-        return self.peek(tenant, id)
+    async def get(self, tenant: str, pipeline: str, id: str) -> Acceptance | None:
+        return self.peek(tenant, pipeline, id)
 
-    def peek(self, tenant: str, id: str) -> Acceptance | None:
+    def peek(self, tenant: str, pipeline: str, id: str) -> Acceptance | None:
         """`get`, without waiting."""
-        held = self._held.get(key_of(tenant, id))
+        held = self._held.get(acceptance_key(tenant, pipeline, id))
         if held is None or self._clock.monotonic() >= held[0]:
             return None
         return held[1]
 
     def put(self, tenant: str, id: str, acceptance: Acceptance) -> None:
-        key = key_of(tenant, id)
+        key = acceptance_key(tenant, acceptance.pipeline, id)
         self._held[key] = (self._clock.monotonic() + self._ttl, acceptance)
         self._held.move_to_end(key)
         while len(self._held) > self._limit:
@@ -91,7 +96,7 @@ class InMemoryAcceptance:
 
 
 class RedisAcceptance:
-    """One Redis value per (tenant, id), with a time to live.
+    """One Redis value per (tenant, pipeline, id), with a time to live.
 
     `SET NX` then `GET` (two commands, in this order in one pipeline) instead of one script: it works on
     every server from Redis 6 and over a cluster's slots, and the `GET` sees whichever `SET NX` won.
@@ -122,7 +127,7 @@ class RedisAcceptance:
     async def reserve(self, tenant: str, events: Sequence[tuple[str, Acceptance]]) -> list[Acceptance | None]:
         commands: list[Command] = []
         for id, acceptance in events:
-            key = KEY + key_of(tenant, id)
+            key = acceptance_key(tenant, acceptance.pipeline, id)
             commands.append(("SET", key, self._encode(acceptance), "EX", self._ttl, "NX"))
             commands.append(("GET", key))
         answers = await self._redis.ask(commands)
@@ -135,10 +140,11 @@ class RedisAcceptance:
         commands: list[Command] = []
         for id, acceptance in events.items():
             value = self._encode(acceptance.as_accepted())
-            command: Command = ("SET", KEY + key_of(tenant, id), value, "EX", self._ttl)
+            key = acceptance_key(tenant, acceptance.pipeline, id)
+            command: Command = ("SET", key, value, "EX", self._ttl)
             commands.append(command if reserved else (*command, "NX"))
         await self._redis.ask(commands)
 
-    async def get(self, tenant: str, id: str) -> Acceptance | None:
-        value = (await self._redis.ask([("GET", KEY + key_of(tenant, id))]))[0]
+    async def get(self, tenant: str, pipeline: str, id: str) -> Acceptance | None:
+        value = (await self._redis.ask([("GET", acceptance_key(tenant, pipeline, id))]))[0]
         return None if value is None else self._decode(value)

@@ -208,7 +208,7 @@ class EventsEndpoint:
                 continue
             entity = str(getattr(record, door.entity))
             occurred_at: datetime = getattr(record, door.time)
-            digest = hashlib.sha256(door.pipeline.encode() + b"\x00" + value[_WIRE_HEADER:]).digest()
+            digest = hashlib.sha256(value[_WIRE_HEADER:]).digest()
             acceptance = Acceptance(digest, door.pipeline, entity, to_millis(occurred_at), received_at_ms)
             events.append(_Event(index, record.id, value, entity, occurred_at, acceptance))
         return events
@@ -238,7 +238,7 @@ class EventsEndpoint:
             )
         except Unavailable:
             reserved = False
-            found = [self._recent.peek(tenant, id) for id in firsts]
+            found = [self._recent.peek(tenant, door.pipeline, id) for id in firsts]
         produced: list[_Event] = []
         ended: dict[str, Accepted | MillstreamError] = {}
         for (id, event), earlier in zip(firsts.items(), found, strict=True):

@@ -199,7 +199,7 @@ class Assembly:
             for name, plan in plans.items()
             if plan.route is not None
         ]
-        transactions = TransactionsEndpoint(pool, store, recent, hub.pushed)
+        transactions = TransactionsEndpoint(pool, scoring, store, recent, hub.pushed)
         readable = Readable([plan.view for plan in plans.values()], services)
         features = FeaturesEndpoint(AsyncFeatureReading.of(online, cache, readable, clock))
         verdicts = {name: KafkaVerdicts(settings, plan.labels) for name, plan in scoring.items()}

@@ -7,7 +7,7 @@ alone could be behind what another gateway pushed.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import psycopg
@@ -30,16 +30,19 @@ _TIMEOUT_S = 2.0
 
 
 class TransactionsEndpoint:
-    """The handler. `pushed` gives the highest status pushed of (tenant, id)."""
+    """The handler, of events of `pipelines`: those whose events have a status. `pushed` gives the highest
+    status pushed of (tenant, id)."""
 
     def __init__(
         self,
         pool: AsyncConnectionPool[Any],
+        pipelines: Iterable[str],
         store: AcceptanceStore,
         recent: InMemoryAcceptance,
         pushed: Callable[[str, str], Pushed | None],
     ) -> None:
         self._pool = pool
+        self._pipelines = tuple(pipelines)
         self._store = store
         self._recent = recent
         self._pushed = pushed
@@ -83,10 +86,11 @@ class TransactionsEndpoint:
             raise Unavailable("PostgreSQL is away", code="database_unavailable") from error
 
     async def _accepted(self, tenant: str, id: str) -> dict[str, Any] | None:
-        found = self._recent.peek(tenant, id)
-        if found is None:
-            found = await self._store.get(tenant, id)
-        return None if found is None or not found.accepted else _provisional(id, found)
+        found = [self._recent.peek(tenant, name, id) for name in self._pipelines]
+        if not any(found):
+            found = await asyncio.gather(*(self._store.get(tenant, name, id) for name in self._pipelines))
+        accepted = (one for one in found if one is not None and one.accepted)
+        return next((_provisional(id, one) for one in accepted), None)
 
 
 def _provisional(id: str, acceptance: Acceptance) -> dict[str, Any]:

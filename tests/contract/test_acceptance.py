@@ -36,7 +36,7 @@ async def test_the_first_reservation_wins_and_the_second_sees_it(store: Acceptan
     id = new_id()
     assert await store.reserve("acme", [(id, pending())]) == [None]
     assert await store.reserve("acme", [(id, pending(b"b" * 32))]) == [pending()]
-    assert await store.get("acme", id) == pending()
+    assert await store.get("acme", "fraud", id) == pending()
 
 
 async def test_of_many_at_once_one_wins(store: AcceptanceStore) -> None:
@@ -52,7 +52,7 @@ async def test_marking_makes_accepted_and_stays(store: AcceptanceStore) -> None:
     id = new_id()
     await store.reserve("acme", [(id, pending())])
     await store.mark("acme", {id: pending()}, reserved=True)
-    assert await store.get("acme", id) == pending().as_accepted()
+    assert await store.get("acme", "fraud", id) == pending().as_accepted()
     assert await store.reserve("acme", [(id, pending())]) == [pending().as_accepted()]
 
 
@@ -60,15 +60,27 @@ async def test_marking_without_a_reservation_leaves_what_is_there(store: Accepta
     id, fresh = new_id(), new_id()
     await store.reserve("acme", [(id, pending())])
     await store.mark("acme", {id: pending(b"b" * 32), fresh: pending(b"c" * 32)}, reserved=False)
-    assert await store.get("acme", id) == pending()
-    assert await store.get("acme", fresh) == pending(b"c" * 32).as_accepted()
+    assert await store.get("acme", "fraud", id) == pending()
+    assert await store.get("acme", "fraud", fresh) == pending(b"c" * 32).as_accepted()
 
 
 async def test_tenants_do_not_see_each_other_however_they_are_named(store: AcceptanceStore) -> None:
     id = new_id()
     await store.reserve("a|b", [(id, pending())])
-    assert await store.get("a", f"b|{id}") is None
-    assert await store.get("other", id) is None
+    assert await store.get("a", "fraud", f"b|{id}") is None
+    assert await store.get("other", "fraud", id) is None
+
+
+async def test_pipelines_do_not_see_each_other_however_they_are_named(store: AcceptanceStore) -> None:
+    id = new_id()
+    assert await store.reserve("acme", [(f"x|{id}", pending())]) == [None]
+    for pipeline in ("other", "fraud|x"):
+        mine = Acceptance(b"b" * 32, pipeline, "card-1", 1_000, 2_000)
+        known = f"x|{id}" if pipeline == "other" else id
+        assert await store.reserve("acme", [(known, mine)]) == [None]
+        await store.mark("acme", {known: mine}, reserved=True)
+        assert await store.get("acme", pipeline, known) == mine.as_accepted()
+    assert await store.get("acme", "fraud", f"x|{id}") == pending()
 
 
 async def test_a_batch_is_answered_in_its_order(store: AcceptanceStore) -> None:
@@ -82,7 +94,7 @@ async def test_a_batch_is_answered_in_its_order(store: AcceptanceStore) -> None:
 
 
 async def test_what_was_never_there_is_none(store: AcceptanceStore) -> None:
-    assert await store.get("acme", new_id()) is None
+    assert await store.get("acme", "fraud", new_id()) is None
 
 
 async def test_a_redis_that_is_away_is_unavailable_at_once_and_again_soon() -> None:
@@ -101,9 +113,9 @@ async def test_memory_is_bounded_and_forgets_after_its_time() -> None:
     store = InMemoryAcceptance(ttl=timedelta(seconds=10), limit=3, clock=clock)
     for id in "abcd":
         await store.reserve("acme", [(id, pending())])
-    assert [store.peek("acme", id) is not None for id in "abcd"] == [False, True, True, True]
+    assert [store.peek("acme", "fraud", id) is not None for id in "abcd"] == [False, True, True, True]
     clock.advance(timedelta(seconds=10))
-    assert store.peek("acme", "d") is None
+    assert store.peek("acme", "fraud", "d") is None
 
 
 @pytest.mark.services
@@ -112,5 +124,5 @@ async def test_redis_forgets_after_the_time_to_live(stack: Stack) -> None:
     store = RedisAcceptance(client, ttl=TTL, timeout_s=5.0)
     id = new_id()
     await store.reserve("acme", [(id, pending())])
-    assert 0 < await client.ttl(f"millstream:accepted:acme|{id}") <= TTL.total_seconds()
+    assert 0 < await client.ttl(f"millstream:accepted:acme|fraud|{id}") <= TTL.total_seconds()
     await client.aclose()

@@ -106,7 +106,7 @@ class Setting:
         schemas: Any = Schemas()
         self.endpoint = EventsEndpoint(
             Gateway(max_event_bytes=2048, max_batch_events=10),
-            {"payments": Door("payments", TOPIC, intake, codec)},
+            {name: Door(name, TOPIC, intake, codec) for name in ("payments", "refunds")},
             store=self.store,
             recent=self.recent,
             publisher=kafka,
@@ -201,11 +201,26 @@ async def test_tenants_do_not_share_ids(at: Setting) -> None:
     assert (await at.post(payment(id="t1", amount_cents=1), tenant="other")).status == 202
 
 
+@pytest.mark.parametrize("away", [False, True])
+async def test_pipelines_do_not_share_ids(at: Setting, away: bool) -> None:
+    """One id sent to two pipelines is two events, of which each is held against its own first."""
+    at.store.away = away
+    assert (await at.post(payment(id="t1"))).status == 202
+    assert (await at.post(payment(id="t1", amount_cents=1), pipeline="refunds")).status == 202
+    with pytest.raises(Conflict):
+        await at.post(payment(id="t1", amount_cents=1))
+    with pytest.raises(Conflict):
+        await at.post(payment(id="t1"), pipeline="refunds")
+    repeated = await at.post(payment(id="t1", amount_cents=1), pipeline="refunds")
+    assert ("idempotent-replayed", "true") in repeated.headers
+    assert len(at.kafka.produced) == 2
+
+
 async def test_what_kafka_did_not_acknowledge_is_produced_again_with_the_same_content(at: Setting) -> None:
     at.kafka.failing = Unavailable("timed out")
     with pytest.raises(Unavailable):
         await at.post(payment(id="t1"))
-    assert await at.store.get("acme", "t1") is not None
+    assert await at.store.get("acme", "payments", "t1") is not None
     with pytest.raises(Conflict):
         await at.post(payment(id="t1", amount_cents=1))
     at.kafka.failing = None
@@ -217,7 +232,7 @@ async def test_while_refusing_nothing_is_reserved(at: Setting) -> None:
     at.kafka.refusing = QueueFull("full")
     with pytest.raises(QueueFull):
         await at.post(payment(id="t1"))
-    assert await at.store.get("acme", "t1") is None
+    assert await at.store.get("acme", "payments", "t1") is None
 
 
 async def test_there_is_no_answer_before_kafka_acknowledged(at: Setting) -> None:
@@ -226,7 +241,7 @@ async def test_there_is_no_answer_before_kafka_acknowledged(at: Setting) -> None
     for _ in range(20):
         await asyncio.sleep(0)
     assert not waiting.done()
-    held = await at.store.get("acme", "t1")
+    held = await at.store.get("acme", "payments", "t1")
     assert held is not None
     assert not held.accepted
     at.kafka.gate.set()
@@ -328,7 +343,7 @@ async def test_every_event_counts_towards_the_limit_and_a_refused_request_leaves
     with pytest.raises(RateLimited):
         await at.post(payment(id="a"))
     assert (await at.post(payment(id="a"), tenant="other")).status == 202
-    assert await at.store.get("acme", "c") is None
+    assert await at.store.get("acme", "payments", "c") is None
     at.clock.advance(timedelta(seconds=2))
     assert await at.outcomes([payment(id="c"), payment(id="d")]) == (202, [202, 202])
 
