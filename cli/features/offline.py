@@ -1,5 +1,6 @@
 """`features backfill`, `correct`, `rebuild`, `compact`, `training-set`: history, and what is made of it."""
 
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +12,13 @@ from core.errors import InvalidInput, UnknownName
 from core.settings import settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from features.offline.batch import Span
+    from features.offline.tabular import Tabular
+    from jobs.batch.rebuild import Newer
     from pipelines.plan import FeaturesPlan, Plan
+    from pipelines.recorded import Recorded
     from schemas.topic import Topic
 
 
@@ -67,19 +73,20 @@ def register(group: typer.Typer) -> None:
         from features.online.layout import layout_of
         from features.online.packed_redis import RedisPackedValues
         from features.online.packed_writer import PackedWriter
-        from features.online.rolling import RollingStore
+        from features.online.rolling_restore import RollingRestore
         from features.windows import Rolling
         from jobs.batch.rebuild import rebuild_events, rebuild_windows
         from pipelines import recorded
 
         plan, client = plan_of(view), connect(settings())
         with TemporaryDirectory(prefix="rebuild-") as folder:
-            rows = recorded.tables(output_of(plan), settings(), Path(folder)).tables
+            rows = recorded.tables(output_of(plan), settings(), Path(folder))
             if isinstance(plan.view.window, Rolling):
-                found = rebuild_events(plan.view, rows, RollingStore(client, plan.view), clock=SystemClock())
+                store, newer = RollingRestore(client, plan.view), _newer(output_of(plan), rows, Path(folder))
+                found = rebuild_events(plan.view, rows.tables, store, clock=SystemClock(), newer=newer)
             else:
                 writer = PackedWriter(RedisPackedValues(client), layout_of(plan.view))
-                found = rebuild_windows(plan.view, rows, writer, clock=SystemClock())
+                found = rebuild_windows(plan.view, rows.tables, writer, clock=SystemClock())
         show_one(_fields(found), output)
 
     @group.command()
@@ -205,6 +212,22 @@ def _with_flink(plan: "FeaturesPlan", span: "Span") -> dict[str, Any]:
     _, until = bounds(plan.source, settings())
     backfill_on_flink(WindowedBatch(stream, span, until), settings(), java_parts())
     return {"view": plan.view.name, "topic": plan.rows.name, "events": sum(until.values())}
+
+
+def _newer(topic: "Topic", known: "Recorded", folder: Path) -> "Newer":
+    """What the topic has beyond what is known, and then beyond that."""
+    from pipelines import recorded
+
+    last, numbers = known, count()
+
+    def newer() -> "Sequence[Tabular]":
+        nonlocal last
+        part = folder / str(next(numbers))
+        part.mkdir()
+        last = recorded.tables(topic, settings(), part, since=last.ends)
+        return last.tables
+
+    return newer
 
 
 def output_of(plan: "Plan") -> "Topic":

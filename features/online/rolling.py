@@ -34,17 +34,10 @@ CAP = 2_048
 RESOLUTION = timedelta(minutes=10)
 _PIPELINED = 256
 
-_WRITE = """
-local folded = tonumber(redis.call('HGET', KEYS[3], 'until')) or -math.huge
-for i = 3, #ARGV, 3 do
-  local at = tonumber(ARGV[i + 1])
-  if at > folded and redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 2]) == 1 then
-    redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
-  end
-end
+TRIM = """
 local newest = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2]
 if newest then
-  local before = '(' .. string.format('%.0f', tonumber(newest) - tonumber(ARGV[2]))
+  local before = '(' .. string.format('%.0f', tonumber(newest) - tonumber(ARGV[1]))
   local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', before, 'LIMIT', 0, 1000)
   if #old > 0 then
     redis.call('ZREM', KEYS[1], unpack(old))
@@ -54,6 +47,20 @@ end
 for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
 return redis.call('ZCARD', KEYS[1])
 """
+"""How every script that adds rows ends; the first argument is the time to live."""
+
+_WRITE = (
+    """
+local folded = tonumber(redis.call('HGET', KEYS[3], 'until')) or -math.huge
+for i = 2, #ARGV, 3 do
+  local at = tonumber(ARGV[i + 1])
+  if at > folded and redis.call('HSETNX', KEYS[2], ARGV[i], ARGV[i + 2]) == 1 then
+    redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
+  end
+end
+"""
+    + TRIM
+)
 
 _READ = """
 local found = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[2], 'WITHSCORES')
@@ -115,14 +122,14 @@ class RollingStore:
         for part in _parts(sorted(events_of(self.view, batch), key=itemgetter(0, 1))):
             with self._client.pipeline(transaction=False) as pipe:
                 for (tenant, entity), rows in part:
-                    given: list[Any] = [self._ttl_ms, self._ttl_ms]
+                    given: list[Any] = [self._ttl_ms]
                     for _, _, id, at, values in rows:
                         given += [id, at, msgspec.json.encode(values)]
                     self._write(keys=self.keys(tenant, entity), args=given, client=pipe)
                 counts = pipe.execute()
             for ((tenant, entity), _), count in zip(part, counts, strict=True):
                 if count > self._cap:
-                    self._fold_oldest(tenant, entity)
+                    self.fold_oldest(tenant, entity)
 
     def read(
         self, tenant: str, entity: str, at: datetime, own: Mapping[str, Any] | None = None
@@ -182,7 +189,7 @@ class RollingStore:
             DAMAGED.labels(self.view.name).inc()
             return self._reader.read(Stored(list(mine.values()), (), None, None), at_ms)
 
-    def _fold_oldest(self, tenant: str, entity: str) -> None:
+    def fold_oldest(self, tenant: str, entity: str) -> None:
         """Fold the oldest half into tiles. Another writer in between makes it do nothing; the next write
         tries again."""
         keys = self.keys(tenant, entity)

@@ -1,16 +1,15 @@
 """Make the online store of a view again, after Redis has lost it, from what is recorded.
 
-May run beside the writer and any number of times: values of windows are written under compare-and-set, rows
-of events once per id. Rows are read with DuckDB in bounded memory and written so many at a time.
+May run beside the writer and any number of times: values of windows and whole entities of a rolling view are
+written under compare-and-set. Rows are read with DuckDB in bounded memory and written so many at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 from redis.exceptions import RedisError
 
 from core.clock import Clock, to_millis
@@ -21,12 +20,18 @@ from features.offline.out_of_core import DEFAULT, Limits, connected
 from features.offline.recorded_events import RecordedEvents
 from features.offline.tabular import Tabular, register
 from features.online.packed_writer import PackedRow, PackedWriter
-from features.online.rolling import RollingStore
+from features.online.rolling import Event, events_of
+from features.online.rolling_restore import Key, RollingRestore
 from features.view import FeatureView
 from features.windows import Rolling
 
 ROWS_AT_ONCE = 8_192
+ATTEMPTS = 10
+_AGAIN = "__again"
 _MS = timedelta(milliseconds=1)
+
+Newer = Callable[[], Sequence[Tabular]]
+"""Rows that have come since it was last called."""
 
 
 @dataclass(frozen=True)
@@ -90,34 +95,62 @@ def rebuild_windows(
 def rebuild_events(
     view: FeatureView,
     events: Sequence[Tabular],
-    store: RollingStore,
+    store: RollingRestore,
     *,
     clock: Clock,
+    newer: Newer | None = None,
     limits: Limits = DEFAULT,
 ) -> Rebuilt:
     """The recent rows of each entity of a rolling view: those within the view's time to live before its
     newest, of entities that have one within that time before the newest of all.
 
-    events: rows of the enriched topic or its offline table, or of the source. An entity's rows are written in
-    order of time and rows of one time together, since what is at or before the time up to which rows were
-    folded into tiles counts as a repeat. For that reason rows are missed if meanwhile a running writer adds
-    more than half of the store's cap to one entity. Where an entity has more rows than the store keeps apart,
-    tiles may end elsewhere than before the loss. Raises Unavailable while Redis is away: call again.
+    events: rows of the enriched topic or its offline table, or of the source. newer: what has come since it
+    was last asked, or since `events`; needed beside a running writer: an entity that the writer has folded is
+    restored with the rows that came before that, as `features.online.rolling_restore` says. Where an entity
+    has more rows than the store keeps apart, tiles may end elsewhere than before the loss.
+
+    Raises Unavailable while Redis is away, and when after ten times entities are still folded faster than
+    they are restored: call again.
     """
     begun = clock.monotonic()
-    given = 0
-    with connected(limits, where="rebuild") as connection:
-        recorded = RecordedEvents(connection, view, events)
-        bounds = recorded.bounds()
-        if bounds is not None:
-            try:
-                for batch in _whole_times(view, _batches(connection, _recent(view, recorded, bounds[1]))):
-                    store.write(batch)
-                    given += batch.num_rows
-            except RedisError as problem:
-                line = (str(problem) or type(problem).__name__).splitlines()[0]
-                raise Unavailable(f"Redis: {line}", code="redis_unavailable") from problem
-    return Rebuilt(given, given, 0, 0, clock.monotonic() - begun)
+    tables, restored = list(events), 0
+    folded: dict[Key, bytes] = {}
+    again: list[Key] = []
+    try:
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                folded = store.folded(again)
+                tables += newer() if newer is not None else ()
+            with connected(limits, where="rebuild") as connection:
+                rows, again = store.restore(_events(connection, view, tables, again), folded)
+            restored += rows
+            if not again:
+                return Rebuilt(restored, restored, 0, 0, clock.monotonic() - begun)
+    except RedisError as problem:
+        line = (str(problem) or type(problem).__name__).splitlines()[0]
+        raise Unavailable(f"Redis: {line}", code="redis_unavailable") from problem
+    raise Unavailable(
+        f"{len(again)} entities of {view.name} are written faster than they are restored",
+        where=f"{again[0][1]!r} of tenant {again[0][0]!r}",
+        mend="run it again; all others are restored",
+        code="rebuild_overtaken",
+    )
+
+
+def _events(
+    connection: duckdb.DuckDBPyConnection, view: FeatureView, tables: Sequence[Tabular], only: Sequence[Key]
+) -> Iterator[list[Event]]:
+    """The recent rows, of these entities where there are any, by entity and time."""
+    among = None
+    if only:
+        tenants, entities = zip(*only, strict=True)
+        connection.register(_AGAIN, pa.table({"tenant": tenants, "entity": entities}))
+        among = f"(tenant, {quote(view.single_entity)}) IN (SELECT (tenant, entity) FROM {_AGAIN})"
+    recorded = RecordedEvents(connection, view, tables, only=among)
+    bounds = recorded.bounds()
+    if bounds is not None:
+        for batch in _batches(connection, _recent(view, recorded, bounds[1])):
+            yield events_of(view, batch)
 
 
 def _newest(view: FeatureView, tables: Sequence[str], oldest_ms: int) -> str:
@@ -156,28 +189,3 @@ def _recent(view: FeatureView, events: RecordedEvents, newest_ms: int) -> str:
 
 def _batches(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
     yield from connection.sql(query).to_arrow_reader(ROWS_AT_ONCE)
-
-
-def _whole_times(view: FeatureView, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches that part none of one entity and time."""
-    keys = ("tenant", view.single_entity, view.time)
-    held: pa.Table | None = None
-    for batch in batches:
-        rows = pa.Table.from_batches([batch])
-        held = rows if held is None else pa.concat_tables([held, rows])
-        same = None
-        for key in keys:
-            column = held.column(key)
-            equal = pc.equal(column, column[-1])
-            same = equal if same is None else pc.and_(same, equal)
-        begin = held.num_rows - int(pc.sum(same).as_py())
-        if begin:
-            yield _one(held.slice(0, begin))
-            held = held.slice(begin)
-    if held is not None and held.num_rows:
-        yield _one(held)
-
-
-def _one(rows: pa.Table) -> pa.RecordBatch:
-    (batch,) = rows.combine_chunks().to_batches()
-    return batch

@@ -81,10 +81,10 @@ class TestRedisRollingStore(RollingBehaviour):
             return found
 
         store._read = read_then_interfere  # type: ignore[assignment]
-        store._fold_oldest("t", "a")
+        store.fold_oldest("t", "a")
         store._read = read
         assert store.read("t", "a", at(8)).values["count_10s"] == 9
-        store._fold_oldest("t", "a")
+        store.fold_oldest("t", "a")
         assert store.read("t", "a", at(8)).values["count_10s"] == 9
         kept: Any = client.zcard(store.keys("t", "a")[0])
         assert kept < 9

@@ -1,8 +1,10 @@
 """The online store in a real Redis, emptied and made again: every read is what it was."""
 
+import itertools
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,6 +23,7 @@ from features.online.packed_reader import PackedReader
 from features.online.packed_redis import RedisPackedValues
 from features.online.packed_writer import PackedRow, PackedWriter
 from features.online.rolling import RollingStore
+from features.online.rolling_restore import RollingRestore
 from features.view import Count, Feature, FeatureView, Last, Mean, Sum, Tumbling
 from jobs.batch import rebuild as job
 from jobs.batch.rebuild import rebuild_events, rebuild_windows
@@ -146,8 +149,7 @@ def test_nothing_to_rebuild(client: redis.Redis) -> None:
     writer = PackedWriter(RedisPackedValues(client), LAYOUT)
     assert rebuild_windows(DEMAND, [as_table([])], writer, clock=ManualClock(at=NOW)).rows == 0
     assert rebuild_windows(DEMAND, [], writer, clock=ManualClock(at=NOW)).rows == 0
-    store = RollingStore(client, VIEW)
-    assert rebuild_events(VIEW, [], store, clock=ManualClock()).rows == 0
+    assert rebuild_events(VIEW, [], RollingRestore(client, VIEW), clock=ManualClock()).rows == 0
     with pytest.raises(DeclarationError, match="rebuild_events"):
         rebuild_windows(VIEW, [], writer, clock=ManualClock())
 
@@ -205,11 +207,13 @@ def test_rolling_rows_read_as_before_the_loss(client: redis.Redis, monkeypatch: 
     client.flushall()
     shuffled = random.Random(2).sample(given, len(given))
     parts = [events(shuffled[:700]), events(shuffled[690:])]
-    done = rebuild_events(VIEW, parts, store, clock=ManualClock(), limits=Limits(threads=1))
+    done = rebuild_events(
+        VIEW, parts, RollingRestore(client, VIEW), clock=ManualClock(), limits=Limits(threads=1)
+    )
     assert answers(store, given[-1].at) == before
     assert 0 < done.rows < len(given), "what is older than the time to live is left out"
     assert store.read("t", "silent", given[-1].at).event_time is None
-    rebuild_events(VIEW, parts, store, clock=ManualClock())
+    rebuild_events(VIEW, parts, RollingRestore(client, VIEW), clock=ManualClock())
     assert answers(store, given[-1].at) == before
 
 
@@ -227,7 +231,8 @@ def test_no_row_is_lost_where_rows_are_folded(client: redis.Redis, monkeypatch: 
     given = [one for one in given if one.at >= given[-1].at - VIEW.ttl]
     store = RollingStore(client, VIEW, cap=16, resolution=timedelta(seconds=1))
     write(store, given[-7:])  # a running writer has been here already
-    done = rebuild_events(VIEW, [events(given)], store, clock=ManualClock())
+    restore = RollingRestore(client, VIEW, cap=16, resolution=timedelta(seconds=1))
+    done = rebuild_events(VIEW, [events(given)], restore, clock=ManualClock())
     assert done.rows == len(given)
     at = given[-1].at
     found = store.read("t", "busy", at)
@@ -245,15 +250,143 @@ def test_beside_a_running_writer_each_row_is_there_once(client: redis.Redis) -> 
     store = RollingStore(client, VIEW)
     writer = threading.Thread(target=write, args=(RollingStore(client, VIEW), given[1_000:]))
     writer.start()
-    rebuild_events(VIEW, [events(given[:1_200])], store, clock=ManualClock())
+    rebuild_events(VIEW, [events(given[:1_200])], RollingRestore(client, VIEW), clock=ManualClock())
     writer.join(30)
     assert answers(store, given[-1].at) == right
+
+
+TINY: Any = {"cap": 16, "resolution": timedelta(seconds=1)}
+
+
+def busy(number: int) -> list[Swipe]:
+    """Two cards only, at whole seconds, some of them equal, so that tiles of a second cut no answer."""
+    given = swipes(number)
+    moved = [
+        replace_all([one], at=one.at.replace(microsecond=0), card=one.card[0])[0]
+        for one in given
+        if one.card != "silent"
+    ]
+    return [one for one in moved if one.card in "ab" and one.at >= moved[-1].at - VIEW.ttl]
+
+
+def check_values(client: redis.Redis, given: list[Swipe]) -> None:
+    """What the store says is what one says that holds every row apart."""
+    whole = RollingStore(client, replace(VIEW, name="whole"))
+    write(whole, given)
+    store, until = RollingStore(client, VIEW, **TINY), given[-1].at
+    folded = 0
+    for tenant in ("t", "u"):
+        for card in ("a", "b"):
+            folded += int(client.hlen(store.keys(tenant, card)[2]))  # type: ignore[arg-type]
+            for seconds in (0, 1, 9, 30, 61):
+                at = until + timedelta(seconds=seconds)
+                assert store.read(tenant, card, at).values == whole.read(tenant, card, at).values
+    assert folded > 8, "nothing was folded: nothing was tested"
+
+
+class Log:
+    """A topic: what was sent, and what has come since it was last read."""
+
+    def __init__(self, given: list[Swipe]) -> None:
+        self._rows, self._read, self._lock = [*given], 0, threading.Lock()
+
+    def send(self, given: list[Swipe]) -> None:
+        with self._lock:
+            self._rows += given
+
+    def all(self) -> list[pa.Table]:
+        self._read = 0
+        return self.newer()
+
+    def newer(self) -> list[pa.Table]:
+        with self._lock:
+            found, self._read = self._rows[self._read :], len(self._rows)
+        return [events(found)]
+
+
+def test_what_a_heavy_writer_folds_meanwhile_is_neither_lost_nor_doubled(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the rebuilding begins, and while it reads, the writer adds more to each entity than is kept
+    apart: what it adds is folded, and rows from before the loss come behind what is folded."""
+    given = busy(6_000)
+    part = len(given) // 8
+    assert part > 4 * TINY["cap"]
+    come = [given[begin : begin + part] for begin in range(4 * part, len(given), part)]
+    log, store = Log(given[: 4 * part]), RollingStore(client, VIEW, **TINY)
+
+    def written() -> None:
+        if come:
+            log.send(come[0])
+            write(store, come.pop(0))
+
+    whole_batches = job._batches
+
+    def overtaken(connection: Any, query: str) -> Iterator[pa.RecordBatch]:
+        for batch in whole_batches(connection, query):
+            for begin in range(0, batch.num_rows, 100):
+                if begin % 300 == 0:
+                    written()
+                yield batch.slice(begin, 100)
+
+    monkeypatch.setattr(job, "_batches", overtaken)
+    written()  # after the loss, before the rebuilding
+    restore = RollingRestore(client, VIEW, **TINY)
+    done = rebuild_events(VIEW, log.all(), restore, clock=ManualClock(), newer=log.newer)
+    assert not come
+    assert done.rows >= 4 * part
+    check_values(client, given)
+
+
+def test_beside_a_writer_that_never_rests(client: redis.Redis) -> None:
+    """One row after the other; a row is on the topic before it is written. Those before the loss come from
+    the rebuilding alone, but for the last of them, which the writer reads again."""
+    given = busy(6_000)
+    lost = len(given) // 2
+    log, store = Log(given[:lost]), RollingStore(client, VIEW, **TINY)
+
+    def work() -> None:
+        for one in given[lost - 50 :]:
+            log.send([one])
+            store.write(events([one]).to_batches()[0])
+
+    writer, alive = threading.Thread(target=work), True
+    writer.start()
+    while alive:
+        alive = writer.is_alive()
+        restore = RollingRestore(client, VIEW, **TINY)
+        with suppress(Unavailable):  # overtaken ten times: it may be, and the next one goes on
+            rebuild_events(VIEW, log.all(), restore, clock=ManualClock(), newer=log.newer)
+    check_values(client, given)
+
+
+def test_an_entity_that_is_always_overtaken_is_told_and_the_others_are_there(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = busy(6_000)
+    store, number = RollingStore(client, VIEW, **TINY), itertools.count()
+    whole_batches = job._batches
+
+    def overtaken(connection: Any, query: str) -> Iterator[pa.RecordBatch]:
+        for batch in whole_batches(connection, query):
+            begin = given[-1].at + next(number) * timedelta(minutes=1)
+            later = (begin + n * SECOND for n in range(40))
+            write(store, [Swipe(tenant="t", id=f"{at}", card="a", at=at, cents=1) for at in later])
+            yield batch
+
+    monkeypatch.setattr(job, "_batches", overtaken)
+    with pytest.raises(Unavailable, match="1 entities of swipes") as raised:
+        rebuild_events(VIEW, [events(given)], RollingRestore(client, VIEW, **TINY), clock=ManualClock())
+    assert raised.value.where == "'a' of tenant 't'"
+    at = given[-1].at
+    inside = [o for o in given if (o.tenant, o.card) == ("u", "b") and o.at >= at - timedelta(seconds=60)]
+    assert store.read("u", "b", at).values["count_60s"] == len(inside)
 
 
 def test_redis_away_is_said(server: RedisServer) -> None:
     nobody = redis.Redis(port=1, socket_connect_timeout=0.2)
     with pytest.raises(Unavailable, match="Redis"):
-        rebuild_events(VIEW, [events(swipes(10))], RollingStore(nobody, VIEW), clock=ManualClock())
+        rebuild_events(VIEW, [events(swipes(10))], RollingRestore(nobody, VIEW), clock=ManualClock())
     writer = PackedWriter(RedisPackedValues(nobody), LAYOUT)
     with pytest.raises(Unavailable, match="Redis"):
         rebuild_windows(DEMAND, [as_table(feature_rows(2))], writer, clock=ManualClock(at=NOW))
