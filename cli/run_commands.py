@@ -46,6 +46,19 @@ def register(app: typer.Typer) -> None:
         write(load_plan(pipeline), settings())
 
     @run.command()
+    def corrections(pipeline: Name) -> None:
+        """Correct a windowed view for late events, again and again."""
+        import sys
+
+        from core.settings import settings
+        from jobs.batch.corrections import run as correct
+        from pipelines.load import load_features
+
+        view = load_features(pipeline).view.name
+        command = (sys.executable, "-P", "-m", "cli", "features", "correct", view, "-o", "json")
+        correct(pipeline, command, settings().corrections)
+
+    @run.command()
     def flink(
         pipeline: Name,
         disorder_ms: Annotated[

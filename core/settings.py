@@ -129,6 +129,11 @@ class Writer(Section):
     delta_interval_s: float = Field(10.0, gt=0, description="time between two Delta commits")
 
 
+class Corrections(Section):
+    period_s: float = Field(300.0, gt=0, description="time between two corrections for late events")
+    limit_s: float = Field(1_800.0, gt=0, description="longest correction; then it is ended, and tried again")
+
+
 class Supervisor(Section):
     health_interval_s: float = Field(10.0, gt=0)
     health_failures: int = Field(3, ge=1, description="failures in a row that restart a process")
@@ -168,6 +173,7 @@ class Settings(BaseSettings):
     gateway: Gateway = Gateway()
     worker: Worker = Worker()
     writer: Writer = Writer()
+    corrections: Corrections = Corrections()
     supervisor: Supervisor = Supervisor()
 
     @classmethod

@@ -67,6 +67,7 @@ def stack_env(home: Path) -> dict[str, str]:
     env |= {f"MILLSTREAM_{name}": str(port) for name, port in zip(PORT_VARIABLES, ports, strict=True)}
     # a test that kills one unit again and again should not wait for the longest back-off
     env["MILLSTREAM_SUPERVISOR__BACKOFF_LONGEST_S"] = "2"
+    env["MILLSTREAM_CORRECTIONS__PERIOD_S"] = "3600"  # tests correct when they want it
     env["MILLSTREAM_FLINK__CHECKPOINT_INTERVAL_S"] = "5"  # so that a resume from one is what is tested
     return env
 
