@@ -31,6 +31,8 @@ from schemas.topic import Topic
 TIMEOUT_S = 30.0
 MESSAGES = 20_000
 """Handed over at once, decoded at once, and one row group: at 500 bytes a message 10 MB."""
+BYTES = 64 * 2**20
+"""Of their values; beyond it fewer messages are handed over at once."""
 ABSENT = "topic_absent"
 """Code of the error for a topic that does not exist."""
 
@@ -170,6 +172,7 @@ def _between(
     try:
         reader.assign([TopicPartition(topic.name, number, ranges[number][0]) for number in left])
         held: list[Message] = []
+        size = 0
         deadline = time.monotonic() + TIMEOUT_S
         while left:
             before = len(held), len(left)
@@ -181,6 +184,7 @@ def _between(
                     )
                 if problem is None and message.offset() < ranges[message.partition()][1]:
                     held.append(message)
+                    size += len(message.value() or b"")
             for place in reader.position([TopicPartition(topic.name, number) for number in left]):
                 if place.offset >= left[place.partition]:
                     del left[place.partition]
@@ -190,9 +194,9 @@ def _between(
                 raise Unavailable(
                     f"{topic.name} delivers nothing for {TIMEOUT_S:.0f} s", where=settings.kafka.address
                 )
-            if len(held) >= MESSAGES or (held and not left):
+            if len(held) >= MESSAGES or size >= BYTES or (held and not left):
                 yield held
-                held = []
+                held, size = [], 0
                 deadline = time.monotonic() + TIMEOUT_S
     finally:
         reader.close()

@@ -56,6 +56,24 @@ MUTANTS = {
         'key_of(tenant, "")',
         "tests/gateway/test_limits.py",
     ),
+    "one id for all pipelines": (
+        "gateway/acceptance.py",
+        "entity_of((tenant, pipeline, id))",
+        'entity_of((tenant, "", id))',
+        "tests/gateway/test_events.py",
+    ),
+    "a history without the rest of its topic": (
+        "features/offline/training.py",
+        "' UNION ALL BY NAME '.join(parts)",
+        "parts[0]",
+        "tests/features/test_training_sources.py",
+    ),
+    "a pass of corrections that never ends": (
+        "jobs/batch/corrections.py",
+        "timeout=self._settings.limit_s",
+        "timeout=None",
+        "tests/jobs/batch/test_corrections.py",
+    ),
     "a window's far end": (
         "features/online/rows.py",
         "since = at_ms - over_ms",
@@ -136,8 +154,8 @@ MUTANTS = {
     ),
     "a clock that overtakes": (
         "jobs/on_flink/clock.py",
-        "self.newest if quiet else self.newest - self.disorder_ms",
-        "self.newest",
+        "target = self.newest - self.disorder_ms",
+        "target = self.newest",
         "tests/jobs/on_flink/test_clock.py",
     ),
     "a position of somebody else": (
@@ -184,8 +202,8 @@ MUTANTS = {
     ),
     "an event too large": (
         "schemas/codec/record_codec.py",
-        "max(sizes) <= self.max_bytes",
-        "True",
+        "longest > self.max_bytes or ",
+        "",
         "tests/schemas/test_codec.py",
     ),
     "lateness beyond the promise": (

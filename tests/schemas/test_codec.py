@@ -289,6 +289,18 @@ def test_what_is_above_the_cap_is_not_written(registry: RegistryOfTexts) -> None
         narrow.encode_batch(roomy.decode_batch([roomy.encode(DECISION)]).batch)
 
 
+def test_what_is_above_the_cap_is_not_read_though_it_is_well_formed(registry: RegistryOfTexts) -> None:
+    roomy = RecordCodec(Decision, registry, "s")
+    value = roomy.encode(DECISION)
+    exact = RecordCodec(Decision, registry, "s", max_bytes=len(value))
+    narrow = RecordCodec(Decision, registry, "s", max_bytes=len(value) - 1)
+    for several in ([value], [value] * 3):
+        assert exact.decode_batch(several).batch.num_rows == len(several)
+        found = narrow.decode_batch(several)
+        assert found.batch.num_rows == 0
+        assert [bad.code for bad in found.bad] == ["too_large"] * len(several)
+
+
 @pytest.mark.parametrize("hint", [dict[str, Part | None], list[Part], Whole | None, list[dict[str, Part]]])
 def test_slices_of_nested_columns_are_encoded_the_quick_way(
     registry: RegistryOfTexts, monkeypatch: pytest.MonkeyPatch, hint: Any
