@@ -31,12 +31,12 @@ from stack.local import Stack
 pytestmark = [pytest.mark.services, pytest.mark.timeout(120)]
 
 SALES = load_features("sales")
-ROWS = 300
+ROWS = 150
 Sending = Callable[[list[tuple[str, bytes]], threading.Event], Iterator[list[tuple[str, bytes]]]]
 """Hands over the rows that are to be sent together, when they are to be sent; ends early when told."""
 
 
-def stream(sending: Sending, ready: Ready = lambda: True) -> Running:
+def stream(sending: Sending) -> Running:
     """Computes every window once all events are there, and sends the rows as `sending` has it."""
 
     @contextmanager
@@ -55,7 +55,7 @@ def stream(sending: Sending, ready: Ready = lambda: True) -> Running:
         thread = threading.Thread(target=work)
         thread.start()
         try:
-            yield ready
+            yield lambda: True
         finally:
             stopping.set()
             thread.join(30)
@@ -107,15 +107,13 @@ def test_a_stream_that_stands_still_in_the_middle_is_waited_for(
 
     run = record(SALES, settings(), stream(in_two_parts), rows=ROWS, seed=1)
     assert judged(run) == (0, 0, 0)
-    assert run.streamed.num_rows > 20
+    assert run.streamed.num_rows > 10
 
 
-def test_what_a_running_stream_does_not_send_is_lost_and_one_that_has_ended_is_no_judgement(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_running_stream_does_not_send_is_lost(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     del stack
     monkeypatch.setattr(own_run, "STILL_S", 0.5)
-    monkeypatch.setattr(own_run, "LOST_S", 4.0)
+    monkeypatch.setattr(own_run, "LOST_S", 8.0)  # the first row comes seconds after the last event
 
     def without_the_first(
         rows: list[tuple[str, bytes]], stopping: threading.Event
@@ -123,8 +121,19 @@ def test_what_a_running_stream_does_not_send_is_lost_and_one_that_has_ended_is_n
         yield rows[1:]
 
     assert judged(record(SALES, settings(), stream(without_the_first), rows=ROWS, seed=2)) == (0, 1, 0)
+
+
+def test_a_stream_that_has_ended_is_no_judgement(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    del stack
+    monkeypatch.setattr(own_run, "STILL_S", 0.2)
+    monkeypatch.setattr(own_run, "LOST_S", 1.0)
+
+    @contextmanager
+    def dead(plan: Plan, name: str) -> Iterator[Ready]:
+        yield lambda: False
+
     with pytest.raises(Unavailable, match="does not run"):
-        record(SALES, settings(), stream(without_the_first, lambda: False), rows=ROWS, seed=2)
+        record(SALES, settings(), dead, rows=30, seed=2)
 
 
 def test_only_an_absent_topic_means_that_nothing_is_recorded(
