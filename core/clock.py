@@ -43,11 +43,12 @@ class ManualClock:
 
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 def to_millis(at: datetime) -> int:
     """Milliseconds since the epoch, rounded down; `at` must be timezone-aware."""
-    return (at - EPOCH) // timedelta(milliseconds=1)
+    return (at - EPOCH) // _MILLISECOND
 
 
 def from_millis(millis: int) -> datetime:

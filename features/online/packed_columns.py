@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from features.online.packed import PackedField, PackedLayout, Value
-from features.online.packed_codec import CHECKSUM_BYTES, PREFIX_BYTES, VERSION, PackedCodec, Unreadable
+from features.online.packed_block import BlockColumns, Bools, Longs
+from features.online.packed_codec import PREFIX_BYTES, PackedCodec, Unreadable
 
 STATUSES = ("fresh", "stale", "missing", "expired", "truncated")
 FRESH, STALE, MISSING, EXPIRED, _ = range(len(STATUSES))
@@ -19,10 +20,8 @@ STATUS_TYPE = pa.dictionary(pa.int8(), pa.string())
 
 _ARROW = {"long": pa.int64(), "double": pa.float64(), "boolean": pa.bool_(), "string": pa.string()}
 _DICTIONARY = pa.array(STATUSES, pa.string())
-_NULLS_AT = PREFIX_BYTES + VERSION.size
-
-Bools = npt.NDArray[np.bool_]
-Longs = npt.NDArray[np.int64]
+_OWN = 2
+"""Columns before those of the fields: event time and age."""
 
 
 def schema_of(layout: PackedLayout) -> pa.Schema:
@@ -46,55 +45,70 @@ class PackedColumns:
         self._unreadable = unreadable
         self._fields = codec.layout.fields
         self._fresh_ms = codec.layout.fresh_ms
-        self._slots_at = _NULLS_AT + codec.null_bytes
-        self._slots = np.array(codec.slots, dtype=np.int64)
+        self._slots = slice(codec.nulls.stop, codec.fixed.size)
         self._ttls = [codec.layout.field_ttl_ms(field) for field in self._fields]
         self._ttls_ms = np.array(self._ttls, dtype=np.int64)[:, None]
-        self._empty = np.array([_bits(self._fields[at]) for at in codec.slots], dtype=np.int64)[:, None]
         self._no_empty = np.array([field.empty is None for field in self._fields])[:, None]
         self._shortest_ttl = min(self._ttls)
-        self._status_type = self.schema.field("status").type
-        self._row_type = pa.struct(list(self.schema))
-        # without strings all values are equally long, and are joined as they are
-        self._width = codec.fixed.size + (0 if codec.strings else CHECKSUM_BYTES)
-        self._blank = bytes(self._width)
+        self._status = self.schema.field("status")
+        # numbers are made as one block, the others one by one
+        numbers = [at for at in codec.slots if self._fields[at].kind != "boolean"]
+        self._numbers = np.array(numbers, dtype=np.int64)
+        self._number_slots = np.array([codec.slots.index(at) for at in numbers], dtype=np.int64)
+        self._booleans = [at for at in codec.slots if at not in numbers]
+        self._empty = np.array([_bits(self._fields[at]) for at in numbers], dtype=np.int64)[:, None]
+        own = [self.schema.field(at) for at in range(_OWN)]
+        self._block = BlockColumns(pa.schema([*own, *(self.schema.field(_OWN + at) for at in numbers)]))
 
     def decode(self, values: Sequence[bytes | None], now_ms: int) -> pa.RecordBatch:
         """One row per value, in order; None, and what is unreadable, reads as missing."""
         heads, texts, missing = self._readable(values)
-        rows = len(heads)
-        block = np.frombuffer(b"".join(heads), dtype=np.uint8).reshape(rows, self._width)
-        times = _longs(block[:, PREFIX_BYTES : PREFIX_BYTES + 8])[0]
+        rows = len(values)
+        heads_of = np.frombuffer(heads, dtype=np.uint8).reshape(rows, self._codec.width)
+        times = _longs(heads_of[:, PREFIX_BYTES : PREFIX_BYTES + 8])[0]
+        slots = _longs(heads_of[:, self._slots])
         age = now_ms - times
-        slots = _longs(block[:, self._slots_at : self._slots_at + 8 * len(self._slots)])
-        null, gone = self._masks(block, age, missing)
-        if gone is not None:
-            slots = np.where(gone[self._slots], self._empty, slots)
-        columns = self._numbers(slots, None if null is None else null[self._slots])
+        null, gone = self._masks(heads_of, age, missing)
+        batch = self._number_columns(times, age, slots, (null, gone, missing))
+        others: dict[int, pa.Array] = {}
+        for at in self._booleans:
+            mask = None if null is None else null[at]
+            truths = slots[self._codec.slots.index(at)] != 0
+            if gone is not None:
+                truths = np.where(gone[at], bool(self._fields[at].empty), truths)
+            others[at] = pa.array(truths, pa.bool_(), mask=mask)
         for position, at in enumerate(self._codec.strings):
             texts_of = [text[position] for text in texts]
-            columns[at] = self._strings(
+            others[at] = self._strings(
                 texts_of, self._fields[at].empty, _row(null, at, rows), _row(gone, at, rows)
             )
-        statuses = self._statuses(age, missing)
-        children = [
-            pa.array(times.view("datetime64[ms]"), self.schema.field(0).type, mask=missing),
-            pa.array(age, pa.int64(), mask=missing),
-            *(columns[at] for at in range(len(self._fields))),
-            pa.Array.from_buffers(
-                self._status_type, rows, [None], children=[statuses[ttl] for ttl in self._ttls]
-            ),
-        ]
-        # by way of a struct: RecordBatch.from_arrays takes ten times as long
-        return pa.RecordBatch.from_struct_array(
-            pa.Array.from_buffers(self._row_type, rows, [None], children=children)
-        )
+        for at in sorted(others):  # each finds all before it in place
+            batch = batch.add_column(_OWN + at, self.schema.field(_OWN + at), others[at])
+        return batch.append_column(self._status, self._statuses(age, missing))
+
+    def _number_columns(
+        self, times: Longs, age: Longs, slots: Longs, masks: tuple[Bools | None, Bools | None, Bools | None]
+    ) -> pa.RecordBatch:
+        """The batch of all columns but booleans, strings and statuses."""
+        null, gone, missing = masks
+        words = np.empty((_OWN + len(self._numbers), len(times)), dtype=np.int64)
+        words[0], words[1] = times, age
+        words[_OWN:] = slots[self._number_slots] if self._booleans else slots
+        if gone is not None:
+            np.copyto(words[_OWN:], self._empty, where=gone[self._numbers])
+        if null is None:
+            return self._block.batch(words, None)
+        nulls = np.zeros(words.shape, dtype=np.bool_)
+        if missing is not None:
+            nulls[:_OWN] = missing
+        nulls[_OWN:] = null[self._numbers]
+        return self._block.batch(words, nulls)
 
     def _masks(
-        self, block: npt.NDArray[np.uint8], age: Longs, missing: Bools | None
+        self, heads: npt.NDArray[np.uint8], age: Longs, missing: Bools | None
     ) -> tuple[Bools | None, Bools | None]:
         """Per field and row: what is null in the end, and what reads as empty; None for nowhere."""
-        bits = block[:, _NULLS_AT : self._slots_at]
+        bits = heads[:, self._codec.nulls]
         null: Bools | None = None
         if bits.any():
             null = np.unpackbits(bits, axis=1, count=len(self._fields), bitorder="little").T.astype(np.bool_)
@@ -105,51 +119,37 @@ class PackedColumns:
             gone |= missing
         return np.where(gone, self._no_empty, False if null is None else null), gone
 
-    def _readable(self, values: Sequence[bytes | None]) -> tuple[list[bytes], list[list[str]], Bools | None]:
-        """Per row the fixed part (zeros where missing) and the strings; which rows are missing, None for
-        none."""
+    def _readable(self, values: Sequence[bytes | None]) -> tuple[bytes, list[list[str]], Bools | None]:
+        """The fixed parts of all rows, joined (blank where missing); the strings per row; which rows are
+        missing, None for none."""
+        if not self._codec.strings:
+            absent = [row for row, value in enumerate(values) if value is None]
+            joined = b"".join([self._codec.blank if value is None else value for value in values])
+            if self._codec.check_joined(joined, len(values)):
+                return joined, [], _mask(absent, len(values))
+        return self._readable_one_by_one(values)
+
+    def _readable_one_by_one(
+        self, values: Sequence[bytes | None]
+    ) -> tuple[bytes, list[list[str]], Bools | None]:
         heads: list[bytes] = []
         texts: list[list[str]] = []
         missing: list[int] = []
-        check, strings = self._codec.check, self._codec.strings
-        no_text = [""] * len(strings)
+        codec = self._codec
+        no_text = [""] * len(codec.strings)
         for row, value in enumerate(values):
             if value is not None:
                 try:
-                    check(value)
-                    if strings:
-                        texts.append(self._codec.decode_strings(value))
-                        value = value[: self._width]
-                    heads.append(value)
+                    codec.check(value)
+                    texts.append(codec.decode_strings(value) if codec.strings else [])
+                    heads.append(value[: codec.width])
                     continue
                 except Unreadable as problem:
                     self._unreadable(problem.reason)
             missing.append(row)
-            heads.append(self._blank)
+            heads.append(codec.blank)
             texts.append(no_text)
-        if not missing:
-            return heads, texts, None
-        mask = np.zeros(len(values), dtype=np.bool_)
-        mask[missing] = True
-        return heads, texts, mask
-
-    def _numbers(self, slots: Longs, null: Bools | None) -> dict[int, pa.Array]:
-        """The columns of all fields but strings: views of one buffer."""
-        count, rows = slots.shape
-        valid = None if null is None else pa.py_buffer(np.packbits(~null, bitorder="little"))
-        buffers = [valid, pa.py_buffer(slots)]
-        flat = {
-            kind: pa.Array.from_buffers(_ARROW[kind], count * rows, buffers) for kind in ("long", "double")
-        }
-        columns: dict[int, pa.Array] = {}
-        for position, at in enumerate(self._codec.slots):
-            kind = self._fields[at].kind
-            if kind == "boolean":
-                mask = None if null is None else null[position]
-                columns[at] = pa.array(slots[position] != 0, pa.bool_(), mask=mask)
-            else:
-                columns[at] = flat[kind].slice(position * rows, rows)
-        return columns
+        return b"".join(heads), texts, _mask(missing, len(values))
 
     def _strings(self, texts: list[str], empty: Value, null: list[bool], gone: list[bool]) -> pa.Array:
         return pa.array(
@@ -160,8 +160,8 @@ class PackedColumns:
             pa.string(),
         )
 
-    def _statuses(self, age: Longs, missing: Bools | None) -> dict[int, pa.Array]:
-        """By time to live."""
+    def _statuses(self, age: Longs, missing: Bools | None) -> pa.Array:
+        """The column `status`: fields with one time to live share their statuses."""
         usable = np.full(len(age), FRESH, dtype=np.int8)
         if self._fresh_ms is not None:
             usable[age > self._fresh_ms] = STALE
@@ -171,8 +171,19 @@ class PackedColumns:
             codes[age > ttl] = EXPIRED
             if missing is not None:
                 codes[missing] = MISSING
-            found[ttl] = pa.DictionaryArray.from_arrays(pa.array(codes), _DICTIONARY)
-        return found
+            found[ttl] = pa.DictionaryArray.from_arrays(pa.array(codes), _DICTIONARY, safe=False)
+        return pa.Array.from_buffers(
+            self._status.type, len(age), [None], children=[found[ttl] for ttl in self._ttls]
+        )
+
+
+def _mask(rows: Sequence[int], count: int) -> Bools | None:
+    """True in these rows of so many; None for nowhere."""
+    if not rows:
+        return None
+    mask = np.zeros(count, dtype=np.bool_)
+    mask[rows] = True
+    return mask
 
 
 def _row(mask: Bools | None, at: int, rows: int) -> list[bool]:
@@ -180,8 +191,8 @@ def _row(mask: Bools | None, at: int, rows: int) -> list[bool]:
 
 
 def _longs(block: npt.NDArray[np.uint8]) -> Longs:
-    """Rows of little endian 8-byte words, as one contiguous row per word."""
-    columns: Longs = np.ascontiguousarray(block.view("<i8").T)
+    """Rows of little endian 8-byte words, as one row per word."""
+    columns: Longs = block.view("<i8").T
     return columns
 
 

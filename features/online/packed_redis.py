@@ -5,9 +5,11 @@ per key. On a Redis Cluster a script may only touch one slot: give `keys_per_scr
 """
 
 import asyncio
+import os
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import redis
 import redis.asyncio
@@ -54,23 +56,72 @@ return stays
 """
 
 
+class _Connection(Protocol):
+    """What is used of a synchronous connection of redis-py, which has no types for it."""
+
+    pid: int
+
+    def send_packed_command(self, command: Sequence[bytes]) -> None: ...
+
+    def read_response(self) -> object: ...
+
+    def disconnect(self) -> None: ...
+
+
 class RedisPackedValues:
     """See `PackedValues`. Any error of the client or of the server is Unavailable; how long that takes is
-    bounded by the client's socket timeouts."""
+    bounded by the client's socket timeouts. May be shared by threads, and used after a fork.
+
+    Connections for `get` are taken from the client's pool, one for each thread that reads at the same time,
+    and kept: the pool's checks take longer than a round trip to a Redis nearby. One that was closed meanwhile
+    is replaced. They go back to the pool with this object.
+    """
 
     def __init__(self, client: redis.Redis, *, keys_per_script: int = KEYS_PER_SCRIPT) -> None:
         self._client = client
-        self._command: Callable[..., Any] = client.execute_command
+        self._pool: redis.ConnectionPool = client.connection_pool
+        self._kept: list[_Connection] = []
         self._keys_per_script = keys_per_script
         self._put = client.register_script(_PUT)
+        weakref.finalize(self, _give_back, self._pool, self._kept).atexit = False
 
     def get(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         if not keys:
             return []
+        command = pack_command(("MGET", *keys))  # type: ignore[arg-type]  # any tuple will do
         try:
-            return cast("list[bytes | None]", self._command("MGET", *keys))
+            connection = self._take()
+            if connection is not None:
+                try:
+                    return self._ask(connection, command)
+                except RedisConnectionError:
+                    pass  # it was closed while nobody used it, or Redis is away: a new one tells
+            return self._ask(cast(_Connection, self._pool.get_connection()), command)
         except (RedisError, OSError) as error:
             raise away(error) from error
+
+    def _take(self) -> _Connection | None:
+        """A kept connection of this process; those of the process it was forked from are forgotten."""
+        while self._kept:
+            try:
+                connection = self._kept.pop()
+            except IndexError:  # another thread was faster
+                return None
+            if connection.pid == os.getpid():
+                return connection
+        return None
+
+    def _ask(self, connection: _Connection, command: bytes) -> list[bytes | None]:
+        """The connection is kept if it answered."""
+        try:
+            connection.send_packed_command((command,))
+            found = connection.read_response()
+        except BaseException:
+            connection.disconnect()  # an answer may still be on its way
+            self._pool.release(cast(redis.Connection, connection))
+            raise
+        self._kept.append(connection)
+        return cast("list[bytes | None]", found)
 
     def put(self, entries: Sequence[Entry], ttl_ms: int) -> list[bytes | None]:
         stays: list[bytes | None] = []
@@ -148,6 +199,11 @@ class AsyncRedisPackedValues:
             raise
         self._kept.append(connection)
         return cast("list[bytes | None]", found)
+
+
+def _give_back(pool: redis.ConnectionPool, connections: list[_Connection]) -> None:
+    while connections:
+        pool.release(cast(redis.Connection, connections.pop()))
 
 
 def away(error: Exception) -> Unavailable:

@@ -1,6 +1,7 @@
 """The bytes of packed values, against a reader written from their description."""
 
 import math
+import random
 import struct
 from dataclasses import replace
 from datetime import timedelta
@@ -169,6 +170,55 @@ def test_a_key_is_of_strings_any_strings() -> None:
     for tenant, entity in (("t", 5), (None, "e"), ("t", b"e")):
         with pytest.raises(InvalidInput):
             DEMAND.key(tenant, entity)  # type: ignore[arg-type]
+
+
+@given(
+    st.text(), st.lists(st.text(st.characters() | st.sampled_from("%|\0{}ü\ud800"), max_size=4), max_size=9)
+)
+def test_keys_of_many_are_the_keys_of_each(tenant: str, entities: list[str]) -> None:
+    for layout in LAYOUTS:
+        assert layout.keys(tenant, entities) == [layout.key(tenant, entity) for entity in entities]
+
+
+@pytest.mark.parametrize(
+    ("tenant", "entities"), [("t", ["a", 5]), ("t", [b"a"]), (None, ["a"]), (b"t", ["a"]), ("t", [None])]
+)
+def test_keys_are_of_strings(tenant: Any, entities: Any) -> None:
+    with pytest.raises(InvalidInput, match="strings"):
+        DEMAND.keys(tenant, entities)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 255, 256, 257, 512, 700])
+def test_joined_values_are_checked_as_surely_as_each(count: int) -> None:
+    codec, rng = PackedCodec(DEMAND), random.Random(count)
+    whole = [
+        codec.encode(rng.randrange(10**12), n, (rng.getrandbits(60), 1 / 3, True, n, None))
+        for n in range(count)
+    ]
+    assert codec.check_joined(b"".join(whole), count)
+    assert codec.check_joined(b"".join([codec.blank] * count), count)
+    assert not codec.check_joined(b"".join(whole), count + 1)
+    assert not codec.check_joined(b"".join(whole)[:-1], count)
+    other = PackedCodec(replace(DEMAND, digest="01" * 32)).encode(1, 1, ROWS[DEMAND])
+    newer = bytes([2]) + whole[0][1:-4]
+    strangers = [other, newer + crc32(newer).to_bytes(4, "little")]
+    for place in {0, count // 2, count - 1}:
+        for stranger in strangers:
+            assert not codec.check_joined(b"".join([*whole[:place], stranger, *whole[place + 1 :]]), count)
+        for at in range(codec.width):
+            damaged = bytearray(whole[place])
+            damaged[at] ^= 1 << rng.randrange(8)
+            assert not codec.check_joined(b"".join([*whole[:place], damaged, *whole[place + 1 :]]), count)
+
+
+def test_values_that_only_together_have_the_right_length_are_no_values() -> None:
+    codec = PackedCodec(DEMAND)
+    body = codec.encode(5, 6, ROWS[DEMAND])[:-4]
+    longer, shorter = body + b"\0", body[:-1]
+    checked = [one + crc32(one).to_bytes(4, "little") for one in (longer, shorter)]
+    assert sum(map(len, checked)) == 2 * codec.width
+    assert not codec.check_joined(b"".join(checked), 2)
+    assert not codec.check_joined(b"".join(checked[::-1]), 2)
 
 
 @pytest.mark.parametrize(
