@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from core.errors import MillstreamError
 from core.settings import Settings, settings
@@ -12,6 +13,7 @@ from gateway.keys import create_key
 from pipelines.changes import apply
 from pipelines.load import load_plans
 from stack.local import Stack
+from stack.service import Progress, Silent
 from stack.unit import JobSpec
 
 PIPELINES = ("fraud", "demand")
@@ -36,8 +38,15 @@ class Deployed:
         return GatewayClient(self.url, self.key(tenant), connections=_CONNECTIONS)
 
 
+class ToldOnErrors(Silent):
+    """Each step as a line on standard error, at once: what takes minutes says how far it is."""
+
+    def step(self, subject: str, text: str) -> None:
+        print(f"{datetime.now():%H:%M:%S} {subject}: {text}", file=sys.stderr, flush=True)
+
+
 @contextmanager
-def deployed() -> Iterator[Deployed]:
+def deployed(told: Progress) -> Iterator[Deployed]:
     """On the local stack, which is started where it does not run, and then stopped again. Jobs that were
     there before stay."""
     given = settings()
@@ -45,13 +54,14 @@ def deployed() -> Iterator[Deployed]:
     ran = stack.running()
     kept = {unit.name for unit in stack.folder.read_jobs()}
     specs = _jobs(given)
-    stack.up(resume_jobs=False)
+    stack.up(resume_jobs=False, progress=told)
     try:
         # all of them: the gateway takes events of every pipeline, and is ready when it can
+        told.step("pipelines", "applying")
         apply(list(load_plans().values()), given)
         for spec in specs:
             stack.add_job(spec)
-        stack.wait_ready([spec.name for spec in specs], READY_S)
+        stack.wait_ready([spec.name for spec in specs], READY_S, told)
         yield Deployed(given)
     finally:
         for spec in specs:
@@ -59,7 +69,7 @@ def deployed() -> Iterator[Deployed]:
                 with suppress(MillstreamError):
                     stack.remove_job(spec.name)
         if not ran:
-            stack.down()
+            stack.down(progress=told)
 
 
 def _jobs(given: Settings) -> list[JobSpec]:

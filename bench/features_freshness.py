@@ -15,12 +15,14 @@ import asyncio
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.features_deployed import Deployed, deployed
+from bench.features_deployed import Deployed, ToldOnErrors, deployed
+from bench.features_ingest import WARM_UP_S as INGEST_WARM_UP_S
 from bench.features_ingest import ingest_figures, user_event_bodies
 from bench.harness import require_equal
 from bench.open_loop import steadily
@@ -36,12 +38,13 @@ from features.online.packed_redis import RedisPackedValues
 from features.online.rolling import RollingStore
 from gateway.client import Batch
 from jobs.sources.generated import LABEL, generate
+from stack.service import Progress
 
 RATE, SECONDS, WARM_UP_S = 200.0, 30.0, 10.0
 WINDOWED_RATE, WINDOW_ENDS = 50.0, 2
 EACH = 4
 """One payment in so many is looked for."""
-POLL_S, LOST_S = 0.005, 30.0
+POLL_S, LOST_S, OVERRUN_S = 0.005, 30.0, 60.0
 _DISORDER_MS = REGIONAL_DEMAND.disorder // timedelta(milliseconds=1)
 _MINUTE_MS = 60_000
 _KINDS = {"bookings": "booking", "searches": "search", "cancels": "cancel"}
@@ -59,21 +62,56 @@ class Accepted(NamedTuple):
 def freshness_figures(
     *, seconds: float = SECONDS, warm_up_s: float = WARM_UP_S, window_ends: int = WINDOW_ENDS
 ) -> dict[str, float]:
-    """All of them, in ms, on pipelines deployed for it.
+    """All of them, in ms, on pipelines deployed for it. Takes four to six minutes: one to start, 40 s each
+    of payments and of user events, and up to 135 s until two minutes have ended. What is done is told on
+    standard error, figures included.
 
     Raises InternalError when a value is wrong or an event is not accepted, Unavailable when a value does not
-    come within 30 s.
+    come within 30 s, or a measurement does not end within a minute of when it should.
     """
-    with deployed() as pipelines:
-        return asyncio.run(_figures(pipelines, seconds, warm_up_s, window_ends))
+    told = ToldOnErrors()
+    with deployed(told) as pipelines:
+        return asyncio.run(_figures(pipelines, told, seconds, warm_up_s, window_ends))
 
 
 async def _figures(
-    pipelines: Deployed, seconds: float, warm_up_s: float, window_ends: int
+    pipelines: Deployed, told: Progress, seconds: float, warm_up_s: float, window_ends: int
 ) -> dict[str, float]:
-    figures = await rolling_figures(pipelines, seconds=seconds, warm_up_s=warm_up_s)
-    figures |= await ingest_figures(pipelines.url, pipelines.key(_tenant()), seconds=seconds)
-    return figures | await windowed_figures(pipelines, ends=window_ends)
+    figures = await _told(
+        told,
+        "payments",
+        warm_up_s + seconds,
+        rolling_figures(pipelines, seconds=seconds, warm_up_s=warm_up_s),
+    )
+    figures |= await _told(
+        told,
+        "user events",
+        INGEST_WARM_UP_S + seconds,
+        ingest_figures(pipelines.url, pipelines.key(_tenant()), seconds=seconds),
+    )
+    windows = windowed_figures(pipelines, ends=window_ends)
+    return figures | await _told(told, "windows", _windows_last_s(window_ends), windows)
+
+
+async def _told(
+    told: Progress, name: str, lasts_s: float, measured: Coroutine[None, None, dict[str, float]]
+) -> dict[str, float]:
+    """What is measured, in a time that is bounded, and told when it is there."""
+    told.step(name, f"measuring for {lasts_s:.0f} s")
+    try:
+        async with asyncio.timeout(lasts_s + OVERRUN_S):
+            figures = await measured
+    except TimeoutError as error:
+        raise Unavailable(f"{name}: not done {OVERRUN_S:g} s after the end", where="bench") from error
+    for line in _shown(figures).splitlines():
+        told.step(name, line)
+    return figures
+
+
+def _windows_last_s(ends: int) -> float:
+    """From now until all that is sent for so many ends is sent."""
+    now = to_millis(datetime.now(UTC))
+    return (_end_after(now + _BEFORE_MS) + (ends - 1) * _MINUTE_MS + _AFTER_MS - now) / 1e3
 
 
 async def rolling_figures(
