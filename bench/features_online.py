@@ -194,6 +194,7 @@ def _read(reader: PackedReader, peer: feast.FeatureStore, count: int) -> Ratio:
     found = peer.get_online_features(_REFERENCES, [{"device": one} for one in devices]).to_dict()
     ours = _columns(reader.read_batch(LAYOUT, TENANT, devices))
     require_equal(f"values of {count} entities", ours, {name: found[name] for name in NAMES})
+    require_equal(f"lists of {count}", ours, reader.read_lists(LAYOUT, TENANT, devices).values)
     named = [read.values for read in reader.read_many(LAYOUT, TENANT, devices)]
     require_equal(f"values by name of {count}", ours, {name: [one[name] for one in named] for name in NAMES})
     tabled = peer.get_online_features(_REFERENCES, [{"device": one} for one in devices]).to_arrow()
@@ -230,7 +231,7 @@ def _ours(reader: PackedReader, count: int) -> Measure:
         return reader.read(LAYOUT, TENANT, devices[0]).values
 
     def few(devices: list[str]) -> object:
-        return [read.values for read in reader.read_many(LAYOUT, TENANT, devices)]
+        return reader.read_lists(LAYOUT, TENANT, devices).values
 
     def many(devices: list[str]) -> object:
         return reader.read_batch(LAYOUT, TENANT, devices)

@@ -77,6 +77,7 @@ class PackedCodec:
         self.nulls = slice(PREFIX_BYTES + VERSION.size, PREFIX_BYTES + VERSION.size + self.null_bytes)
         """Where the bits of the nulls are."""
         self._slots = struct.Struct(f"<{self.nulls.stop}x{slots}")
+        self._joined = struct.Struct(f"<{PREFIX_BYTES}xq8x{self.null_bytes}x{slots}{CHECKSUM_BYTES}x")
         self._no_nulls = bytes(self.null_bytes)
         self.width = self.fixed.size + (0 if self.strings else CHECKSUM_BYTES)
         """Bytes of a value; with strings, before the first of them."""
@@ -175,6 +176,14 @@ class PackedCodec:
         if begin != end:
             raise Unreadable("damaged")
         return found
+
+    def unpack_joined(self, joined: bytes) -> list[tuple[Value, ...]] | None:
+        """Per value its event time and its fields, of values that `check_joined` took; None if one of them
+        has a null."""
+        for at in range(self.nulls.start, self.nulls.stop):
+            if any(joined[at :: self.width]):
+                return None
+        return list(self._joined.iter_unpack(joined))
 
     def null_fields(self, nulls: bytes) -> list[int]:
         """The fields whose bit is set."""

@@ -1,4 +1,4 @@
-"""Reading packed values: one at a time, from coroutines, and as columns.
+"""Reading packed values: one at a time, from coroutines, and of many as lists or Arrow columns.
 
 Every read says for each feature its value, event time, age and status (`features.online.status`):
 
@@ -73,6 +73,24 @@ class PackedRead(msgspec.Struct, frozen=True, eq=False):
         return False
 
 
+class PackedLists(msgspec.Struct, frozen=True, eq=False):
+    """Many entities' features of one view. Every list has one place per entity, in order; what is said of
+    each is what `PackedRead` says of one."""
+
+    _form: "_Form"
+    values: dict[str, list[Value]]
+    """By feature, in the order of the layout."""
+    event_times_ms: list[int | None]
+    ages_ms: list[int | None]
+    _bands: list[int]
+
+    @property
+    def statuses(self) -> dict[str, list[Status]]:
+        """By feature, in the order of the layout."""
+        told = [self._form.statuses[band] for band in self._bands]
+        return {name: [statuses[name] for statuses in told] for name in self.values}
+
+
 class _Form:
     """A layout, made ready for reading.
 
@@ -117,6 +135,28 @@ class _Form:
         age = now_ms - event_time_ms
         # the band: how many of the spans are shorter than the age
         return PackedRead(self, found, bisect_left(self._spans, age), event_time_ms, age)
+
+    def lists(self, values: Sequence[bytes | None], now_ms: int) -> PackedLists:
+        if values and not self._strings and None not in values:
+            joined = b"".join(values)  # type: ignore[arg-type]  # none of them is None
+            rows = (
+                self._codec.unpack_joined(joined) if self._codec.check_joined(joined, len(values)) else None
+            )
+            if rows is not None:
+                times, *lists = map(list, zip(*rows, strict=True))
+                ages = [now_ms - time for time in times]
+                bands = [bisect_left(self._spans, age) for age in ages]
+                if not self._empty[max(bands)]:  # the older, the more is expired
+                    return PackedLists(self, msgspec.structs.asdict(self._named(*lists)), times, ages, bands)
+        reads = [self.read(data, now_ms) for data in values]
+        named = [read.values for read in reads]
+        return PackedLists(
+            self,
+            {name: [values[name] for values in named] for name in self._layout.names},
+            [read.event_time_ms for read in reads],
+            [read.age_ms for read in reads],
+            [read._band for read in reads],
+        )
 
     def values(self, found: bytes | tuple[Value, ...], band: int) -> dict[str, Value]:
         empty = self._empty[band]
@@ -165,6 +205,12 @@ class PackedReader:
         data = self._values.get(layout.keys(tenant, entities))
         now_ms, form = to_millis(self._clock.now()), self._forms[layout]
         return [form.read(value, now_ms) for value in data]
+
+    def read_lists(self, layout: PackedLayout, tenant: str, entities: Sequence[str]) -> PackedLists:
+        """The features of each entity now, by feature: for a few dozen entities the quickest. One round
+        trip."""
+        data = self._values.get(layout.keys(tenant, entities))
+        return self._forms[layout].lists(data, to_millis(self._clock.now()))
 
     def read_batch(self, layout: PackedLayout, tenant: str, entities: Sequence[str]) -> pa.RecordBatch:
         """One row per entity, in order, an entity as often as it is asked for; columns as

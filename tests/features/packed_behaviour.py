@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.clock import ManualClock
+from core.clock import ManualClock, to_millis
 from core.errors import InvalidInput
 from features.online.packed import PackedLayout
 from features.online.packed_codec import PackedCodec
@@ -102,10 +102,42 @@ class PackedBehaviour:
         batch = reader.read_batch(layout, tenant, asked)
         batch.validate(full=True)
         assert batch.to_pylist() == wanted
+        lists = reader.read_lists(layout, tenant, asked)
+        assert list(lists.values) == list(lists.statuses) == list(layout.names)
+        assert lists.values == {name: [right[name] for right in wanted] for name in layout.names}
+        assert lists.statuses == {name: [right["status"][name] for right in wanted] for name in layout.names}
+        assert lists.ages_ms == [right["age_ms"] for right in wanted]
+        times = [right["event_time"] for right in wanted]
+        assert lists.event_times_ms == [None if time is None else to_millis(time) for time in times]
         for entity, right in zip(asked, wanted, strict=True):
             found = reader.read(layout, tenant, entity)
             flat = {"event_time": found.event_time, "age_ms": found.age_ms, **found.values}
             assert flat | {"status": found.statuses} == right
+
+    def test_lists_of_whole_values_say_what_each_read_says(
+        self, backend: Backend, reader: PackedReader
+    ) -> None:
+        fields = tuple(replace(field, ttl=None) for field in DEMAND.fields)
+        layout, tenant = replace(DEMAND, fields=fields), fresh_tenant()
+        ages = [0, 59_999, 60_000, 60_001, 119_999, 120_000, -5]  # fresh until 60 s, stale until 120 s
+        entities = [f"e{age}" for age in ages]
+        PackedWriter(backend.values, layout).write(
+            [
+                row(f"e{age}", NOW_MS - age, 0, (n, n / 3, n % 2 == 0, -n, 0.25), tenant)
+                for n, age in enumerate((*ages, 120_001))
+            ]
+        )
+        for asked in (entities, [*entities, "e120001"], [*entities, "nowhere"], entities[:1]):
+            lists, reads = reader.read_lists(layout, tenant, asked), reader.read_many(layout, tenant, asked)
+            assert lists.values == {name: [read.values[name] for read in reads] for name in layout.names}
+            assert lists.statuses == {name: [read.statuses[name] for read in reads] for name in layout.names}
+            assert lists.event_times_ms == [read.event_time_ms for read in reads]
+            assert lists.ages_ms == [read.age_ms for read in reads]
+            assert [repr(value) for value in lists.values["surge"]] == [
+                repr(read.values["surge"]) for read in reads
+            ]
+        told = reader.read_lists(layout, tenant, entities).statuses["trend"]
+        assert told == ["fresh"] * 3 + ["stale"] * 3 + ["fresh"]
 
     def test_nothing_asked_and_nothing_given(self, backend: Backend, reader: PackedReader) -> None:
         assert PackedWriter(backend.values, DEMAND).write([]) == []
@@ -113,6 +145,8 @@ class PackedBehaviour:
             batch = reader.read_batch(layout, "t", [])
             assert batch.num_rows == 0
             assert batch.schema.names == ["event_time", "age_ms", *layout.names, "status"]
+            lists = reader.read_lists(layout, "t", [])
+            assert lists.values == lists.statuses == {name: [] for name in layout.names}
 
     # ---- compare-and-set
 
@@ -274,7 +308,10 @@ class PackedBehaviour:
         assert reader.read_batch(layout, tenant, entities).to_pylist() == [wanted] * len(entities)
         for entity in entities:
             assert set(reader.read(layout, tenant, entity).statuses.values()) == {"missing"}
-        assert counted("online_packed_unreadable", view=layout.view, reason="damaged") == 2 * len(whole)
+        lists = reader.read_lists(layout, tenant, entities)
+        for told in lists.statuses.values():
+            assert set(told) == {"missing"}
+        assert counted("online_packed_unreadable", view=layout.view, reason="damaged") == 3 * len(whole)
 
     def test_what_is_damaged_is_replaced_by_the_next_write_of_any_version(self, backend: Backend) -> None:
         """A rebuild writes what was there: the same version again, and a flipped time may look newer."""
@@ -327,8 +364,9 @@ class PackedBehaviour:
         PackedWriter(backend.values, was).write([row("a", NOW_MS)])
         reader = PackedReader(backend.values, ManualClock(NOW))
         assert set(reader.read(now, "t", "a").statuses.values()) == {"missing"}
+        assert reader.read_lists(now, "t", ["a"]).ages_ms == [None]
         assert reader.read_batch(now, "t", ["a"]).column("age_ms").null_count == 1
-        assert counted("online_packed_unreadable", view=now.view, reason="fingerprint") == 2
+        assert counted("online_packed_unreadable", view=now.view, reason="fingerprint") == 3
         assert PackedWriter(backend.values, now).write([row("a", NOW_MS - 5)]) == ["written"]
         assert set(reader.read(now, "t", "a").statuses.values()) == {"fresh"}
 
