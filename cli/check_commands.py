@@ -33,13 +33,14 @@ def register(app: typer.Typer) -> None:
         full: Annotated[bool, typer.Option("--full", help="the long tests too")] = False,
         unit: Annotated[bool, typer.Option("--unit", help="only what needs no services")] = False,
     ) -> None:
-        """The static checks, then the tests; further arguments go to pytest."""
+        """The static checks, then the tests; further arguments go to pytest. Tells the slowest tests."""
         if not static_checks():
             raise typer.Exit(1)
         chosen = [] if full else ["not full"]
         if unit:
             chosen.append("not services")
-        arguments = ["-m", " and ".join(chosen)] if chosen else []
+        arguments = ["--durations=40", "--durations-min=3"]
+        arguments += ["-m", " and ".join(chosen)] if chosen else []
         os.chdir(ROOT)
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-P", "-m", "pytest", *arguments, *context.args])
