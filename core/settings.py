@@ -116,6 +116,22 @@ class Gateway(Section):
     push_queue: int = Field(10_000, ge=10, description="frames queued per connection before it is closed")
 
 
+class Asking(Section):
+    """Asking a pipeline and waiting for its answer."""
+
+    wait_s: float = Field(5.0, gt=0, description="how long an asker waits who does not say; then 504")
+    longest_wait_s: float = Field(60.0, gt=0, description="the longest wait that can be asked for")
+    background_s: float = Field(300.0, gt=0, description="time to answer where the asker comes back for it")
+    max_waiting: int = Field(1_000, ge=1, description="requests that await their answer; then 503")
+    max_body_bytes: int = Field(256 * 1024, ge=256, description="size limit of a request's body")
+    reply_partition: int | None = Field(
+        None, ge=0, description="the partition of replies that a gateway reads; any one by default"
+    )
+    outcome_ttl_s: int = Field(900, ge=60, description="how long an outcome is kept, and its id known")
+    in_flight: int = Field(1_024, ge=1, description="requests that a worker answers at once")
+    frame_ms: float = Field(30.0, ge=20, le=50, description="pieces of an answer gather so long for a frame")
+
+
 class Worker(Section):
     batch: int = Field(512, ge=1, le=10_000, description="most records in one batch")
     wait_ms: float = Field(5.0, ge=0, le=500, description="longest wait for a batch to fill")
@@ -171,6 +187,7 @@ class Settings(BaseSettings):
     redis: Redis = Redis()
     postgres: Postgres = Postgres()
     gateway: Gateway = Gateway()
+    asking: Asking = Asking()
     worker: Worker = Worker()
     writer: Writer = Writer()
     corrections: Corrections = Corrections()
