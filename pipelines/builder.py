@@ -177,6 +177,16 @@ class Pipeline:
         self._set("labels", labels, step)
         self._set("alerts", alerts, step)
 
+    def ask(self, *, kept: timedelta, step: str = "ask") -> None:
+        """How long Kafka keeps the requests of those who ask a pipeline that scores; an hour by default."""
+        if kept < timedelta(minutes=1):
+            raise DeclarationError(
+                f"requests are kept for {kept}",
+                where=f"pipeline {self.name}, step {step}",
+                mend="give a minute at least: a worker that starts again must still find them",
+            )
+        self._take(step, "requests_kept", kept)
+
     def plan(self) -> Plan:
         """The plan. Raises DeclarationError when a part is missing or parts do not fit together."""
         where = f"pipeline {self.name}"
@@ -214,6 +224,12 @@ class Pipeline:
                 f"pattern {self._patterns[0].name} beside a windowed view",
                 where=f"pipeline {self.name}",
                 mend="watch for it in a pipeline of its own",
+            )
+        if "requests_kept" in self._parts:
+            raise DeclarationError(
+                "a pipeline that scores nothing cannot be asked",
+                where=f"pipeline {self.name}",
+                mend="leave ask(...) out",
             )
         return FeaturesPlan(pipeline=self.name, version=self.version, **self._parts)  # type: ignore[arg-type]
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from features.patterns import Pattern
 from features.view import FeatureView
 from operators.decide import Bands
+from schemas.catalog.asking import REPLIES, RETENTION, requests_topic
 from schemas.topic import Topic
 
 
@@ -54,7 +55,10 @@ class Plan(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringPlan(Plan):
-    """Events get a rolling view's features, a score and a decision; their status is kept and pushed."""
+    """Events get a rolling view's features, a score and a decision; their status is kept and pushed.
+
+    It can be asked, too, for the score that an event would get. requests_kept: how long Kafka keeps those.
+    """
 
     patterns: tuple[Pattern, ...]
     enriched: Topic
@@ -64,14 +68,25 @@ class ScoringPlan(Plan):
     status: Topic
     labels: Topic
     alerts: Topic
+    requests_kept: timedelta = RETENTION
 
     @property
     def keyed(self) -> tuple[Topic, ...]:
         return (self.source, self.enriched, self.results, self.status, self.labels)
 
     @property
+    def requests(self) -> Topic:
+        """Where those wait who ask for a score without publishing an event."""
+        return requests_topic(self.pipeline, partitions=self.source.partitions, retention=self.requests_kept)
+
+    @property
+    def replies(self) -> Topic:
+        """Where they are answered; one topic for all pipelines."""
+        return REPLIES
+
+    @property
     def path(self) -> tuple[Topic, ...]:
-        return (*self.keyed, self.alerts)
+        return (*self.keyed, self.alerts, self.requests, self.replies)
 
 
 @dataclass(frozen=True, kw_only=True)

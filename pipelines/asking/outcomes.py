@@ -1,0 +1,238 @@
+"""The outcome store: what became of each request, for a time, where every gateway and worker finds it.
+
+A gateway reserves (tenant, id) with the digest of the body before it asks; a worker writes the pieces of a
+streamed answer as they are sent, and the end before it is sent. The first final end stays: whoever ends the
+same request again is given that one, so that every asker of an id is answered alike. An end that is not
+final (expired, cancelled, an error that may pass) gives way to the next.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+import msgspec
+import redis.asyncio
+
+from core.clock import Clock, SystemClock
+from core.errors import MillstreamError
+from core.round_trips import Command, RoundTrips
+from pipelines.asking.failures import failure_of
+from schemas.catalog.asking import Failure
+from schemas.keys import key_of
+
+KEY = "millstream:asked:"
+ANSWERED, FAILED, EXPIRED, CANCELLED = "answered", "failed", "expired", "cancelled"
+# A final end begins with 1. ARGV: the end, its time to live in ms.
+_END = """
+local there = redis.call('GET', KEYS[1])
+if there and string.sub(there, 1, 1) == '1' then return there end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return false
+"""
+
+_BEGIN = """
+local there = redis.call('GET', KEYS[1])
+if there and string.sub(there, 1, 1) ~= '1' then redis.call('DEL', KEYS[1]) end
+return redis.call('DEL', KEYS[2])
+"""
+
+
+class Reserved(msgspec.Struct, frozen=True, array_like=True):
+    """A request as the first gateway took it. Times are milliseconds since the epoch."""
+
+    digest: bytes
+    pipeline: str
+    asked_at_ms: int
+    deadline_ms: int
+
+
+class End(msgspec.Struct, frozen=True, array_like=True):
+    """How a request ended. pieces: how many were sent before; status and body: where `answered`."""
+
+    digest: bytes
+    state: str
+    attempt: str
+    ended_at_ms: int
+    pieces: int = 0
+    status: int = 0
+    body: bytes = b""
+    failure: Failure | None = None
+    final: bool = False
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the store knows of a request. `pieces` only where they were asked for."""
+
+    reserved: Reserved | None = None
+    end: End | None = None
+    pieces: Sequence[bytes] = ()
+
+
+class OutcomeStore(Protocol):
+    """Every method raises Unavailable while the store is away."""
+
+    async def reserve(self, tenant: str, id: str, reserved: Reserved) -> Standing:
+        """Write it where nothing is yet; what was there before."""
+        ...
+
+    async def begin(self, tenant: str, id: str) -> None:
+        """An attempt begins: forget the pieces, and an end that was not final."""
+        ...
+
+    async def add(self, tenant: str, id: str, pieces: Sequence[bytes]) -> None:
+        """The next pieces of the attempt."""
+        ...
+
+    async def end(self, tenant: str, id: str, end: End) -> End:
+        """Write the end, unless a final one is there; the one that stands."""
+        ...
+
+    async def read(self, tenant: str, id: str, *, after: int | None = None) -> Standing:
+        """What is known; with `after` (-1 for all) the pieces of higher numbers too."""
+        ...
+
+
+def digest_of(pipeline: str, body: bytes) -> bytes:
+    """What tells a repeat from another request under the same id."""
+    return hashlib.sha256(pipeline.encode() + b"\x00" + body).digest()
+
+
+def failed(digest: bytes, error: BaseException, *, attempt: str, pieces: int, at_ms: int) -> End:
+    """The end of a request whose answerer raised; final unless it may succeed later without a change."""
+    final = not (isinstance(error, MillstreamError) and error.retryable)
+    return End(digest, FAILED, attempt, at_ms, pieces, failure=failure_of(error), final=final)
+
+
+@dataclass
+class _Held:
+    until: float
+    standing: Standing = field(default_factory=Standing)
+
+
+class InMemoryOutcomes:
+    """One process's own: the newest `limit` requests, each for `ttl` after its last change."""
+
+    def __init__(self, *, ttl: timedelta, limit: int = 20_000, clock: Clock | None = None) -> None:
+        self._ttl = ttl.total_seconds()
+        self._limit = limit
+        self._clock = clock or SystemClock()
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+
+    async def reserve(self, tenant: str, id: str, reserved: Reserved) -> Standing:
+        there = self.peek(tenant, id)
+        if there.reserved is None:
+            self._put(tenant, id, Standing(reserved, there.end, there.pieces))
+        return Standing(there.reserved, there.end)
+
+    async def begin(self, tenant: str, id: str) -> None:
+        there = self.peek(tenant, id)
+        self._put(tenant, id, Standing(there.reserved, there.end if _final(there.end) else None))
+
+    async def add(self, tenant: str, id: str, pieces: Sequence[bytes]) -> None:
+        there = self.peek(tenant, id)
+        self._put(tenant, id, Standing(there.reserved, there.end, (*there.pieces, *pieces)))
+
+    async def end(self, tenant: str, id: str, end: End) -> End:
+        there = self.peek(tenant, id)
+        if there.end is not None and there.end.final:
+            return there.end
+        self._put(tenant, id, Standing(there.reserved, end, there.pieces))
+        return end
+
+    async def read(self, tenant: str, id: str, *, after: int | None = None) -> Standing:
+        there = self.peek(tenant, id)
+        return Standing(there.reserved, there.end, () if after is None else there.pieces[after + 1 :])
+
+    def peek(self, tenant: str, id: str) -> Standing:
+        """Everything known, without waiting."""
+        held = self._held.get(key_of(tenant, id))
+        return Standing() if held is None or self._clock.monotonic() >= held.until else held.standing
+
+    def _put(self, tenant: str, id: str, standing: Standing) -> None:
+        key = key_of(tenant, id)
+        self._held[key] = _Held(self._clock.monotonic() + self._ttl, standing)
+        self._held.move_to_end(key)
+        while len(self._held) > self._limit:
+            self._held.popitem(last=False)
+
+
+class RedisOutcomes:
+    """Three values per (tenant, id) in one slot: the reservation, the end, the list of pieces.
+
+    `RoundTrips` says how the commands of many requests travel, and what an outage costs.
+    """
+
+    def __init__(
+        self,
+        client: "redis.asyncio.Redis",
+        *,
+        ttl: timedelta,
+        timeout_s: float = 0.5,
+        rest_s: float = 0.5,
+        clock: Clock | None = None,
+    ) -> None:
+        self._ttl_ms = ttl // timedelta(milliseconds=1)
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._reserved = msgspec.msgpack.Decoder(Reserved).decode
+        self._end = msgspec.msgpack.Decoder(End).decode
+        self._redis = RoundTrips(
+            client,
+            where="outcome store",
+            code="outcomes_unavailable",
+            timeout_s=timeout_s,
+            rest_s=rest_s,
+            clock=clock,
+        )
+
+    async def reserve(self, tenant: str, id: str, reserved: Reserved) -> Standing:
+        request, answer, _ = _keys(tenant, id)
+        was_set, there, end = await self._redis.ask(
+            [
+                ("SET", request, self._encode(reserved), "PX", self._ttl_ms, "NX"),
+                ("GET", request),
+                ("GET", answer),
+            ]
+        )
+        return Standing(None if was_set else self._request_of(there), self._end_of(end))
+
+    async def begin(self, tenant: str, id: str) -> None:
+        _, answer, pieces = _keys(tenant, id)
+        await self._redis.ask([("EVAL", _BEGIN, 2, answer, pieces)])
+
+    async def add(self, tenant: str, id: str, pieces: Sequence[bytes]) -> None:
+        key = _keys(tenant, id)[2]
+        await self._redis.ask([("RPUSH", key, *pieces), ("PEXPIRE", key, self._ttl_ms)])
+
+    async def end(self, tenant: str, id: str, end: End) -> End:
+        answer = _keys(tenant, id)[1]
+        value = (b"1" if end.final else b"0") + self._encode(end)
+        (there,) = await self._redis.ask([("EVAL", _END, 1, answer, value, self._ttl_ms)])
+        return self._end_of(there) or end
+
+    async def read(self, tenant: str, id: str, *, after: int | None = None) -> Standing:
+        request, answer, key = _keys(tenant, id)
+        commands: list[Command] = [("GET", answer), ("GET", request)]
+        if after is not None:
+            commands.append(("LRANGE", key, after + 1, -1))
+        end, reserved, *pieces = await self._redis.ask(commands)
+        return Standing(self._request_of(reserved), self._end_of(end), pieces[0] if pieces else ())
+
+    def _request_of(self, value: bytes | None) -> Reserved | None:
+        return None if value is None else self._reserved(value)
+
+    def _end_of(self, value: bytes | None) -> End | None:
+        return None if value is None else self._end(value[1:])
+
+
+def _keys(tenant: str, id: str) -> tuple[str, str, str]:
+    """What is in braces decides the slot."""
+    base = f"{KEY}{{{key_of(tenant, id)}}}"
+    return f"{base}:request", f"{base}:answer", f"{base}:pieces"
+
+
+def _final(end: End | None) -> bool:
+    return end is not None and end.final
