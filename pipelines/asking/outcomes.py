@@ -18,8 +18,8 @@ import redis.asyncio
 
 from core.clock import Clock, SystemClock
 from core.errors import MillstreamError
-from core.round_trips import Command, RoundTrips
 from pipelines.asking.failures import failure_of
+from pipelines.on_redis.round_trips import Command, RoundTrips
 from schemas.catalog.asking import Failure
 from schemas.keys import key_of
 
