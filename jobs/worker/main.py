@@ -59,7 +59,7 @@ def run(plan: ScoringPlan, settings: Settings, *, source: ModelSource | None = N
     probe.beat("loop")
     server = ProbeServer(probe, settings.worker.port or None).start()
     worker = Worker(
-        plan, settings, source=source or _source(plan, settings), clock=clock, probe=probe, stop=stop
+        plan, settings, source=source or stored_models(plan, settings), clock=clock, probe=probe, stop=stop
     )
     try:
         worker.run()
@@ -242,7 +242,8 @@ def _codec(topic: Topic, registry: SchemaRegistry) -> RecordCodec[Any]:
     return RecordCodec(topic.record, registry, topic.subject, max_bytes=topic.max_bytes)
 
 
-def _source(plan: ScoringPlan, settings: Settings) -> ModelSource:
+def stored_models(plan: ScoringPlan, settings: Settings) -> ModelSource:
+    """The versions of the plan's model in the store of the settings."""
     return StoredModels(ModelStore(settings.root / "models"), plan.infer.model)
 
 

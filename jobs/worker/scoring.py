@@ -23,7 +23,8 @@ STORE_BREAKING = Breaking(failures=1, open_for=timedelta(seconds=1))
 
 @dataclass(frozen=True)
 class Declared:
-    """The parts of a plan that scoring needs."""
+    """The parts of a plan that scoring needs. asked: rows are marked late so that their features are read as
+    of their own time, but they are requests; the stream's counters leave them out."""
 
     pipeline: str
     entity: str
@@ -32,6 +33,7 @@ class Declared:
     bands: Bands
     batch: int
     explain: bool = True
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ class Scoring:
             return no_reasons(len(matrix))
 
     def _count(self, band: npt.NDArray[np.int8], late: npt.NDArray[np.bool_], filled: Filled) -> None:
+        if self.declared.asked:
+            return
         pipeline = self.declared.pipeline
         for index, count in enumerate(np.bincount(band, minlength=len(self.declared.bands.all))):
             if count:

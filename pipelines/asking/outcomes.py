@@ -20,11 +20,14 @@ from core.clock import Clock, SystemClock
 from core.errors import MillstreamError
 from pipelines.asking.failures import failure_of
 from pipelines.on_redis.round_trips import Command, RoundTrips
-from schemas.catalog.asking import Failure
+from schemas.catalog.asking import Failure, State
 from schemas.keys import key_of
 
 KEY = "millstream:asked:"
-ANSWERED, FAILED, EXPIRED, CANCELLED = "answered", "failed", "expired", "cancelled"
+ANSWERED: State = "answered"
+FAILED: State = "failed"
+EXPIRED: State = "expired"
+CANCELLED: State = "cancelled"
 # A final end begins with 1. ARGV: the end, its time to live in ms.
 _END = """
 local there = redis.call('GET', KEYS[1])
@@ -53,7 +56,7 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     """How a request ended. pieces: how many were sent before; status and body: where `answered`."""
 
     digest: bytes
-    state: str
+    state: State
     attempt: str
     ended_at_ms: int
     pieces: int = 0

@@ -10,6 +10,7 @@ from schemas.record import Int32, Record, record
 from schemas.topic import Topic
 
 NAMESPACE = "millstream.asking"
+State = Literal["working", "answered", "failed", "expired", "cancelled"]
 RETENTION = timedelta(hours=1)
 
 
@@ -51,7 +52,7 @@ class Reply(Record, frozen=True, kw_only=True):
     pieces: list[bytes] = []
     last: bool = False
     state: Annotated[
-        Literal["working", "answered", "failed", "expired", "cancelled"],
+        State,
         Meta(description="the last three were not answered; expired and cancelled ones may be asked again"),
     ] = "working"
     status: Annotated[Int32, Meta(description="as HTTP means it, where answered")] = 0

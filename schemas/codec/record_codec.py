@@ -55,6 +55,10 @@ class RecordCodec(Generic[R]):
         self._encode_one = compile_encoder(self.spec)
         self._decoders: dict[int, Decode | None] = {}
 
+    def warm(self) -> None:
+        """Ask the registry now, so that the first record does not wait for it. Raises Unavailable."""
+        self._header()
+
     def encode(self, record: R) -> bytes:
         """One record. Raises Rejected when a value is not of its type, TooLarge above the cap."""
         try:
