@@ -20,9 +20,10 @@ PLANNED = "MILLSTREAM_PLANNED"
 def job_specs(
     plans: Iterable[Plan], settings: Settings, engine: Engine = "flink", *, beside: Iterable[str] = ()
 ) -> list[JobSpec]:
-    """The stream (Flink's keeper, or a Faust agent) and writer of each pipeline, the worker of one that
-    scores, the corrections of one whose view has windows, and one gateway for them and for the pipelines
-    `beside`, which are deployed already. Raises DeclarationError for a view that the engine cannot run."""
+    """The stream (Flink's keeper, or a Faust agent) and writer of each pipeline, both hosts of the worker of
+    one that scores, the corrections of one whose view has windows, and one gateway for them and for the
+    pipelines `beside`, which are deployed already. Raises DeclarationError for a view that the engine cannot
+    run."""
     plans = list(plans)
     served = {plan.pipeline for plan in plans} | set(beside)
     installed = [_meaning(plan) for name, plan in load_plans().items() if name in served]
@@ -38,7 +39,8 @@ def job_specs(
     ]
     for plan in plans:
         job_of(plan, engine)
-        for job in (engine, "writer", "worker" if isinstance(plan, ScoringPlan) else "corrections"):
+        own = ("worker", "answering") if isinstance(plan, ScoringPlan) else ("corrections",)
+        for job in (engine, "writer", *own):
             specs.append(
                 JobSpec(
                     name=f"{plan.pipeline}-{job}",

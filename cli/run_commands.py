@@ -36,6 +36,15 @@ def register(app: typer.Typer) -> None:
 
         score(load_scoring(pipeline), settings())
 
+    @run.command(hidden=True)
+    def answering(pipeline: Name) -> None:
+        """Answer those who ask a pipeline."""
+        from core.settings import settings
+        from jobs.worker.answering.main import run as answer
+        from pipelines.load import load_scoring
+
+        answer(load_scoring(pipeline), settings())
+
     @run.command()
     def writer(pipeline: Name) -> None:
         """Write what a pipeline computes to Redis, Delta and PostgreSQL."""

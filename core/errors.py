@@ -14,7 +14,7 @@
     │   ├── QueueFull             our own bound was reached          queue_full
     │   ├── CircuitOpen           it failed too often, left alone    circuit_open
     │   ├── RateLimited           the caller's limit was reached     429 + Retry-After, rate_limited
-    │   └── DeadlineExceeded      not in time                        deadline_exceeded
+    │   └── DeadlineExceeded      not in time                        504, deadline_exceeded
     ├── ModelError              the model's fault                  refused at load or failed at run time
     │   ├── ModelRefused          digest, signature, golden          model_refused
     │   └── ModelFailed           raised or not finite               model_failed

@@ -1,6 +1,7 @@
 """One request and its answer, free of the server that carried them."""
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
@@ -12,6 +13,15 @@ from gateway.principals import ANONYMOUS, Principal
 
 Body = Callable[[int], Awaitable[bytes]]
 """Reads the whole body; raises TooLarge above the number of bytes given, without reading on."""
+
+Gone = Callable[[], Awaitable[None]]
+"""Returns when the client has left; for a handler that has read the body. Await it in one place at a time."""
+
+
+async def never() -> None:
+    """A client that stays."""
+    await asyncio.Event().wait()
+
 
 _encode = msgspec.json.Encoder().encode
 
@@ -29,6 +39,7 @@ class Request:
     parameters: dict[str, str] = field(default_factory=dict)
     principal: Principal = ANONYMOUS
     traceparent: str | None = None
+    gone: Gone = never
 
     def option(self, name: str) -> str | None:
         """The last value of a query option; an option without a value is the empty string."""
@@ -47,12 +58,16 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """What goes out. The server adds Content-Length, X-Request-ID and the headers that every answer has."""
+    """What goes out. The server adds Content-Length, X-Request-ID and the headers that every answer has.
+
+    parts: a body that is sent as it comes, instead of `body`; closed when the client leaves.
+    """
 
     status: int
     body: bytes = b""
     content_type: str = "application/json"
     headers: list[tuple[str, str]] = field(default_factory=list)
+    parts: AsyncGenerator[bytes, None] | None = None
 
 
 def json_response(status: int, value: Any, headers: list[tuple[str, str]] | None = None) -> Response:

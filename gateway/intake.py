@@ -53,8 +53,11 @@ class Intake:
         self._decode = msgspec.json.Decoder(self._submission()).decode
         self._explainer = Explainer()
 
-    def read(self, raw: bytes, tenant: str) -> Record:
-        """The record. Raises Malformed when `raw` is no strict JSON, Rejected with every wrong field."""
+    def read(self, raw: bytes, tenant: str, *, otherwise: str | None = None) -> Record:
+        """The record; `otherwise` is its id where the body gives none, else a new one is made.
+
+        Raises Malformed when `raw` is no strict JSON, Rejected with every wrong field.
+        """
         try:
             event = self._decode(raw)
         except _DECODE_ERRORS as error:
@@ -62,7 +65,7 @@ class Intake:
         if getattr(event, "tenant", None) is msgspec.UNSET:
             msgspec.structs.force_setattr(event, "tenant", tenant)
         if getattr(event, "id", None) is msgspec.UNSET:
-            msgspec.structs.force_setattr(event, "id", new_id())
+            msgspec.structs.force_setattr(event, "id", otherwise or new_id())
         if not strict_json.is_plainly_strict(raw):
             strict_json.check(raw)
         given = {name: getattr(event, name) for name in ("tenant", "id", self._entity, self._time)}

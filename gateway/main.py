@@ -25,6 +25,7 @@ from features.online.selection import Readable
 from features.services import FeatureService
 from gateway import principals
 from gateway.acceptance import InMemoryAcceptance, RedisAcceptance
+from gateway.asking.wiring import AskingPart
 from gateway.events import Door, EventsEndpoint
 from gateway.features import FeaturesEndpoint
 from gateway.health import Health
@@ -156,6 +157,10 @@ class Assembly:
             name: _door(settings, plan, registry, clock) for name, plan in plans.items() if plan.takes_events
         }
         scoring = {name: plan for name, plan in plans.items() if isinstance(plan, ScoringPlan)}
+        limits = PublishingLimits.of(settings.gateway, cache, clock)
+        asking = AskingPart(settings, registry, cache, clock=clock)
+        intakes = {name: door.intake for name, door in doors.items()}
+        asking_routes = asking.routes(scoring.values(), intakes, limits)
         schemas = SchemaWatch(registry, [door.codec for door in doors.values()])
 
         feeds = _feeds(scoring.values(), registry)
@@ -179,6 +184,7 @@ class Assembly:
         health.dependency("registry", schemas.check, needed=True)
         health.dependency("push", lambda: _ask_hub(hub), needed=True)
         health.part("push_reader", reader.check)
+        asking.start(health, exits)
         beat = asyncio.get_running_loop().create_task(_beat(health))
         exits.callback(beat.cancel)
 
@@ -192,7 +198,7 @@ class Assembly:
             publisher=publisher,
             schemas=schemas,
             clock=clock,
-            limits=PublishingLimits.of(settings.gateway, cache, clock),
+            limits=limits,
         )
         own_paths = [
             Route("POST", plan.route, principals.EVENTS_WRITE, events.post_to(name))
@@ -209,6 +215,7 @@ class Assembly:
                 Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
                 Route("GET", "/api/v1/transactions/{id}", principals.TRANSACTIONS_READ, transactions.get),
                 *own_paths,
+                *asking_routes,
                 Route("GET", "/api/v1/features/{view}/{entity}", principals.FEATURES_READ, features.get),
                 Route("POST", "/api/v1/features/read", principals.FEATURES_READ, features.read),
                 Route("GET", "/api/v1/reviews", principals.REVIEWS_READ, reviews.get),

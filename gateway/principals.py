@@ -10,8 +10,11 @@ FEATURES_READ = "features:read"
 REVIEWS_READ = "reviews:read"
 REVIEWS_WRITE = "reviews:write"
 STREAM_READ = "stream:read"
+ASK = "pipelines:ask"
 
-SCOPES = frozenset({EVENTS_WRITE, TRANSACTIONS_READ, FEATURES_READ, REVIEWS_READ, REVIEWS_WRITE, STREAM_READ})
+SCOPES = frozenset(
+    {EVENTS_WRITE, TRANSACTIONS_READ, FEATURES_READ, REVIEWS_READ, REVIEWS_WRITE, STREAM_READ, ASK}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ _STATUS: tuple[tuple[type[MillstreamError], int], ...] = (
     (Forbidden, 403),
     (Denied, 401),
     (RateLimited, 429),
-    (DeadlineExceeded, 503),
+    (DeadlineExceeded, 504),
     (Unavailable, 503),
 )
 

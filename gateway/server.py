@@ -10,7 +10,7 @@ whatever is raised becomes a problem document.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -22,7 +22,7 @@ from core.errors import Malformed, MillstreamError, TooLarge
 from core.ids import new_id
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge
-from gateway.exchange import Request, Response
+from gateway.exchange import Gone, Request, Response
 from gateway.keyring import Keyring
 from gateway.principals import ANONYMOUS, PUBLIC, Principal
 from gateway.problems import CONTENT_TYPE, Forbidden, NotFound, problem_headers, problem_of
@@ -93,6 +93,7 @@ class Application:
             request_id=request_id,
             query=cast(bytes, scope["query_string"]).decode("ascii", "replace"),
             traceparent=_traceparent(headers),
+            gone=_gone_of(receive),
         )
         self._open += 1
         self._idle.clear()
@@ -228,14 +229,46 @@ def _body_of(headers: dict[str, str], receive: Receive) -> Callable[[int], Await
     return read
 
 
+def _gone_of(receive: Receive) -> Gone:
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    return gone
+
+
 async def _answer(response: Response, request: Request, send: Send) -> None:
     body = response.body
     headers = [
         (b"content-type", response.content_type.encode()),
-        (b"content-length", str(len(body)).encode()),
         (b"x-request-id", request.request_id.encode()),
         *_EVERY_ANSWER,
     ]
+    if response.parts is None:
+        headers.append((b"content-length", str(len(body)).encode()))
     headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in response.headers]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    if response.parts is not None:
+        await _send_parts(response.parts, request, send)
+        return
     await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+
+
+async def _send_parts(parts: AsyncGenerator[bytes, None], request: Request, send: Send) -> None:
+    """Part by part until the last, or until the client has left."""
+
+    async def forward() -> None:
+        async for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+
+    tasks = [asyncio.ensure_future(forward()), asyncio.ensure_future(request.gone())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done() and tasks[0].exception() is not None:
+            _log.error("an answer broke off", request_id=request.request_id, exc_info=tasks[0].exception())
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await parts.aclose()
+    await send({"type": "http.response.body", "body": b""})

@@ -23,7 +23,7 @@ EXPECTED = {
     errors.Unavailable("x", retry_after_s=2.2): 503,
     errors.QueueFull("x"): 503,
     errors.RateLimited("x", retry_after_s=0.2): 429,
-    errors.DeadlineExceeded("x"): 503,
+    errors.DeadlineExceeded("x"): 504,
     errors.ModelFailed("secret"): 500,
     errors.StackError("secret"): 500,
     errors.DeclarationError("secret"): 500,

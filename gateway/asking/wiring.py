@@ -1,0 +1,99 @@
+"""The asking part of a gateway, put together."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from datetime import timedelta
+
+import redis.asyncio
+
+from core.clock import Clock
+from core.settings import Settings
+from gateway import principals
+from gateway.asking.asker import Asked, Asker
+from gateway.asking.endpoint import AskDoor, InferEndpoint, records
+from gateway.asking.reader import ReplyReader
+from gateway.asking.waiters import Waiters
+from gateway.health import Health
+from gateway.intake import Intake
+from gateway.limits import PublishingLimits
+from gateway.publisher import Publisher
+from gateway.routing import Route
+from pipelines.asking.outcomes import RedisOutcomes
+from pipelines.plan import ScoringPlan
+from schemas.broker import producer
+from schemas.catalog.asking import REPLIES, Ask, Reply
+from schemas.codec import RecordCodec
+from schemas.registry import Schemas
+from schemas.topic import Topic
+
+
+class AskingPart:
+    """Asker, reader and endpoint of one gateway, in its event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Schemas,
+        cache: "redis.asyncio.Redis",
+        *,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._clock = clock
+        self._timeout_s = settings.gateway.publish_timeout_s
+        reply_codec: RecordCodec[Reply] = RecordCodec(
+            Reply, registry, REPLIES.subject, max_bytes=REPLIES.max_bytes
+        )
+        waiters = Waiters(most=settings.asking.max_waiting)
+        self.reader = ReplyReader(settings, reply_codec, waiters)
+        milliseconds = int(self._timeout_s * 1000)
+        self.publisher = Publisher(
+            lambda: producer(
+                settings, linger_ms=0, message_timeout_ms=milliseconds, delivery_timeout_ms=milliseconds
+            ),
+            max_in_flight=2 * settings.asking.max_waiting,  # a request, and that it is cancelled
+        )
+        ttl = timedelta(seconds=settings.asking.outcome_ttl_s)
+        self.asker = Asker(
+            waiters=waiters,
+            reader=self.reader,
+            publisher=self.publisher,
+            store=RedisOutcomes(cache, ttl=ttl, clock=clock),
+            clock=clock,
+        )
+
+    def asked(self, pipeline: str, requests: Topic) -> Asked:
+        """A pipeline that can be asked through this gateway."""
+        codec: RecordCodec[Ask] = RecordCodec(
+            Ask, self._registry, requests.subject, max_bytes=requests.max_bytes
+        )
+        self.reader.before.append(codec.warm)
+        return Asked(pipeline, requests, codec)
+
+    def start(self, health: Health, exits: AsyncExitStack) -> None:
+        """Read replies from now on, until `exits`."""
+        exits.callback(self.publisher.close, self._timeout_s)
+        self.reader.start()
+        exits.callback(self.reader.close)
+        health.dependency("replies", self.reader.require, needed=False)
+        health.dependency("asks", self.publisher.check, needed=False)
+        health.part("reply_reader", self.reader.check)
+
+    def routes(
+        self,
+        plans: Iterable[ScoringPlan],
+        intakes: Mapping[str, Intake],
+        limits: PublishingLimits | None,
+    ) -> tuple[Route, ...]:
+        """The routes of the pipelines that score, and that of outcomes."""
+        doors = {
+            plan.pipeline: AskDoor(self.asked(plan.pipeline, plan.requests), records(intakes[plan.pipeline]))
+            for plan in plans
+            if plan.pipeline in intakes
+        }
+        endpoint = InferEndpoint(self._settings.asking, doors, self.asker, clock=self._clock, limits=limits)
+        return (
+            Route("POST", "/api/v1/pipelines/{pipeline}/infer", principals.ASK, endpoint.post),
+            Route("GET", "/api/v1/requests/{id}", principals.ASK, endpoint.get),
+        )
