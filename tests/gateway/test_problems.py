@@ -23,6 +23,7 @@ EXPECTED = {
     errors.Unavailable("x", retry_after_s=2.2): 503,
     errors.QueueFull("x"): 503,
     errors.RateLimited("x", retry_after_s=0.2): 429,
+    errors.CircuitOpen("x"): 503,
     errors.DeadlineExceeded("x"): 504,
     errors.ModelFailed("secret"): 500,
     errors.StackError("secret"): 500,
@@ -38,7 +39,7 @@ def test_status_and_document(error: MillstreamError) -> None:
     document = msgspec.json.decode(msgspec.json.encode(problem))
     assert {"type", "title", "status", "detail", "code", "request_id", "retryable"} <= document.keys()
     assert document["request_id"] == "r-1"
-    assert document["retryable"] is (problem.status in (429, 503))
+    assert document["retryable"] is (problem.status in (429, 503, 504))
     assert document["type"].endswith(document["code"])
     assert "secret" not in str(document)
 

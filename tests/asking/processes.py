@@ -1,0 +1,80 @@
+"""What the tests of asking start and kill: `python -m tests.asking.processes KIND DOMAIN [PAUSE_MS]`.
+
+`gateway`: a gateway that serves the small pipeline. `scoring`: the answering process with a model that is a
+formula. `echo`: an answering host whose answers take as long as the payment's amount says, in milliseconds;
+it notes in Redis, under `echo:DOMAIN`, what it began, finished and was cancelled in.
+"""
+
+import asyncio
+import os
+import sys
+import time
+
+import msgspec
+import redis
+import uvloop
+
+from core.clock import SystemClock
+from core.ids import new_id
+from core.settings import settings
+from core.telemetry.probe import Probe, ProbeServer
+from gateway.main import run as serve
+from jobs.worker.answering.main import AnsweringHost, stopped_by_signal
+from jobs.worker.answering.main import run as answer
+from operators.asking import Answer, Emit, Question
+from tests.jobs.worker.payments import plan
+from tests.jobs.worker.worker_process import Source
+
+PIECE_S = 0.02
+
+
+class Echo:
+    """Every answer is different, so that a repeat that was worked twice shows."""
+
+    def __init__(self, domain: str) -> None:
+        self._notes = redis.Redis.from_url(settings().redis.address)
+        self._key = f"echo:{domain}"
+
+    async def answer(self, question: Question, emit: Emit) -> Answer:
+        body = msgspec.json.decode(question.body)
+        self._note("began", question.id)
+        try:
+            pieces = int(body["card_id"].partition("pieces-")[2] or 0)
+            for number in range(pieces if question.streamed else 0):
+                await emit(f"{number}\n".encode())
+                await asyncio.sleep(PIECE_S)
+            await asyncio.sleep(body["amount_cents"] / 1000)
+        except asyncio.CancelledError:
+            self._note("cancelled", question.id)
+            raise
+        self._note("finished", question.id)
+        said = {"id": question.id, "by": os.getpid(), "nonce": new_id(), "card": body["card_id"]}
+        return Answer(200, msgspec.json.encode(said))
+
+    def _note(self, what: str, id: str) -> None:
+        try:
+            self._notes.rpush(self._key, f"{what} {id}")
+        except redis.RedisError:
+            time.sleep(0)
+
+
+async def echo(domain: str) -> None:
+    made, stop = plan(domain), stopped_by_signal()
+    probe = Probe()
+    server = ProbeServer(probe).start()
+    host = AnsweringHost(
+        settings(), domain, made.requests, clock=SystemClock(), probe=probe, stop=stop, ordered=True
+    )
+    await host.run(Echo(domain))
+    probe.close()
+    server.stop()
+
+
+if __name__ == "__main__":
+    kind, domain, *more = sys.argv[1:]
+    if kind == "gateway":
+        serve(settings(), {domain: plan(domain)})
+    elif kind == "echo":
+        uvloop.run(echo(domain))
+    else:
+        answer(plan(domain), settings(), source=Source(float(more[0]) / 1000))

@@ -1,0 +1,143 @@
+"""The outcome store: one behaviour, in memory and on Redis."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import msgspec
+import pytest
+import redis.asyncio
+
+from core.errors import Rejected, Unavailable
+from core.ids import new_id
+from pipelines.asking.failures import failure_of
+from pipelines.asking.outcomes import (
+    ANSWERED,
+    CANCELLED,
+    EXPIRED,
+    FAILED,
+    End,
+    InMemoryOutcomes,
+    OutcomeStore,
+    RedisOutcomes,
+    Reserved,
+    digest_of,
+    failed,
+)
+from tests.features.redis_server import RedisServer, own_redis
+
+TTL = timedelta(hours=1)
+RESERVED = Reserved(b"a" * 32, "fraud", 1_000, 2_000)
+ANSWER = End(b"a" * 32, ANSWERED, "one", 1_500, 0, 200, b'{"score": 1}', final=True)
+
+
+@pytest.fixture(scope="module")
+def server() -> "AsyncIterator[RedisServer]":
+    with own_redis() as made:
+        yield made
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[OutcomeStore]:
+    if request.param == "memory":
+        yield InMemoryOutcomes(ttl=TTL)
+        return
+    server: RedisServer = request.getfixturevalue("server")
+    client = redis.asyncio.Redis.from_url(server.settings.redis.address)
+    yield RedisOutcomes(client, ttl=TTL, timeout_s=5.0)
+    await client.aclose()
+
+
+async def test_nothing_is_known_of_what_was_never_asked(store: OutcomeStore) -> None:
+    found = await store.read("acme", new_id(), after=-1)
+    assert (found.reserved, found.end, list(found.pieces)) == (None, None, [])
+
+
+async def test_of_many_reservations_one_wins_and_the_others_see_it(store: OutcomeStore) -> None:
+    id = new_id()
+    asked = [msgspec.structs.replace(RESERVED, digest=bytes([n]) * 32) for n in range(20)]
+    found = await asyncio.gather(*(store.reserve("acme", id, one) for one in asked))
+    firsts = [one for one, there in zip(asked, found, strict=True) if there.reserved is None]
+    assert len(firsts) == 1
+    assert all(there.reserved in (None, firsts[0]) for there in found)
+    assert (await store.read("acme", id)).reserved == firsts[0]
+    assert (await store.read("other", id)).reserved is None
+
+
+async def test_the_first_final_end_stands(store: OutcomeStore) -> None:
+    id = new_id()
+    others = [msgspec.structs.replace(ANSWER, attempt=str(n), body=b"%d" % n) for n in range(10)]
+    stand = await asyncio.gather(*(store.end("acme", id, one) for one in others))
+    assert len(set(stand)) == 1
+    assert (await store.read("acme", id)).end == stand[0]
+    assert await store.end("acme", id, End(b"", EXPIRED, "late", 1)) == stand[0]
+
+
+@pytest.mark.parametrize("order", itertools.permutations((EXPIRED, CANCELLED, FAILED), 2))
+async def test_what_may_still_be_answered_gives_way(store: OutcomeStore, order: tuple[str, str]) -> None:
+    id = new_id()
+    for state in order:
+        end = End(b"a" * 32, state, "x", 1)  # type: ignore[arg-type]
+        assert await store.end("acme", id, end) == end
+        assert (await store.read("acme", id)).end == end
+    assert await store.end("acme", id, ANSWER) == ANSWER
+
+
+async def test_pieces_are_read_from_any_number_on(store: OutcomeStore) -> None:
+    id, pieces = new_id(), [b"%d" % n for n in range(7)]
+    await store.add("acme", id, pieces[:3])
+    await store.add("acme", id, pieces[3:])
+    for after in range(-1, 8):
+        assert list((await store.read("acme", id, after=after)).pieces) == pieces[after + 1 :]
+    assert (await store.read("acme", id)).pieces == ()
+
+
+async def test_an_attempt_begins_without_what_was_there_but_a_final_end(store: OutcomeStore) -> None:
+    id = new_id()
+    await store.reserve("acme", id, RESERVED)
+    await store.add("acme", id, [b"a"])
+    await store.end("acme", id, End(b"", EXPIRED, "x", 1))
+    await store.begin("acme", id)
+    found = await store.read("acme", id, after=-1)
+    assert (found.reserved, found.end, list(found.pieces)) == (RESERVED, None, [])
+    await store.end("acme", id, ANSWER)
+    await store.begin("acme", id)
+    assert (await store.read("acme", id)).end == ANSWER
+
+
+async def test_an_error_comes_back_whole(store: OutcomeStore) -> None:
+    id, error = new_id(), Rejected("wrong", fields={"/a": "missing"})
+    end = failed(b"a", error, attempt="x", pieces=3, at_ms=5)
+    assert end.final
+    assert not failed(b"a", Unavailable("away"), attempt="x", pieces=3, at_ms=5).final
+    await store.end("acme", id, end)
+    found = (await store.read("acme", id)).end
+    assert found is not None
+    assert found == end
+    assert found.failure == failure_of(error)
+
+
+def test_a_digest_tells_pipelines_and_bodies_apart() -> None:
+    made = {digest_of(pipeline, body) for pipeline in ("a", "ab") for body in (b"", b"b", b"bb")}
+    assert len(made) == 6
+
+
+async def test_redis_away_is_unavailable_and_comes_back() -> None:
+    with own_redis() as server:
+        client = redis.asyncio.Redis.from_url(server.settings.redis.address)
+        store = RedisOutcomes(client, ttl=TTL, rest_s=0.0)
+        await store.end("acme", "x", ANSWER)
+        server.kill()
+        for call in (
+            store.read("acme", "x"),
+            store.reserve("acme", "x", RESERVED),
+            store.end("acme", "x", ANSWER),
+            store.add("acme", "x", [b"a"]),
+            store.begin("acme", "x"),
+        ):
+            with pytest.raises(Unavailable):
+                await call
+        server.start()
+        assert await store.end("acme", "y", ANSWER) == ANSWER
+        await client.aclose()
