@@ -185,6 +185,39 @@ class GatewayClient:
         """The status of one event; None where there is none."""
         return await self._get(f"/api/v1/transactions/{id}")
 
+    async def ask(
+        self, pipeline: str, request: Any, *, key: str | None = None, wait_s: int | None = None
+    ) -> dict[str, Any]:
+        """The pipeline's answer to one request (a dictionary or a record), waited for `wait_s` seconds or as
+        long as the gateway has it. With a `key` it can be asked again, of any gateway, for the same answer.
+
+        Raises InvalidInput, Denied, and Unavailable where the same may be asked again: the queue was full,
+        something is away, or there was no answer in time.
+        """
+        answer = await self._ask(pipeline, request, key, None if wait_s is None else f"wait={wait_s}")
+        if answer.status >= 400:
+            raise _error_of(answer.status, _problem(answer))
+        found: dict[str, Any] = msgspec.json.decode(answer.body)
+        return found
+
+    async def ask_later(self, pipeline: str, request: Any, *, key: str | None = None) -> str:
+        """The id under which `outcome` has the answer, once it is there. Raises as `ask`."""
+        answer = await self._ask(pipeline, request, key, "respond-async")
+        if answer.status >= 400:
+            raise _error_of(answer.status, _problem(answer))
+        id: str = msgspec.json.decode(answer.body)["id"]
+        return id
+
+    async def outcome(self, id: str) -> dict[str, Any] | None:
+        """What became of a request so far: `state`, and `answer` or `problem`. None where there is none."""
+        return await self._get(f"/api/v1/requests/{quote(id, safe='')}")
+
+    async def _ask(self, pipeline: str, request: Any, key: str | None, prefer: str | None) -> _Answer:
+        headers = dict(JSON)
+        headers |= {"idempotency-key": key} if key is not None else {}
+        headers |= {"prefer": prefer} if prefer is not None else {}
+        return await self._request("POST", f"/api/v1/pipelines/{pipeline}/infer", _encode(request), headers)
+
     async def features(self, view: str, entity: str) -> dict[str, Any] | None:
         """The features of an entity as of now, each with value, event time, age and status; None when there
         is no such view. A composite entity is written as `schemas.keys.entity_of` does."""
@@ -332,7 +365,7 @@ def _error_of(status: int, problem: Mapping[str, Any]) -> Denied | InvalidInput 
     detail, code = str(problem.get("detail", status)), str(problem.get("code", "unknown"))
     if status in (401, 403):
         return Denied(detail, code=code)
-    if status >= 500:
+    if status >= 500 or status == 429:
         return Unavailable(detail, code=code)
     return InvalidInput(detail, code=code, mend=problem.get("mend"))
 
