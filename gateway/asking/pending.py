@@ -81,39 +81,44 @@ class Pending:
         """Wait until there is a first piece, or the end. Raises as `end`, and what the answerer raised, so
         that an answer that fails before it begins is a problem and no stream."""
         if self._end is None and not self._ahead:
-            self._ahead.append(await self._reply(None))
+            reply = await self._reply(None)
+            if not reply.last:
+                self._ahead.append(reply)
         if self._end is not None and not self._end.pieces:
             answer_of(self._end)
 
     async def pieces(self, after: str = "") -> AsyncIterator[Piece]:
         """The pieces in their order, each once, those up to the position `after` left out; then there is an
         end. What did not come over Kafka is read from the store. Raises as `end`."""
-        attempt, colon, given = after.rpartition(":")
-        number = int(given) + 1 if colon and given.isdigit() and len(given) < 10 else 0
-        begun = bool(attempt)
+        seen, number = _place(after)
         while True:
-            reply = self._ahead.pop(0) if self._ahead else None
-            if reply is None and self._end is None:
-                reply = await self._reply(None)
-            found = self._end.attempt if reply is None and self._end is not None else reply.attempt  # type: ignore[union-attr]
-            begins = False
-            if found and found != attempt:
-                begins, attempt, number, begun = begun, found, 0, True
-            if reply is not None and not reply.last:
-                first, data = reply.number, reply.pieces
-                if first > number:
-                    data = [*await self._stored(number, first), *data]
-                    first = number
+            frame = await self._frame()
+            if frame is not None:
+                attempt, first, data = frame.attempt, frame.number, list(frame.pieces)
             elif self._end is not None:
+                attempt, first, data = self._end.attempt, self._end.pieces, []
+            begins = bool(seen) and attempt != seen
+            if attempt != seen:
+                seen, number = attempt, 0
+            if first > number:
+                data = [*await self._stored(number, first), *data]
                 first = number
-                data = list(await self._stored(number, self._end.pieces)) if self._end.pieces > number else []
-            for offset, one in enumerate(data):
-                if first + offset >= number:
-                    yield Piece(attempt, first + offset, one, begins)
+            for at, piece in enumerate(data, first):
+                if at >= number:
+                    yield Piece(attempt, at, piece, begins)
                     begins = False
             number = max(number, first + len(data))
-            if self._end is not None and not self._ahead:
+            if frame is None:
                 return
+
+    async def _frame(self) -> Reply | None:
+        """The next pieces; None at the end, which is known then."""
+        if self._ahead:
+            return self._ahead.pop(0)
+        if self._end is not None:
+            return None
+        reply = await self._reply(None)
+        return None if reply.last else reply
 
     async def _stored(self, start: int, stop: int) -> Sequence[bytes]:
         """Pieces of the numbers [start, stop). Raises Unavailable where the store has them not."""
@@ -151,6 +156,14 @@ class Pending:
             )
             _ENDED.labels(self._pipeline, reply.state).inc()
         return reply
+
+
+def _place(position: str) -> tuple[str, int]:
+    """(attempt, number of the next piece) after a position that a client gave back; any text will do."""
+    attempt, _, number = position.rpartition(":")
+    if not attempt or not number.isascii() or not number.isdigit() or len(number) > 9:
+        return "", 0
+    return attempt, int(number) + 1
 
 
 def answer_of(end: End) -> End:

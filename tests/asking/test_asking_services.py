@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from core.errors import InvalidInput, Unavailable
 from core.ids import new_id
+from gateway.client import GatewayClient
 from stack.local import Stack
 from tests.asking.world import Process, World, payment, until, world
 
@@ -321,7 +323,9 @@ def test_a_gateway_dies_and_the_other_gives_the_same_answer(here: World, echo: P
 
 def test_a_worker_dies_and_the_next_answers(stack: Stack) -> None:
     with world(stack.settings) as own:
-        gateway, worker = own.start("gateway").wait_ready(), own.start("echo").wait_ready()
+        gateway, worker = own.start("gateway"), own.start("echo")
+        gateway.wait_ready()
+        worker.wait_ready()
         keys = [new_id() for _ in range(20)]
         with own.client(gateway) as client, ThreadPoolExecutor(20) as pool:
             asked = [
@@ -341,9 +345,54 @@ def test_a_worker_dies_and_the_next_answers(stack: Stack) -> None:
             assert {answer.json()["id"] for answer in answers} == set(keys)
 
 
+def test_a_stream_whose_worker_dies_begins_again_and_says_so(stack: Stack) -> None:
+    with world(stack.settings) as own:
+        gateway, worker = own.start("gateway"), own.start("echo")
+        gateway.wait_ready()
+        worker.wait_ready()
+        headers = {"idempotency-key": new_id(), "accept": "text/event-stream", "prefer": "wait=60"}
+        body = payment(card_id="pieces-30")
+        with (
+            own.client(gateway) as client,
+            client.stream("POST", own.path, json=body, headers=headers) as answer,
+        ):
+            come = events(answer.iter_lines())
+            before = [next(come) for _ in range(5)]
+            worker.kill()
+            own.start("echo")
+            rest = list(come)
+        assert [event["data"].strip() for event in before] == [str(n) for n in range(5)]
+        kinds = [event["event"] for event in rest]
+        again = kinds.index("restart")
+        assert kinds[again:] == ["restart"] + ["piece"] * 29 + ["answer"]
+        assert [event["data"].strip() for event in rest[again:-1]] == [str(n) for n in range(30)]
+
+
+async def test_the_client_of_the_package_asks(here: World, gateway: Process, echo: Process) -> None:
+    async with GatewayClient(gateway.url, here.keys["acme"]) as client:
+        key, body = new_id(), payment()
+        answer = await client.ask(here.domain, body, key=key)
+        assert answer["id"] == key
+        assert await client.ask(here.domain, body, key=key) == answer
+        with pytest.raises(InvalidInput) as conflict:
+            await client.ask(here.domain, body | {"amount_cents": 1}, key=key)
+        assert conflict.value.code == "conflict"
+        with pytest.raises(Unavailable) as late:
+            await client.ask(here.domain, payment(ms=5000), wait_s=1)
+        assert late.value.code == "deadline_exceeded"
+        id = await client.ask_later(here.domain, payment(ms=200))
+        async with asyncio.timeout(10):
+            while (found := await client.outcome(id)) is None or found["state"] == "pending":
+                await asyncio.sleep(0.05)
+        assert found["answer"]["id"] == id
+        assert await client.outcome(new_id()) is None
+
+
 def test_workers_come_and_go_and_every_request_is_answered(stack: Stack) -> None:
     with world(stack.settings) as own:
-        gateway, first = own.start("gateway").wait_ready(), own.start("echo").wait_ready()
+        gateway, first = own.start("gateway"), own.start("echo")
+        gateway.wait_ready()
+        first.wait_ready()
         stop, taken = threading.Event(), []
 
         def asking() -> None:

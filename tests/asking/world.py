@@ -22,7 +22,7 @@ from tests.jobs.worker.payments import plan
 from tests.stack_fixture import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_S = 40.0
+READY_S = 150.0
 
 
 def until(true: Callable[[], Any], what: str, within_s: float = 20.0) -> Any:

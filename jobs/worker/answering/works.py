@@ -66,6 +66,7 @@ class _Work:
     attempt: str
     seats: list[_Seat] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
+    answering: bool = False
     deserted: bool = False
     ending: bool = False
     deadline: asyncio.Timeout | None = None
@@ -185,7 +186,8 @@ class Works:
             for seat in work.seats:
                 if seat.address is not None and seat.address.correlation_id == one.address.correlation_id:
                     seat.gone = True
-            if not work.wanted and not work.ending and work.task is not None:
+            # before and after it is answered nothing is broken off: it is seen when it comes to that
+            if work.answering and not work.deserted and not work.wanted and work.task is not None:
                 work.deserted = True
                 work.task.cancel()
         self._done(one.place)
@@ -247,6 +249,7 @@ class Works:
             left_s = self._left_s(ask)
             if left_s <= 0:
                 return self._end(work, EXPIRED)
+            work.answering = True
             try:
                 async with asyncio.timeout_at(loop.time() + left_s) as work.deadline:
                     if before is not None:
@@ -267,6 +270,8 @@ class Works:
                 return msgspec.structs.replace(
                     self._end(work, ANSWERED), status=answer.status, body=answer.body, final=True
                 )
+            finally:
+                work.answering = False
 
     def _frame(self, work: _Work, number: int, pieces: list[bytes]) -> None:
         """Sent at once, stored on the side: who comes back later reads the store."""
