@@ -131,16 +131,19 @@ class Asker:
         reserved = Reserved(digest, asked.pipeline, to_millis(now), to_millis(now + wanted.within))
         try:
             there = await self.store.reserve(wanted.tenant, wanted.id, reserved)
+            if any(one is not None and one.digest != digest for one in (there.reserved, there.end)):
+                raise Conflict(
+                    f"request {wanted.id!r} was sent before with other content",
+                    mend="give another request another key",
+                )
+            if there.end is not None and there.end.final:
+                return there.end
+            if there.reserved is not None and there.reserved.deadline_ms < reserved.deadline_ms:
+                await self.store.renew(wanted.tenant, wanted.id, reserved)
         except Unavailable:
             if wanted.returns:
                 raise
-            return None
-        if any(one is not None and one.digest != digest for one in (there.reserved, there.end)):
-            raise Conflict(
-                f"request {wanted.id!r} was sent before with other content",
-                mend="give another request another key",
-            )
-        return there.end if there.end is not None and there.end.final else None
+        return None
 
     def _cancel(self, asked: Asked, wanted: Wanted, waiter: Waiter) -> None:
         """Tell the worker, best effort, that this asker has left."""

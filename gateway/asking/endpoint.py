@@ -187,6 +187,7 @@ class InferEndpoint:
             ready.cancel()
             gone.cancel()
         parts = _events(pending, request.headers.get("last-event-id", ""), request.request_id)
+        await anext(parts)  # from here on closing it leaves
         return Response(200, content_type=EVENT_STREAM, parts=parts)
 
     async def get(self, request: Request) -> Response:
@@ -219,6 +220,7 @@ class InferEndpoint:
 async def _events(pending: Pending, after: str, request_id: str) -> AsyncGenerator[bytes, None]:
     """Server-sent events: `piece` (`restart` where what came before is void), then `answer` or `error`."""
     async with pending:
+        yield b""
         try:
             async for piece in pending.pieces(after):
                 yield _event("restart" if piece.begins else "piece", piece.data, piece)

@@ -36,10 +36,11 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return false
 """
 
-_BEGIN = """
+# Forgets an end that is not final.
+_REOPEN = """
 local there = redis.call('GET', KEYS[1])
 if there and string.sub(there, 1, 1) ~= '1' then redis.call('DEL', KEYS[1]) end
-return redis.call('DEL', KEYS[2])
+return 1
 """
 
 
@@ -80,6 +81,10 @@ class OutcomeStore(Protocol):
 
     async def reserve(self, tenant: str, id: str, reserved: Reserved) -> Standing:
         """Write it where nothing is yet; what was there before."""
+        ...
+
+    async def renew(self, tenant: str, id: str, reserved: Reserved) -> None:
+        """It is asked again: write this instead, and forget an end that was not final."""
         ...
 
     async def begin(self, tenant: str, id: str) -> None:
@@ -130,6 +135,10 @@ class InMemoryOutcomes:
         if there.reserved is None:
             self._put(tenant, id, Standing(reserved, there.end, there.pieces))
         return Standing(there.reserved, there.end)
+
+    async def renew(self, tenant: str, id: str, reserved: Reserved) -> None:
+        there = self.peek(tenant, id)
+        self._put(tenant, id, Standing(reserved, there.end if _final(there.end) else None, there.pieces))
 
     async def begin(self, tenant: str, id: str) -> None:
         there = self.peek(tenant, id)
@@ -202,9 +211,18 @@ class RedisOutcomes:
         )
         return Standing(None if was_set else self._request_of(there), self._end_of(end))
 
+    async def renew(self, tenant: str, id: str, reserved: Reserved) -> None:
+        request, answer, _ = _keys(tenant, id)
+        await self._redis.ask(
+            [
+                ("SET", request, self._encode(reserved), "PX", self._ttl_ms),
+                ("EVAL", _REOPEN, 1, answer),
+            ]
+        )
+
     async def begin(self, tenant: str, id: str) -> None:
         _, answer, pieces = _keys(tenant, id)
-        await self._redis.ask([("EVAL", _BEGIN, 2, answer, pieces)])
+        await self._redis.ask([("EVAL", _REOPEN, 1, answer), ("DEL", pieces)])
 
     async def add(self, tenant: str, id: str, pieces: Sequence[bytes]) -> None:
         key = _keys(tenant, id)[2]

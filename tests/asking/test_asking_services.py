@@ -425,9 +425,16 @@ def test_what_waited_too_long_is_not_begun(stack: Stack) -> None:
     with world(stack.settings) as own:
         gateway, key = own.start("gateway").wait_ready(), new_id()
         with own.client(gateway) as client:
-            headers = {"idempotency-key": key, "prefer": "wait=1"}
-            assert client.post(own.path, json=payment(), headers=headers).status_code == 504
+            headers, body = {"idempotency-key": key, "prefer": "wait=1"}, payment(ms=500)
+            assert client.post(own.path, json=body, headers=headers).status_code == 504
             own.start("echo").wait_ready()
             until(lambda: client.get(f"/api/v1/requests/{key}").json().get("ended_at"), "it ended as expired")
             assert client.get(f"/api/v1/requests/{key}").json()["state"] == "expired"
         assert own.notes(key) == []
+        with own.client(gateway) as client:  # asked again, to come back for it: under way, not expired
+            later = client.post(
+                own.path, json=body, headers={"idempotency-key": key, "prefer": "respond-async"}
+            )
+            assert later.status_code == 202
+            assert client.get(later.headers["location"]).json()["state"] == "pending"
+            until(lambda: client.get(later.headers["location"]).json()["state"] == "answered", "answered")

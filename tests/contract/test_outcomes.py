@@ -106,6 +106,19 @@ async def test_an_attempt_begins_without_what_was_there_but_a_final_end(store: O
     assert (await store.read("acme", id)).end == ANSWER
 
 
+async def test_asked_again_it_is_under_way_again_unless_it_was_answered(store: OutcomeStore) -> None:
+    id, later = new_id(), msgspec.structs.replace(RESERVED, deadline_ms=9_000)
+    await store.reserve("acme", id, RESERVED)
+    await store.add("acme", id, [b"a"])
+    await store.end("acme", id, End(b"", CANCELLED, "x", 1))
+    await store.renew("acme", id, later)
+    found = await store.read("acme", id, after=-1)
+    assert (found.reserved, found.end, list(found.pieces)) == (later, None, [b"a"])
+    await store.end("acme", id, ANSWER)
+    await store.renew("acme", id, RESERVED)
+    assert (await store.read("acme", id)).end == ANSWER
+
+
 async def test_an_error_comes_back_whole(store: OutcomeStore) -> None:
     id, error = new_id(), Rejected("wrong", fields={"/a": "missing"})
     end = failed(b"a", error, attempt="x", pieces=3, at_ms=5)
@@ -135,6 +148,7 @@ async def test_redis_away_is_unavailable_and_comes_back() -> None:
             store.end("acme", "x", ANSWER),
             store.add("acme", "x", [b"a"]),
             store.begin("acme", "x"),
+            store.renew("acme", "x", RESERVED),
         ):
             with pytest.raises(Unavailable):
                 await call
