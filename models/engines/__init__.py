@@ -1,1 +1,1 @@
-"""Engines: what runs a model file. ONNX Runtime scores and explains."""
+"""Engines: what runs a model file. ONNX Runtime and XGBoost's library score, ONNX Runtime explains."""

@@ -17,28 +17,24 @@ from onnx import TensorProto, helper
 
 from core.errors import ModelFailed, ModelRefused
 from models.encode import Matrix
-from models.engines import ubjson
+from models.engines.booster import BoosterFile
 
 _INPUT, _OUTPUT = "inputs", "contributions"
 _LEAF, _SPLIT = "LEAF", "BRANCH_LT"
 
 
 class ContributionEngine:
-    """Built from a booster's UBJSON (`save_raw("ubj")`), without loading XGBoost. Raises ModelRefused."""
+    """Built from a booster that was read and checked, without loading XGBoost. Raises ModelRefused."""
 
-    def __init__(self, booster: bytes, *, inputs: int, where: str, threads: int = 1) -> None:
+    def __init__(self, booster: BoosterFile, *, where: str, threads: int = 1) -> None:
         self._where = where
-        self._width = inputs
-        learner = _learner(booster, where)
+        self._width = booster.inputs
         try:
-            width = int(learner["learner_model_param"]["num_feature"])
-            model = _ensemble(learner, inputs, where) if width == inputs else b""
-        except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+            model = _ensemble(booster)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
             raise _refused(
                 f"the XGBoost booster is damaged: {type(error).__name__} {error}", where
             ) from error
-        if width != inputs:
-            raise _refused(f"the booster takes {width} inputs, the signature has {inputs}", where)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -66,18 +62,7 @@ class ContributionEngine:
         return found
 
 
-def _learner(booster: bytes, where: str) -> dict[str, Any]:
-    try:
-        learner: dict[str, Any] = ubjson.parse(booster)["learner"]
-        kind = learner["gradient_booster"]["name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _refused(f"the XGBoost booster cannot be read: {str(error)[:300]}", where) from error
-    if kind != "gbtree":
-        raise _refused(f"no shares for a {kind} booster", where)
-    return learner
-
-
-def _ensemble(learner: dict[str, Any], inputs: int, where: str) -> bytes:
+def _ensemble(booster: BoosterFile) -> bytes:
     nodes: dict[str, list[Any]] = {
         key: []
         for key in (
@@ -86,9 +71,7 @@ def _ensemble(learner: dict[str, Any], inputs: int, where: str) -> bytes:
         )
     }  # fmt: skip
     targets: dict[str, list[Any]] = {"treeids": [], "nodeids": [], "ids": [], "weights": []}
-    for number, tree in enumerate(learner["gradient_booster"]["model"]["trees"]):
-        if any(tree["split_type"]):
-            raise _refused("no shares for categorical splits", where)
+    for number, tree in enumerate(booster.trees):
         _add_tree(number, tree, nodes, targets)
     if not targets["ids"]:  # only stumps without a split: every share is 0, but a target must be there
         targets = {"treeids": [0], "nodeids": [nodes["nodeids"][0]], "ids": [0], "weights": [0.0]}
@@ -97,7 +80,7 @@ def _ensemble(learner: dict[str, Any], inputs: int, where: str) -> bytes:
         [_INPUT],
         [_OUTPUT],
         domain="ai.onnx.ml",
-        n_targets=inputs,
+        n_targets=booster.inputs,
         aggregate_function="SUM",
         **{f"nodes_{key}": values for key, values in nodes.items()},
         **{f"target_{key}": values for key, values in targets.items()},
@@ -105,8 +88,8 @@ def _ensemble(learner: dict[str, Any], inputs: int, where: str) -> bytes:
     graph = helper.make_graph(
         [node],
         "contributions",
-        [helper.make_tensor_value_info(_INPUT, TensorProto.FLOAT, [None, inputs])],
-        [helper.make_tensor_value_info(_OUTPUT, TensorProto.FLOAT, [None, inputs])],
+        [helper.make_tensor_value_info(_INPUT, TensorProto.FLOAT, [None, booster.inputs])],
+        [helper.make_tensor_value_info(_OUTPUT, TensorProto.FLOAT, [None, booster.inputs])],
     )
     model = helper.make_model(
         graph,
@@ -124,8 +107,6 @@ def _add_tree(
     left, right = tree["left_children"], tree["right_children"]
     values, inputs = tree["split_conditions"], tree["split_indices"]
     expected = _expected(tree)
-    if not len(left) == len(right) == len(values) == len(inputs):
-        raise ValueError(f"tree {number} has arrays of different lengths")
     waiting: list[tuple[int, dict[int, float]]] = [(0, {})]
     while waiting:
         at, shares = waiting.pop()
@@ -160,8 +141,6 @@ def _expected(tree: dict[str, Any]) -> list[float]:
         if left[at] >= 0:
             order.append(at)
             waiting += (left[at], right[at])
-        if len(order) + len(waiting) > len(left):
-            raise ValueError("the tree has a node with two parents")
     for at in reversed(order):
         one, other = left[at], right[at]
         whole = weight[one] + weight[other]

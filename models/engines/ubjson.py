@@ -1,4 +1,4 @@
-"""Reading UBJSON (draft 12, ubjson.org), as XGBoost writes its boosters, without loading XGBoost.
+"""UBJSON (draft 12, ubjson.org), as XGBoost reads and writes its boosters, without loading XGBoost.
 
 XGBoost brings scipy, scikit-learn and pandas along, 140 MB of a worker's memory; the file is a few arrays.
 """
@@ -13,6 +13,9 @@ _NUMBERS: dict[bytes, np.dtype[Any]] = {
     b"i": np.dtype(">i1"), b"U": np.dtype(">u1"), b"I": np.dtype(">i2"), b"l": np.dtype(">i4"),
     b"L": np.dtype(">i8"), b"d": np.dtype(">f4"), b"D": np.dtype(">f8"),
 }  # fmt: skip
+_MARKERS = {
+    np.dtype(np.uint8): b"U", np.dtype(np.int32): b"l", np.dtype(np.int64): b"L", np.dtype(np.float32): b"d",
+}  # fmt: skip
 _CONSTANTS: dict[bytes, Any] = {b"Z": None, b"T": True, b"F": False}
 
 
@@ -26,6 +29,27 @@ def parse(data: bytes) -> Any:
     if reader.at != len(data):
         raise ValueError(f"{len(data) - reader.at} bytes after the value")
     return value
+
+
+def dump(value: Any) -> bytes:
+    """Of dictionaries, lists, texts, whole numbers; flat arrays of uint8, int32, int64, float32 stay typed."""
+    if isinstance(value, dict):
+        inside = b"".join(_length(name) + name.encode() + dump(below) for name, below in value.items())
+        return b"{" + inside + b"}"
+    if isinstance(value, int):
+        return b"L" + struct.pack(">q", value)
+    if isinstance(value, str):
+        return b"S" + _length(value) + value.encode()
+    if isinstance(value, np.ndarray):
+        marker = _MARKERS[value.dtype.newbyteorder("=")]
+        return (
+            b"[$" + marker + b"#L" + struct.pack(">q", len(value)) + value.astype(_NUMBERS[marker]).tobytes()
+        )
+    return b"[" + b"".join(map(dump, value)) + b"]"
+
+
+def _length(text: str) -> bytes:
+    return b"L" + struct.pack(">q", len(text.encode()))
 
 
 class _Reader:

@@ -7,6 +7,7 @@ import pytest
 import xgboost
 
 from core.errors import ModelRefused
+from models.engines import booster as boosters
 from models.engines import ubjson
 from models.engines.contributions import ContributionEngine
 from models.export import boundaries
@@ -25,7 +26,9 @@ def trained() -> tuple[xgboost.Booster, np.ndarray]:
 
 
 def engine(booster: xgboost.Booster, inputs: int = 6) -> ContributionEngine:
-    return ContributionEngine(bytes(booster.save_raw("ubj")), inputs=inputs, where="test")
+    return ContributionEngine(
+        boosters.read(bytes(booster.save_raw("ubj")), inputs=inputs, where="test"), where="test"
+    )
 
 
 def test_equal_to_xgboost(trained: tuple[xgboost.Booster, np.ndarray]) -> None:
@@ -52,7 +55,7 @@ def test_another_width_and_damaged_bytes_are_refused(trained: tuple[xgboost.Boos
     with pytest.raises(ModelRefused, match="6 inputs"):
         engine(trained[0], 5)
     with pytest.raises(ModelRefused):
-        ContributionEngine(b"no booster", inputs=6, where="test")
+        boosters.read(b"no booster", inputs=6, where="test")
 
 
 def test_ubjson_reads_what_xgboost_writes(trained: tuple[xgboost.Booster, np.ndarray]) -> None:
@@ -75,12 +78,12 @@ def test_damaged_boosters_are_refused_and_never_hang(trained: tuple[xgboost.Boos
     refused = 0
     for cut in random.integers(0, len(good), 20):
         with pytest.raises(ModelRefused):
-            ContributionEngine(good[:cut], inputs=6, where="test")
+            ContributionEngine(boosters.read(good[:cut], inputs=6, where="test"), where="test")
     for at in random.integers(0, len(good), 60):
         damaged = bytearray(good)
         damaged[at] ^= 1 << int(random.integers(0, 8))
         try:
-            ContributionEngine(bytes(damaged), inputs=6, where="test")
+            ContributionEngine(boosters.read(bytes(damaged), inputs=6, where="test"), where="test")
         except ModelRefused:
             refused += 1
     assert refused > 0
