@@ -122,8 +122,10 @@ def _check_tree(tree: dict[str, Any], inputs: int, name: str, where: str) -> Non
         raise _refused(f"{name} has categorical splits; only numeric ones are read", where)
     left, right = np.array(tree["left_children"]), np.array(tree["right_children"])
     split = left >= 0
-    if (split != (right >= 0)).any():
-        raise ValueError(f"{name} has a node with one child")
+    if (split != (right >= 0)).any() or (left[~split] != -1).any() or (right[~split] != -1).any():
+        raise ValueError(f"{name} has a node that is neither split nor leaf")
+    if not set(tree["default_left"]) <= {0, 1}:
+        raise ValueError(f"{name} has a side for missing values that is neither")
     if not np.isfinite(np.array(tree["split_conditions"], np.float64)).all():
         raise ValueError(f"{name} has a threshold or a leaf that is no number")
     asked = np.array(tree["split_indices"])[split]

@@ -32,7 +32,7 @@ def parse(data: bytes) -> Any:
 
 
 def dump(value: Any) -> bytes:
-    """Of dictionaries, lists, texts, whole numbers; flat arrays of uint8, int32, int64, float32 stay typed."""
+    """Of dictionaries, lists, texts, whole numbers; flat arrays of uint8, int32, int64, float32 stay so."""
     if isinstance(value, dict):
         inside = b"".join(_length(name) + name.encode() + dump(below) for name, below in value.items())
         return b"{" + inside + b"}"

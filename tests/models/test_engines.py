@@ -181,7 +181,7 @@ def test_a_damaged_booster_is_refused_or_harmless(judged: Matrix) -> None:
         "        refused += 1\n"
         "print(refused)\n"
     )
-    mutants = _mutants(bytes(SMALL.save_raw("ubj")), 300)
+    mutants = _mutants(bytes(SMALL.save_raw("ubj")), 1_000)
     longest = max(map(len, mutants))
     data = np.zeros((len(mutants), longest), np.uint8)
     for row, mutant in zip(data, mutants, strict=True):
