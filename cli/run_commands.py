@@ -46,6 +46,18 @@ def register(app: typer.Typer) -> None:
         answer(load_scoring(pipeline), settings())
 
     @run.command()
+    def serving(
+        model: Annotated[
+            list[str] | None, typer.Option("--model", "-m", help="what is served; every champion")
+        ] = None,
+    ) -> None:
+        """Score over HTTP, straight to a process that has the models."""
+        from core.settings import settings
+        from jobs.serving.main import run as serve
+
+        serve(settings(), model)
+
+    @run.command()
     def writer(pipeline: Name) -> None:
         """Write what a pipeline computes to Redis, Delta and PostgreSQL."""
         from core.settings import settings

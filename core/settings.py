@@ -8,7 +8,7 @@ on `127.0.0.1:<port>` is used.
 import tomllib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict, Field
@@ -150,6 +150,20 @@ class Corrections(Section):
     limit_s: float = Field(1_800.0, gt=0, description="longest correction; then it is ended, and tried again")
 
 
+class Serving(Section):
+    host: str = Field(LOOPBACK, description="address that direct model serving binds to; it asks for no key")
+    port: int = Field(8010, ge=0, description="port of direct model serving")
+    rows: int = Field(512, ge=1, le=10_000, description="most rows in one call of the model")
+    wait_ms: float = Field(0.0, ge=0, le=500, description="longest wait for a call to fill")
+    queued_rows: int = Field(4096, ge=1, description="rows that wait for the model; then 503")
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="size limit of one request")
+    timeout_s: float = Field(5.0, gt=0, description="longest wait for a request's scores; then 504")
+    engine: Literal["auto", "onnx", "xgboost"] = Field(
+        "auto", description="what scores: the faster one for the size of a batch, or always the same"
+    )
+    threads: int = Field(1, ge=1, description="threads of one call of the model")
+
+
 class Supervisor(Section):
     health_interval_s: float = Field(10.0, gt=0)
     health_failures: int = Field(3, ge=1, description="failures in a row that restart a process")
@@ -191,6 +205,7 @@ class Settings(BaseSettings):
     worker: Worker = Worker()
     writer: Writer = Writer()
     corrections: Corrections = Corrections()
+    serving: Serving = Serving()
     supervisor: Supervisor = Supervisor()
 
     @classmethod

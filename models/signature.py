@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from core.errors import ModelRefused
+from core.ids import digest
 
 MAX_INPUTS = 10_000
 MAX_VOCABULARY = 100_000
@@ -45,6 +46,12 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def columns(self) -> tuple[str, ...]:
         """The columns to be read, in the order of the matrix."""
         return tuple(item.column for item in self.inputs)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex over names, order, types and vocabularies of the inputs. Who sends a matrix without
+        names says with it which order it has."""
+        return digest(msgspec.json.encode(self.inputs))
 
     def check(self, *, where: str) -> None:
         """Raises ModelRefused when the signature contradicts itself or is out of bounds."""

@@ -5,7 +5,7 @@ the model itself is checked, so that a broken model fails the call and not every
 Cost of isolation: at most `2 * bad * log2(rows)` further calls.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +26,8 @@ class FailedRow:
 
 @dataclass(frozen=True)
 class Inferred:
-    """Named outputs. `ok`: rows scored (ascending, int64), with their probabilities (float32, in [0, 1]) and
-    their rows of the model's input matrix. `failed`: every other row, ascending."""
+    """Named outputs. `ok`: rows scored (ascending, int64), with their probabilities (float32, within the
+    model's range) and their rows of the model's input matrix. `failed`: every other row, ascending."""
 
     ok: npt.NDArray[np.int64]
     probabilities: Matrix
@@ -40,37 +40,57 @@ def infer(batch: pa.RecordBatch, scorer: Scorer) -> Inferred:
 
     Raises what `scorer.check()` raises (a ModelError) when the model itself does not work any more; then no
     row is to blame and nothing was scored. A row fails with ModelFailed when encoding or scoring it raises,
-    and when its output is not a finite number in [0, 1].
+    and when its output is not a finite number in the model's range.
     """
-    rows = batch.num_rows
+
+    def encoded(start: int, length: int) -> Matrix:
+        return scorer.encode(batch if length == batch.num_rows else batch.slice(start, length))
+
+    return _infer(batch.num_rows, encoded, scorer)
+
+
+def infer_matrix(matrix: Matrix, scorer: Scorer) -> Inferred:
+    """The same for rows that are encoded already: C-contiguous float32 (rows, inputs)."""
+
+    def part(start: int, length: int) -> Matrix:
+        return matrix[start : start + length]
+
+    return _infer(len(matrix), part, scorer)
+
+
+Rows = Callable[[int, int], Matrix]
+"""The matrix of so many rows from a row on."""
+
+
+def _infer(rows: int, encoded: Rows, scorer: Scorer) -> Inferred:
     if rows == 0:
         return Inferred(
             np.empty(0, np.int64), np.empty(0, np.float32), np.empty((0, len(scorer.inputs)), np.float32), ()
         )
     try:
-        matrix, probabilities = _call(batch, scorer)
+        matrix, probabilities = _call(0, rows, encoded, scorer)
     except Exception:
         scorer.check()
-        return _isolate(batch, scorer)
+        return _isolate(rows, encoded, scorer)
     return _outputs(np.arange(rows, dtype=np.int64), matrix, probabilities, [], scorer)
 
 
-def _call(batch: pa.RecordBatch, scorer: Scorer) -> tuple[Matrix, Matrix]:
-    matrix = scorer.encode(batch)
+def _call(start: int, rows: int, encoded: Rows, scorer: Scorer) -> tuple[Matrix, Matrix]:
+    matrix = encoded(start, rows)
     probabilities = scorer.score(matrix)
-    if matrix.shape != (batch.num_rows, len(scorer.inputs)) or probabilities.shape != (batch.num_rows,):
+    if matrix.shape != (rows, len(scorer.inputs)) or probabilities.shape != (rows,):
         raise ModelError(
-            f"{batch.num_rows} rows became inputs of shape {matrix.shape}, outputs of {probabilities.shape}",
+            f"{rows} rows became inputs of shape {matrix.shape}, outputs of {probabilities.shape}",
             where=f"model {scorer.name} {scorer.version}",
             mend="the engine must give one row of inputs and one probability per row",
         )
     return matrix, probabilities
 
 
-def _isolate(batch: pa.RecordBatch, scorer: Scorer) -> Inferred:
+def _isolate(rows: int, encoded: Rows, scorer: Scorer) -> Inferred:
     parts: list[tuple[int, Matrix, Matrix]] = []
     failed: list[FailedRow] = []
-    for start, length, error in _halves(batch, scorer, parts):
+    for start, length, error in _halves(rows, encoded, scorer, parts):
         failed.append(FailedRow(start, _failed(scorer, f"the model raised {_name(error)}", length)))
     parts.sort(key=lambda part: part[0])
     if not parts:
@@ -83,14 +103,14 @@ def _isolate(batch: pa.RecordBatch, scorer: Scorer) -> Inferred:
 
 
 def _halves(
-    batch: pa.RecordBatch, scorer: Scorer, parts: list[tuple[int, Matrix, Matrix]]
+    rows: int, encoded: Rows, scorer: Scorer, parts: list[tuple[int, Matrix, Matrix]]
 ) -> Iterator[tuple[int, int, Exception]]:
     """Adds what can be scored to `parts`; yields (row, 1, error) for every row that cannot."""
-    todo = [(half, half_rows) for half, half_rows in _cut(0, batch.num_rows)]
+    todo = [(half, half_rows) for half, half_rows in _cut(0, rows)]
     while todo:
         start, length = todo.pop()
         try:
-            matrix, probabilities = _call(batch.slice(start, length), scorer)
+            matrix, probabilities = _call(start, length, encoded, scorer)
         except Exception as error:
             if length == 1:
                 yield start, length, error
@@ -114,10 +134,11 @@ def _outputs(
     failed: list[FailedRow],
     scorer: Scorer,
 ) -> Inferred:
-    good = (probabilities >= 0.0) & (probabilities <= 1.0)
+    low, high = scorer.output_range
+    good = (probabilities >= low) & (probabilities <= high) & np.isfinite(probabilities)
     if not good.all():
         for index in np.flatnonzero(~good):
-            what = f"the model gave {probabilities[index]}, not a number from 0 to 1"
+            what = f"the model gave {probabilities[index]}, not a number from {low:g} to {high:g}"
             failed.append(FailedRow(int(ok[index]), _failed(scorer, what, 1)))
         ok, matrix, probabilities = ok[good], matrix[good], probabilities[good]
     return Inferred(ok, probabilities, matrix, tuple(sorted(failed, key=lambda item: item.row)))

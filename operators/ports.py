@@ -28,6 +28,11 @@ class Scorer(Protocol):
         """The input columns, in the order of the matrix."""
         ...
 
+    @property
+    def output_range(self) -> tuple[float, float]:
+        """The least and the greatest output, both included."""
+        ...
+
     def encode(self, batch: pa.RecordBatch) -> Matrix:
         """Columns to one C-contiguous float32 matrix (rows, inputs); a missing value is NaN."""
         ...

@@ -19,6 +19,7 @@ class Halving:
     """Scores `x / 2`; raises for a batch that holds a marked value, counts its calls."""
 
     name, version = "halving", "1"
+    output_range = (0.0, 1.0)
     inputs: Sequence[str] = ("x",)
 
     def __init__(self, broken: bool = False) -> None:

@@ -103,6 +103,7 @@ class Formula:
     """Probability = amount / 10,000 cents + count / 1,000. Breaks, or gives NaN, for certain amounts."""
 
     name = "formula"
+    output_range = (0.0, 1.0)
     inputs: Sequence[str] = ("amount_cents", "count_1h", "mean_1h")
 
     def __init__(self, version: str = "1", broken: bool = False) -> None:

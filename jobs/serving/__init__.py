@@ -1,0 +1,1 @@
+"""Direct serving: HTTP to a process that has the models, without Kafka."""

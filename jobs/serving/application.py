@@ -1,0 +1,206 @@
+"""The routes of direct serving, as Granian's RSGI calls them.
+
+    POST /v2/models/{name}[/versions/{version}]/infer    Open Inference Protocol, JSON
+    GET  /v2, /v2/health/live, /v2/health/ready, /v2/models/{name}[/ready]
+    POST /api/v1/models/{name}/score                     {"records": [{...}]} -> {"scores": [...]}
+    GET  /health, /ready, /metrics
+
+No key is asked for and there are no tenants: it is for callers inside, on loopback unless told otherwise.
+"""
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from core.errors import InvalidInput, Malformed, MillstreamError, ModelError, Rejected, TooLarge, UnknownName
+from core.settings import Serving as Settings
+from core.telemetry.log import logger
+from core.telemetry.metrics import LATENCY_MS, counter, exposition, histogram
+from core.telemetry.probe import Probe
+from jobs.serving import tensors
+from jobs.serving.answers import JSON, Headers, encode, error_answer
+from jobs.serving.models import Door, Models, Served
+from operators.batching import Scored
+from operators.ports import Matrix
+
+BODY_READ_S = 30.0
+_TEXT: Headers = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
+_LOG = logger("serving")
+_REQUESTS = counter("serving_requests_total", "Requests, by route and status", ("route", "status"))
+_TOOK = histogram("serving_request_ms", "From the body's end to the answer", ("route",), LATENCY_MS)
+
+
+class Scope(Protocol):
+    """What Granian tells of a request."""
+
+    proto: str
+    method: str
+    path: str
+    headers: Any
+
+
+class Exchange(Protocol):
+    """What Granian takes the answer with."""
+
+    async def __call__(self) -> bytes: ...
+    def __aiter__(self) -> Any: ...
+    def response_bytes(self, status: int, headers: Headers, body: bytes) -> None: ...
+
+
+class ScoreRequest(msgspec.Struct, frozen=True):
+    """`records` is decoded by the model's own reader."""
+
+    records: msgspec.Raw
+    schema_fingerprint: str | None = None
+
+
+class ScoreError(msgspec.Struct, frozen=True):
+    pointer: str
+    reason: str
+
+
+class ScoreResponse(msgspec.Struct, frozen=True):
+    """`scores` has null where a row failed; `errors` says why."""
+
+    model: str
+    version: str
+    scores: list[float | None]
+    errors: list[ScoreError]
+
+
+_score_request = msgspec.json.Decoder(ScoreRequest).decode
+Answer = tuple[int, Headers, bytes]
+
+
+class Application:
+    """The RSGI callable."""
+
+    def __init__(self, models: Models, settings: Settings, probe: Probe) -> None:
+        self._models = models
+        self._settings = settings
+        self._probe = probe
+        self._counted: dict[tuple[str, int], Any] = {}
+        self._took = {route: _TOOK.labels(route) for route in ("infer", "score", "other")}
+
+    async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:
+        """Answer one request."""
+        route = "other"
+        begun = time.monotonic()
+        try:
+            if scope.proto != "http":
+                raise InvalidInput("this address speaks HTTP alone")
+            parts = scope.path.split("/")
+            if scope.method == "POST":
+                route = parts[-1] if parts[-1] in ("infer", "score") else "other"
+                answer = await self._post(parts, await self._body(scope, exchange))
+            else:
+                answer = self._get(scope.method, parts)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            if not isinstance(error, MillstreamError) or isinstance(error, ModelError):
+                _LOG.exception("a request failed", path=scope.path[:200])
+            answer = error_answer(error, scope.path)
+        self._took[route].observe((time.monotonic() - begun) * 1e3)
+        self._count(route, answer[0])
+        exchange.response_bytes(*answer)
+
+    async def _post(self, parts: list[str], body: bytes) -> Answer:
+        match parts:
+            case ["", "v2", "models", name, "infer"]:
+                return await self._infer(self._models.find(name), body)
+            case ["", "v2", "models", name, "versions", version, "infer"]:
+                served = self._models.find(name)
+                current = served.door.model.version
+                if version != current:
+                    raise UnknownName("model version", version[:64], [current], where=f"model {name}")
+                return await self._infer(served, body)
+            case ["", "api", "v1", "models", name, "score"]:
+                return await self._score(self._models.find(name), body)
+        raise UnknownName("path", "/".join(parts)[:200], ["/v2/models/NAME/infer"])
+
+    async def _infer(self, served: Served, body: bytes) -> Answer:
+        door = served.door
+        request = tensors.parse(body)
+        scored = await self._scored(served, door, tensors.matrix_of(request, door.model.signature))
+        if scored.failed:
+            raise scored.failed[0].error
+        output = tensors.OutputTensor(
+            door.model.signature.output.name,
+            [len(scored.probabilities)],
+            "FP32",
+            scored.probabilities.tolist(),
+        )
+        response = tensors.InferResponse(scored.model, scored.version, [output], request.id)
+        return 200, JSON, encode(response)
+
+    async def _score(self, served: Served, body: bytes) -> Answer:
+        door = served.door
+        try:
+            request = _score_request(body)
+        except msgspec.ValidationError as error:
+            raise Rejected("no request for scores", fields={"": str(error)}) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Malformed(f"no valid JSON: {error}") from None
+        if request.schema_fingerprint is not None:
+            tensors.check_fingerprint({tensors.FINGERPRINT: request.schema_fingerprint}, door.model.signature)
+        scored = await self._scored(served, door, door.rows.read(request.records, pointer="/records"))
+        scores: list[float | None] = scored.probabilities.tolist()
+        for bad in scored.failed:
+            scores[bad.row] = None
+        if scored.failed and len(scored.failed) == len(scores):
+            raise scored.failed[0].error
+        errors = [ScoreError(f"/records/{bad.row}", bad.error.what) for bad in scored.failed]
+        return 200, JSON, encode(ScoreResponse(scored.model, scored.version, scores, errors))
+
+    async def _scored(self, served: Served, door: Door, matrix: Matrix) -> Scored:
+        if not len(matrix):
+            return Scored(door.model.name, door.model.version, np.empty(0, np.float32))
+        deadline = asyncio.get_running_loop().time() + self._settings.timeout_s
+        return await served.batching.score(door.model, matrix, deadline=deadline)
+
+    def _get(self, method: str, parts: list[str]) -> Answer:
+        if method not in ("GET", "HEAD"):
+            raise InvalidInput(f"method {method[:16]!r} is not known here")
+        match parts:
+            case ["", "health"] | ["", "v2", "health", "live"]:
+                good, body = self._probe.health()
+                return 200 if good else 503, JSON, encode(body)
+            case ["", "ready"] | ["", "v2", "health", "ready"]:
+                good, body = self._probe.readiness()
+                return 200 if good else 503, JSON, encode(body)
+            case ["", "metrics"]:
+                return 200, _TEXT, exposition()
+            case ["", "v2"]:
+                return 200, JSON, encode({"name": "millstream", "version": "2", "extensions": []})
+            case ["", "v2", "models", name]:
+                model = self._models.find(name).door.model
+                return 200, JSON, encode(tensors.metadata(model.name, model.version, model.signature))
+            case ["", "v2", "models", name, "ready"]:
+                return 200, JSON, encode({"name": self._models.find(name).door.model.name, "ready": True})
+        raise UnknownName("path", "/".join(parts)[:200], ["/health", "/ready", "/metrics", "/v2"])
+
+    async def _body(self, scope: Scope, exchange: Exchange) -> bytes:
+        limit = self._settings.max_body_bytes
+        length = scope.headers.get("content-length")
+        async with asyncio.timeout(BODY_READ_S):
+            if length is not None and length.isdigit():
+                if len(length) > 15 or int(length) > limit:
+                    raise TooLarge(f"a body of {length[:20]} bytes", mend=f"send at most {limit} bytes")
+                return await exchange()
+            found, size = [], 0
+            async for part in exchange:
+                size += len(part)
+                if size > limit:
+                    raise TooLarge(f"a body of more than {limit} bytes")
+                found.append(part)
+            return b"".join(found)
+
+    def _count(self, route: str, status: int) -> None:
+        key = (route, status)
+        if key not in self._counted:
+            self._counted[key] = _REQUESTS.labels(route, str(status))
+        self._counted[key].inc()

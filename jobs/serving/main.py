@@ -1,0 +1,120 @@
+"""The serving process: models loaded and followed, one HTTP listener, a clean end."""
+
+import asyncio
+import signal
+from collections.abc import Mapping
+
+import uvloop
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server as Granian
+
+from core import collector
+from core.errors import InvalidInput, MillstreamError, StackError
+from core.settings import Settings
+from core.telemetry.log import logger
+from core.telemetry.probe import Probe
+from jobs.serving.application import Application
+from jobs.serving.models import Models, Served
+from jobs.worker.serving import ModelSource
+from models.load import StoredModels
+from models.store import CHAMPION, ModelStore
+from operators.batching import Bounds
+
+STOP_S = 10.0
+RETRY_S = 2.0
+_LOG = logger("serving")
+
+
+def run(settings: Settings, names: list[str] | None = None) -> None:
+    """Serve the champions of these models (all that the store has) until SIGTERM or SIGINT.
+
+    A model that is not there yet is waited for; until then `/ready` says so. Raises InvalidInput where there
+    is no model to wait for, and StackError when the port is taken.
+    """
+    uvloop.run(_until_signal(settings, sources(settings, names)))
+
+
+def sources(settings: Settings, names: list[str] | None = None) -> dict[str, ModelSource]:
+    """Where each model comes from: the store of the settings."""
+    store = ModelStore(settings.root / "models")
+    chosen = names or [name for name in store.names() if CHAMPION in store.aliases(name)]
+    if not chosen:
+        raise InvalidInput("there is no model to serve", mend="train one, or name it with --model")
+    own = settings.serving
+    return {name: StoredModels(store, name, threads=own.threads, engine=own.engine) for name in chosen}
+
+
+async def _until_signal(settings: Settings, found: Mapping[str, ModelSource]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(settings, found, stop=stop)
+
+
+async def serve(settings: Settings, found: Mapping[str, ModelSource], *, stop: asyncio.Event) -> None:
+    """`run` inside a loop of the caller's, until `stop` is set."""
+    own = settings.serving
+    bounds = Bounds(rows=own.rows, wait_s=own.wait_ms / 1000, queued=own.queued_rows)
+    served = {name: Served(name, source, bounds) for name, source in found.items()}
+    probe = Probe()
+    granian = Granian(
+        Application(Models(served), own, probe),
+        address=own.host,
+        port=own.port,
+        interface=Interfaces.RSGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=1024,
+        log_enabled=False,
+        http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=64 * 1024),
+    )
+    loop = asyncio.get_running_loop()
+    listening = loop.create_task(granian.serve(), name="granian")
+    loading = loop.create_task(_load(served, probe), name="load models")
+    stopped = loop.create_task(stop.wait())
+    beat = loop.create_task(_beat(probe))
+    try:
+        await asyncio.wait({listening, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            reason = listening.exception() if not listening.cancelled() else None
+            raise StackError(
+                f"the server ended: {reason or 'it says no reason'}",
+                where=f"{own.host}:{own.port}",
+                mend="see whether the port is taken, or set MILLSTREAM_SERVING__PORT",
+            )
+        probe.set_ready(False, "draining")
+        granian.stop()
+        await asyncio.wait({listening}, timeout=STOP_S)
+        for one in served.values():
+            await one.batching.close()
+    finally:
+        for task in (stopped, loading, beat, listening):
+            task.cancel()
+        await asyncio.gather(stopped, loading, beat, listening, return_exceptions=True)
+        for one in served.values():
+            one.serving.stop()
+        probe.close()
+
+
+async def _load(served: Mapping[str, Served], probe: Probe) -> None:
+    """Start every model in a thread, again and again until it is there; then the process is ready."""
+    loop = asyncio.get_running_loop()
+    for name, one in served.items():
+        while True:
+            try:
+                await loop.run_in_executor(None, one.serving.start)
+                break
+            except MillstreamError as error:
+                _LOG.warning("waiting for a model", model=name, error=str(error), retry_in_s=RETRY_S)
+                probe.set_ready(False, f"model {name}: {error.what}")
+            await asyncio.sleep(RETRY_S)
+    collector.calm()
+    probe.set_ready(True)
+    _LOG.info("serving", models=sorted(served))
+
+
+async def _beat(probe: Probe) -> None:
+    while True:
+        probe.beat("loop", within_s=15.0)
+        await asyncio.sleep(1.0)

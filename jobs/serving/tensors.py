@@ -1,0 +1,203 @@
+"""The Open Inference Protocol (v2, JSON) and a model's matrix.
+
+A model is offered as one tensor `inputs` of shape [rows, inputs], in the order of its signature; `null` is a
+missing value. Instead, every input may come as a tensor of its own, named by its column, of shape [rows] or
+[rows, 1]. What is wrong is named, all of it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from core.errors import Malformed, Rejected
+from models.encode import Matrix
+from models.rows import why_not
+from models.signature import Signature
+
+MATRIX = "inputs"
+FINGERPRINT = "schema_fingerprint"
+_NUMBERS = frozenset(
+    ("FP16", "FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BOOL")
+)
+_flat = msgspec.json.Decoder(list[float | bool | None]).decode
+_nested = msgspec.json.Decoder(list[list[float | bool | None]]).decode
+_anything = msgspec.json.Decoder().decode
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One input of a request; `data` is decoded when the name and the type are known."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: msgspec.Raw
+    parameters: dict[str, Any] | None = None
+
+
+class InferRequest(msgspec.Struct, frozen=True):
+    """A request. `outputs` are those wanted, all by default."""
+
+    inputs: list[Tensor]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[dict[str, Any]] | None = None
+
+
+class OutputTensor(msgspec.Struct, frozen=True):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[float]
+
+
+class InferResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+    id: str | None = None
+
+
+_request = msgspec.json.Decoder(InferRequest).decode
+
+
+def parse(body: bytes) -> InferRequest:
+    """Raises Malformed for what is no JSON, Rejected for what is no request of the protocol."""
+    try:
+        return _request(body)
+    except msgspec.ValidationError as error:
+        raise Rejected("no inference request of protocol v2", fields={"": str(error)}) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"no valid JSON: {error}") from None
+
+
+def matrix_of(request: InferRequest, signature: Signature) -> Matrix:
+    """The matrix (rows, inputs), float32; raises Rejected, and Malformed for damaged data."""
+    check_fingerprint(request.parameters, signature)
+    wanted = [str(output.get("name")) for output in request.outputs or ()]
+    if any(name != signature.output.name for name in wanted):
+        raise _wrong({"/outputs": f"the only output is {signature.output.name!r}"})
+    if len(request.inputs) == 1 and request.inputs[0].name == MATRIX:
+        return _whole(request.inputs[0], signature)
+    return _by_column(request.inputs, signature)
+
+
+def check_fingerprint(parameters: Mapping[str, Any] | None, signature: Signature) -> None:
+    """Raises Rejected where the sender's order of inputs is stated and another than the model's."""
+    given = (parameters or {}).get(FINGERPRINT)
+    if given is not None and given != signature.fingerprint:
+        raise _wrong({f"/parameters/{FINGERPRINT}": f"the model has {signature.fingerprint}"})
+
+
+def metadata(name: str, version: str, signature: Signature) -> dict[str, Any]:
+    """The answer to `GET /v2/models/NAME`."""
+    return {
+        "name": name,
+        "versions": [version],
+        "platform": "onnx_onnxv1",
+        "inputs": [{"name": MATRIX, "datatype": "FP32", "shape": [-1, len(signature.inputs)]}],
+        "outputs": [{"name": signature.output.name, "datatype": "FP32", "shape": [-1]}],
+        "parameters": {FINGERPRINT: signature.fingerprint, "columns": list(signature.columns)},
+    }
+
+
+def _whole(tensor: Tensor, signature: Signature) -> Matrix:
+    width = len(signature.inputs)
+    rows = tensor.shape[0] if tensor.shape else -1
+    if tensor.shape != [rows, width] or rows < 0:
+        raise _wrong({f"/inputs/{MATRIX}/shape": f"{tensor.shape}, and [rows, {width}] is needed"})
+    values = _values(tensor)
+    if values.size != rows * width:
+        raise _wrong({f"/inputs/{MATRIX}/data": f"{values.size} values for the shape {tensor.shape}"})
+    matrix: Matrix = values.reshape(rows, width)
+    wrong: dict[str, str] = {}
+    for at, item in enumerate(signature.inputs):
+        column = matrix[:, at]
+        if not item.nullable and np.isnan(column).any():
+            wrong[f"/inputs/{item.column}"] = "null, and a value is needed"
+        elif item.vocabulary is not None:
+            known = np.isnan(column) | ((column >= 0) & (column < len(item.vocabulary)) & (column % 1 == 0))
+            if not known.all():
+                wrong[f"/inputs/{item.column}"] = "no position in the input's vocabulary"
+    if np.isinf(matrix).any():
+        columns = np.flatnonzero(np.isinf(matrix).any(axis=0))
+        wrong |= {f"/inputs/{signature.inputs[at].column}": "beyond the range of float32" for at in columns}
+    if wrong:
+        raise _wrong(wrong)
+    return matrix
+
+
+def _by_column(tensors: list[Tensor], signature: Signature) -> Matrix:
+    given = {tensor.name: tensor for tensor in tensors}
+    wrong = {f"/inputs/{name}": "missing" for name in signature.columns if name not in given}
+    wrong |= {f"/inputs/{name}": "no input of the model" for name in given if name not in signature.columns}
+    if len(given) != len(tensors):
+        wrong["/inputs"] = "an input is there twice"
+    rows = {math.prod(tensor.shape) for tensor in tensors}
+    if len(rows) != 1:
+        wrong["/inputs"] = f"inputs of {len(rows)} different lengths"
+    if wrong:
+        raise _wrong(wrong)
+    count = rows.pop()
+    matrix = np.empty((count, len(signature.inputs)), np.float32)
+    for at, item in enumerate(signature.inputs):
+        tensor = given[item.column]
+        where = f"/inputs/{item.column}"
+        if tensor.shape not in ([count], [count, 1]):
+            wrong[where] = f"shape {tensor.shape}, and [rows] or [rows, 1] is needed"
+            continue
+        if item.vocabulary is None:
+            column = _values(tensor)
+            if column.size != count:
+                wrong[where] = f"{column.size} values for the shape {tensor.shape}"
+            elif np.isinf(column).any():
+                wrong[where] = "beyond the range of float32"
+            elif not item.nullable and np.isnan(column).any():
+                wrong[where] = "null, and a value is needed"
+            else:
+                matrix[:, at] = column.reshape(-1)
+            continue
+        words = _data(tensor, _anything)
+        reasons = [reason for word in words if (reason := why_not(item, word)) is not None]
+        if tensor.datatype != "BYTES" or len(words) != count or reasons:
+            wrong[where] = reasons[0] if reasons else f"{count} texts of type BYTES are needed"
+            continue
+        codes = {word: float(code) for code, word in enumerate(item.vocabulary)}
+        matrix[:, at] = np.array([codes.get(word) for word in words], np.float32)
+    if wrong:
+        raise _wrong(wrong)
+    return matrix
+
+
+def _values(tensor: Tensor) -> Matrix:
+    if tensor.datatype not in _NUMBERS:
+        raise _wrong({f"/inputs/{tensor.name}/datatype": f"{tensor.datatype!r} is no type of numbers"})
+    nested = bytes(tensor.data[:64]).lstrip()[1:].lstrip().startswith(b"[")
+    data = _data(tensor, _nested if nested else _flat)
+    try:
+        with np.errstate(over="ignore"):
+            values: Matrix = np.array(data, np.float32)
+    except ValueError:
+        raise _wrong({f"/inputs/{tensor.name}/data": "rows of different lengths"}) from None
+    return values
+
+
+def _data(tensor: Tensor, decode: Any) -> list[Any]:
+    try:
+        found = decode(tensor.data)
+    except msgspec.ValidationError as error:
+        raise _wrong({f"/inputs/{tensor.name}/data": str(error)}) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"no valid JSON: {error}") from None
+    if not isinstance(found, list):
+        raise _wrong({f"/inputs/{tensor.name}/data": "a list is needed"})
+    return found
+
+
+def _wrong(fields: dict[str, str]) -> Rejected:
+    named = "; ".join(f"{pointer}: {reason}" for pointer, reason in list(fields.items())[:10])
+    return Rejected(
+        f"the inputs do not fit the model: {named}", fields=fields, mend="see GET /v2/models/NAME"
+    )
