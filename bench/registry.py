@@ -21,6 +21,7 @@ def _lazy(module: str) -> Callable[[], BenchResult]:
 BENCHES: Mapping[str, Callable[[], BenchResult]] = {
     "codec": _lazy("bench.codec"),
     "features": _lazy("bench.features"),
+    "models": _lazy("bench.models"),
     "scoring-worker": _lazy("bench.scoring_worker"),
 }
 

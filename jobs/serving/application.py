@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from core.errors import InvalidInput, Malformed, MillstreamError, ModelError, Rejected, TooLarge, UnknownName
+from core.errors import InvalidInput, MillstreamError, ModelError, TooLarge, UnknownName
 from core.settings import Serving as Settings
 from core.telemetry.log import logger
 from core.telemetry.metrics import LATENCY_MS, counter, exposition, histogram
@@ -139,12 +139,7 @@ class Application:
 
     async def _score(self, served: Served, body: bytes) -> Answer:
         door = served.door
-        try:
-            request = _score_request(body)
-        except msgspec.ValidationError as error:
-            raise Rejected("no request for scores", fields={"": str(error)}) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Malformed(f"no valid JSON: {error}") from None
+        request: ScoreRequest = tensors.decoded(_score_request, body, "no request for scores")
         if request.schema_fingerprint is not None:
             tensors.check_fingerprint({tensors.FINGERPRINT: request.schema_fingerprint}, door.model.signature)
         scored = await self._scored(served, door, door.rows.read(request.records, pointer="/records"))

@@ -65,10 +65,18 @@ _request = msgspec.json.Decoder(InferRequest).decode
 
 def parse(body: bytes) -> InferRequest:
     """Raises Malformed for what is no JSON, Rejected for what is no request of the protocol."""
+    request: InferRequest = decoded(_request, body, "no inference request of protocol v2")
+    return request
+
+
+def decoded(decode: Any, body: bytes, what: str) -> Any:
+    """`body` as what `decode` gives. Raises Malformed for what is no JSON, Rejected (`what`) for the rest."""
     try:
-        return _request(body)
-    except msgspec.ValidationError as error:
-        raise Rejected("no inference request of protocol v2", fields={"": str(error)}) from None
+        try:
+            return decode(body)
+        except msgspec.ValidationError as error:
+            _anything(body)  # the type is looked at before the end of the text
+            raise Rejected(what, fields={"": str(error)}) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"no valid JSON: {error}") from None
 
@@ -174,7 +182,7 @@ def _by_column(tensors: list[Tensor], signature: Signature) -> Matrix:
 def _values(tensor: Tensor) -> Matrix:
     if tensor.datatype not in _NUMBERS:
         raise _wrong({f"/inputs/{tensor.name}/datatype": f"{tensor.datatype!r} is no type of numbers"})
-    nested = bytes(tensor.data[:64]).lstrip()[1:].lstrip().startswith(b"[")
+    nested = bytes(tensor.data).lstrip()[1:].lstrip().startswith(b"[")
     data = _data(tensor, _nested if nested else _flat)
     try:
         with np.errstate(over="ignore"):

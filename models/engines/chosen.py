@@ -80,9 +80,13 @@ def calibrate(
     *,
     budget_s: float = BUDGET_S,
     sizes: Sequence[int] = SIZES,
-    timer: Timer = time.perf_counter,
+    timer: Timer = time.thread_time,
 ) -> Choice:
-    """Measure both on `rows`, repeated to every size, for at most `budget_s` and one call more.
+    """Measure both on `rows`, repeated to every size, for at most `budget_s` of `timer` and one call more.
+
+    `one` is the engine with the lower cost a call: it keeps the small batches, or all. The default timer is
+    the processor time of this thread, so that a busy machine does not mislead; it is for engines that work
+    in the calling thread alone. Others are measured by the wall (`time.perf_counter`).
 
     Every measurement is on other rows than the one before: a processor learns the way of a few rows through
     the trees by heart (32 rows again and again take half the time). Sizes ascend, in rounds; the fastest
@@ -115,20 +119,16 @@ def calibrate(
 
 def _choose(one: Engine, other: Engine, sizes: Sequence[int], costs: Sequence[Sequence[float]]) -> Choice:
     """The take-over that wastes least, as a factor over all sizes; on equal terms `one` keeps the batch."""
-    best, least = Choice(one, one, 1), math.inf
-    for few, many, column in ((one, other, 0), (other, one, 1)):
-        for cut in range(len(costs) + 1):
-            wasted = sum(
-                math.log(max(pair[column if index < cut else 1 - column], 1e-9) / max(min(pair), 1e-9))
-                for index, pair in enumerate(costs)
-            )
-            if wasted < least - 1e-9:
-                least = wasted
-                if cut == len(costs):
-                    best = Choice(few, few, 1)
-                elif cut == 0:
-                    best = Choice(many, many, 1)
-                else:
-                    # between the sizes that were measured, in the middle
-                    best = Choice(few, many, (sizes[cut - 1] + sizes[cut]) // 2 + 1)
-    return best
+    best, least = len(costs), math.inf
+    for cut in range(len(costs), -1, -1):
+        wasted = sum(
+            math.log(max(pair[0 if index < cut else 1], 1e-9) / max(min(pair), 1e-9))
+            for index, pair in enumerate(costs)
+        )
+        if wasted < least - 1e-9:
+            best, least = cut, wasted
+    if best == len(costs):
+        return Choice(one, one, 1)
+    if best == 0:
+        return Choice(other, other, 1)
+    return Choice(one, other, (sizes[best - 1] + sizes[best]) // 2 + 1)  # between those that were measured
