@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from core.carrier import Carrier
 from core.errors import Unavailable
 from jobs.sources import generated_baskets
 from jobs.sources.cache import cached
-from jobs.sources.carrier import Carrier
 from jobs.sources.progress import Progress, silent
 from models.manifest import DataSource
 

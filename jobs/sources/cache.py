@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet
 from filelock import FileLock, Timeout
 
+from core.carrier import TIMEOUT_S
 from core.errors import Unavailable
 from core.settings import settings
-from jobs.sources.carrier import TIMEOUT_S
 
 
 def cached(name: str, make: Callable[[], pa.Table]) -> Path:

