@@ -164,6 +164,44 @@ class Serving(Section):
     threads: int = Field(1, ge=1, description="threads of one call of the model")
 
 
+class Llm(Section):
+    url: str | None = Field(
+        None,
+        description="external servers with the OpenAI-compatible API, [MODEL=]http://host:port[,...]; "
+        "the first serves, the others take over",
+    )
+    model: str = Field("smollm2-135m-instruct", description="name of the model where none is given")
+    port: int = Field(8088, description="port of the first local server; the next has the next")
+    servers: int = Field(1, ge=1, le=4, description="local servers")
+    threads: int = Field(2, ge=1, description="threads of a local server")
+    slots: int = Field(4, ge=1, le=1024, description="answers under way at once on each server")
+    context: int = Field(2048, ge=256, description="tokens of prompt and answer together")
+    api_key: str | None = Field(None, description="sent to external servers as a bearer token")
+    connections: int = Field(16, ge=1, description="most connections to each server")
+    idle_s: float = Field(4.0, gt=0, description="an idle connection is closed after; llama.cpp's limit is 5")
+    connection_wait_s: float = Field(2.0, gt=0, description="longest wait for a connection")
+    silence_s: float = Field(15.0, gt=0, description="a server that says nothing for so long is given up")
+    queue: int = Field(32, ge=1, description="questions waiting for a slot; then 503")
+    max_prompt_bytes: int = Field(32_768, ge=1, description="size limit of a prompt")
+    max_tokens: int = Field(1024, ge=1, description="most tokens that may be asked for")
+    tokens_per_s: float = Field(9.0, gt=0, description="floor for a health score of 1")
+    health_interval_s: float = Field(5.0, gt=0, description="a server that answered nobody is asked so often")
+    cache_ttl_s: float = Field(300.0, ge=0, description="how long a repeatable answer is kept; 0 keeps none")
+    paid: bool = Field(False, description="each call costs money: none is made twice, by a ledger")
+
+    @property
+    def addresses(self) -> tuple[tuple[str, str], ...]:
+        """(model, URL) of every server, the one that serves first."""
+        if self.url is None:
+            return tuple((self.model, f"http://{LOOPBACK}:{self.port + n}") for n in range(self.servers))
+        found = []
+        for part in self.url.split(","):
+            name, equals, url = part.strip().partition("=")
+            named = bool(equals) and "://" not in name
+            found.append((name if named else self.model, (url if named else part.strip()).rstrip("/")))
+        return tuple(found)
+
+
 class Supervisor(Section):
     health_interval_s: float = Field(10.0, gt=0)
     health_failures: int = Field(3, ge=1, description="failures in a row that restart a process")
@@ -206,6 +244,7 @@ class Settings(BaseSettings):
     writer: Writer = Writer()
     corrections: Corrections = Corrections()
     serving: Serving = Serving()
+    llm: Llm = Llm()
     supervisor: Supervisor = Supervisor()
 
     @classmethod
