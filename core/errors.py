@@ -14,6 +14,7 @@
     │   ├── QueueFull             our own bound was reached          queue_full
     │   ├── CircuitOpen           it failed too often, left alone    circuit_open
     │   ├── RateLimited           the caller's limit was reached     429 + Retry-After, rate_limited
+    │   ├── ServerFailed          a model server, any fault of its   server_<kind>
     │   └── DeadlineExceeded      not in time                        504, deadline_exceeded
     ├── ModelError              the model's fault                  refused at load or failed at run time
     │   ├── ModelRefused          digest, signature, golden          model_refused
@@ -159,6 +160,26 @@ class RateLimited(Unavailable):
 
     domain = "limit"
     default_code = "rate_limited"
+
+
+class ServerFailed(Unavailable):
+    """A model server did not do its part.
+
+    `kind`: `unreachable` (no connection), `busy` and `refused` (it said so, nothing was done), `failed` (it
+    reported an error of its own), `lost` (the connection ended too early), `silent` (nothing came for too
+    long), `garbage` (what came makes no sense).
+    """
+
+    default_code = "server_failed"
+
+    def __init__(self, kind: str, what: str, *, where: str | None = None, retry_after_s: float = 1.0) -> None:
+        super().__init__(what, where=where, code=f"server_{kind}", retry_after_s=retry_after_s)
+        self.kind = kind
+
+    @property
+    def undone(self) -> bool:
+        """Whether the server surely did nothing for the call."""
+        return self.kind in ("unreachable", "busy", "refused")
 
 
 class DeadlineExceeded(Unavailable):
