@@ -17,7 +17,7 @@ from rich.table import Table
 
 from core.settings import Settings, settings
 from stack import doctor as stack_doctor
-from stack.catalog import NAMES
+from stack.catalog import ALL_NAMES, ON_REQUEST
 from stack.local import EXTERNAL, Stack
 from stack.logs import follow
 from stack.service import Progress as StackProgress
@@ -107,7 +107,12 @@ def shown_progress() -> Iterator[StackProgress]:
 
 def up(
     only: Annotated[
-        str, typer.Option(help=f"Only these, separated by commas: {', '.join(NAMES)}.", metavar="NAMES")
+        str,
+        typer.Option(
+            help=f"Only these, separated by commas: {', '.join(ALL_NAMES)}. Without it all but "
+            f"{', '.join(service.name for service in ON_REQUEST)}.",
+            metavar="NAMES",
+        ),
     ] = "",
 ) -> None:
     """Fetch, start and watch the local services; returns when all are ready."""
