@@ -1,0 +1,1 @@
+"""Clients of LLM servers with the OpenAI-compatible API. No model is loaded here."""

@@ -1,0 +1,125 @@
+"""The behaviour of servers on the fake, and every way in which a server fails."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from core.errors import ServerFailed
+from models.llm.client import HttpLanguageServer
+from models.llm.connections import Pooling
+from operators.generate_ports import Completion
+from tests.llm_fake import AT_ONCE, MID_STREAM, NEVER_STOPS, FakeServer, fake_server
+from tests.models.llm.server_behaviour import QUESTION, ServerBehaviour, all_of
+
+SILENCE_S = 0.3
+KINDS = {
+    "garbage_json": "garbage", "not_utf8": "garbage", "giant_line": "garbage", "wrong_shape": "garbage",
+    "html": "garbage", "json_body": "garbage", "no_http": "garbage", NEVER_STOPS: "garbage",
+    "hang": "silent", "hang_at_once": "silent",
+    "reset": "lost", "close": "lost", "reset_at_once": "lost", "empty": "lost",
+    "error_event": "failed", "status_500": "failed",
+    "status_429": "busy", "status_503": "busy",
+    "status_401": "refused", "status_302": "refused",
+}  # fmt: skip
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeServer]:
+    async with fake_server() as server:
+        yield server
+
+
+class TestFakeServer(ServerBehaviour):
+    @pytest.fixture
+    def backend(self, fake: FakeServer) -> FakeServer:
+        fake.seconds_per_token = 0.005
+        return fake
+
+
+@pytest.mark.parametrize("behaviour", [*AT_ONCE, *MID_STREAM, NEVER_STOPS])
+async def test_a_failure_has_its_kind_and_never_hangs(fake: FakeServer, behaviour: str) -> None:
+    server = HttpLanguageServer("s", "fake", fake.url, pooling=Pooling(silence_s=SILENCE_S))
+    fake.script = [behaviour]
+    begun = time.monotonic()
+    with pytest.raises(ServerFailed) as caught:
+        await asyncio.wait_for(all_of(server, Completion(QUESTION, 20)), 10)
+    assert caught.value.kind == KINDS[behaviour]
+    assert time.monotonic() - begun < 5
+    text, _ = await all_of(server, Completion(QUESTION, 3))  # and the next call is none the worse
+    assert text == "w0 w1 w2"
+    await server.close()
+
+
+async def test_what_comes_before_a_failure_is_given(fake: FakeServer) -> None:
+    server = HttpLanguageServer("s", "fake", fake.url)
+    fake.script = ["reset"]
+    said = ""
+    with pytest.raises(ServerFailed):
+        async for delta in server.complete(Completion(QUESTION, 20)):
+            said += delta.text
+    assert said == "w0 w1 w2"
+    await server.close()
+
+
+async def test_an_answer_without_the_last_line_is_whole(fake: FakeServer) -> None:
+    server = HttpLanguageServer("s", "fake", fake.url)
+    fake.script = ["no_done"]
+    text, _ = await all_of(server, Completion(QUESTION, 3))
+    assert text == "w0 w1 w2"
+    await server.close()
+
+
+async def test_nobody_listens() -> None:
+    async with fake_server() as gone:
+        url = gone.url
+    server = HttpLanguageServer("s", "fake", url)
+    with pytest.raises(ServerFailed) as caught:
+        await all_of(server, Completion(QUESTION, 3))
+    assert caught.value.kind == "unreachable"
+    assert (await server.probe()).score == 0.0
+    assert await server.count_tokens("a b") is None
+    await server.close()
+
+
+async def test_the_pool_is_bounded_and_the_wait_for_a_connection_too(fake: FakeServer) -> None:
+    pooling = Pooling(connections=2, wait_s=0.2, silence_s=5)
+    server = HttpLanguageServer("s", "fake", fake.url, pooling=pooling)
+    fake.seconds_per_token = 0.01
+    results = await asyncio.gather(
+        *(all_of(server, Completion(QUESTION, 100)) for _ in range(3)), return_exceptions=True
+    )
+    failures = [one for one in results if isinstance(one, ServerFailed)]
+    assert [one.kind for one in failures] == ["unreachable"]
+    assert fake.most_open == 2
+    assert server.connections.taken.waited == 1
+    assert server.connections.taken.new == 2
+    await server.close()
+
+
+async def test_the_connection_of_a_stream_is_used_again(fake: FakeServer) -> None:
+    server = HttpLanguageServer("s", "fake", fake.url)
+    for _ in range(3):
+        await all_of(server, Completion(QUESTION, 2))
+    assert (server.connections.taken.new, server.connections.taken.reused) == (1, 2)
+    await server.close()
+
+
+async def test_an_idle_connection_is_closed(fake: FakeServer) -> None:
+    server = HttpLanguageServer("s", "fake", fake.url, pooling=Pooling(idle_s=0.05))
+    await all_of(server, Completion(QUESTION, 1))
+    await asyncio.sleep(0.2)
+    await all_of(server, Completion(QUESTION, 1))
+    assert server.connections.taken.new == 2
+    await server.close()
+
+
+async def test_a_slow_server_scores_less(fake: FakeServer) -> None:
+    fake.seconds_per_token = 0.1
+    server = HttpLanguageServer("s", "fake", fake.url, floor=100.0)
+    health = await server.probe()
+    assert 0.05 < health.score < 0.15
+    assert 5 < health.tokens_per_s < 15
+    assert health.reason is not None
+    await server.close()
