@@ -43,5 +43,4 @@ def test_any_cut_gives_the_same_events(given_lines: list[bytes], end: bytes, dat
 def test_what_would_not_end_is_refused(chunk: bytes) -> None:
     events = EventStream(longest=100)
     with pytest.raises(TooLongLine):
-        for _ in range(3):
-            events.feed(chunk)
+        [events.feed(chunk) for _ in range(3)]

@@ -55,11 +55,15 @@ async def test_a_failure_has_its_kind_and_never_hangs(fake: FakeServer, behaviou
 async def test_what_comes_before_a_failure_is_given(fake: FakeServer) -> None:
     server = HttpLanguageServer("s", "fake", fake.url)
     fake.script = ["reset"]
-    said = ""
-    with pytest.raises(ServerFailed):
+    said: list[str] = []
+
+    async def hear() -> None:
         async for delta in server.complete(Completion(QUESTION, 20)):
-            said += delta.text
-    assert said == "w0 w1 w2"
+            said.append(delta.text)
+
+    with pytest.raises(ServerFailed):
+        await hear()
+    assert "".join(said) == "w0 w1 w2"
     await server.close()
 
 

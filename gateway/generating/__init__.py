@@ -1,0 +1,1 @@
+"""Text from LLMs over HTTP: prompts, OpenAI's chat completions, and how the answering processes are doing."""

@@ -1,0 +1,29 @@
+"""The routes of generating, put together."""
+
+import redis.asyncio
+
+from core.clock import Clock
+from core.settings import Settings
+from gateway import principals
+from gateway.generating.asked import Asking
+from gateway.generating.batch_status import BatchStatusEndpoint
+from gateway.generating.chat import ChatEndpoint
+from gateway.generating.prompt import GenerateEndpoint
+from gateway.generating.question import Questions
+from gateway.routing import Route
+from pipelines.batch_status import StatusBoard
+
+
+def generating_routes(
+    settings: Settings, asking: Asking, cache: "redis.asyncio.Redis", clock: Clock
+) -> tuple[Route, ...]:
+    """`cache` is where the answering processes tell their status."""
+    board = StatusBoard(cache, clock)
+    questions = Questions(settings.llm, asking, clock)
+    chat = ChatEndpoint(settings.llm, questions, board, clock)
+    return (
+        Route("POST", "/api/v1/generate", principals.ASK, GenerateEndpoint(questions).post),
+        Route("POST", "/v1/chat/completions", principals.ASK, chat.post),
+        Route("GET", "/v1/models", principals.ASK, chat.models),
+        Route("GET", "/api/v1/batch/status", principals.ASK, BatchStatusEndpoint(board).get),
+    )
