@@ -88,6 +88,7 @@ class _Progress:
     decoding_s: float = 0.0
     batch: int = 0
     tokenization_s: float | None = None
+    backup: bool = False
     failures: list[str] = field(default_factory=list)
 
 
@@ -170,7 +171,7 @@ class Generate:
             claim = found
         progress = _Progress()
         lease = await self._through(asked, question.streamed, emit, progress, claim)
-        answer = self._generated(question, model, lease, progress, (begun, validated))
+        answer = self._generated(question, lease, progress, begun, validated)
         body = _encode(answer)
         if claim is not None and self._ledger is not None:
             try:
@@ -178,7 +179,7 @@ class Generate:
             except Unavailable as error:
                 _log.error("a paid answer is not in the ledger", id=question.id, error=str(error))
         self.statistics.answered(answer.statistics)
-        if not answer.degraded:
+        if not answer.degraded and answer.model == model:
             self._keep(asked, key, answer)
         return Answer(200, body)
 
@@ -199,6 +200,7 @@ class Generate:
                     progress.queue_s += lease.queue_s
                     progress.slot_s += lease.slot_s
                     progress.batch = progress.batch or lease.batch
+                    progress.backup = lease.member.server.model != (asked.model or self.pool.active)
                     if previous is not None and progress.text:
                         await self._hand_over(previous, lease, streamed, emit, progress)
                     await self._ask(asked, lease, streamed, emit, progress, claim)
@@ -342,9 +344,8 @@ class Generate:
             _log.warning("an answer is not kept", error=str(error))
 
     def _generated(
-        self, question: Question, model: str, lease: Lease, progress: _Progress, began: tuple[float, float]
+        self, question: Question, lease: Lease, progress: _Progress, begun: float, validated: float
     ) -> Generated:
-        begun, validated = began
         now = self._clock.monotonic()
         server = lease.member.server
         first = progress.first_at if progress.first_at is not None else now
@@ -371,7 +372,7 @@ class Generate:
             finish_reason=progress.finish,
             usage=Usage(progress.usage.prompt_tokens, tokens, progress.usage.cached_tokens),
             statistics=timings,
-            degraded=bool(progress.failures) or server.model != model,
+            degraded=bool(progress.failures) or progress.backup,
             warnings=progress.failures,
         )
 
