@@ -173,7 +173,7 @@ class Llm(Section):
     model: str = Field("smollm2-135m-instruct", description="name of the model where none is given")
     port: int = Field(8088, description="port of the first local server; the next has the next")
     servers: int = Field(1, ge=1, le=4, description="local servers")
-    threads: int = Field(2, ge=1, description="threads of a local server")
+    threads: int = Field(1, ge=1, description="threads of a local server; they wait for each other")
     slots: int = Field(4, ge=1, le=1024, description="answers under way at once on each server")
     context: int = Field(2048, ge=256, description="tokens of prompt and answer together")
     api_key: str | None = Field(None, description="sent to external servers as a bearer token")

@@ -61,7 +61,7 @@ def real_server(log: Path) -> Iterator[RealServer]:
             [
                 sys.executable, "-P", "-m", "stack.llm_server", "--model", str(weights(settings.cache)),
                 "--name", MODEL, "--port", str(port), "--slots", str(SLOTS), "--context", str(CONTEXT),
-                "--threads", "2",
+                "--threads", "1",
             ],
             env={**os.environ, "PYTHONPATH": str(root)},
             stdout=output,

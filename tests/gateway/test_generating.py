@@ -21,6 +21,7 @@ from gateway.principals import ASK, EVENTS_WRITE
 from gateway.routing import Router
 from gateway.server import Application, Listener
 from models.llm.client import HttpLanguageServer
+from models.llm.connections import Pooling
 from models.llm.servers import Unbroken
 from operators.answer_statistics import BatchStatus, QueueState, RollingStatistics, Timings
 from operators.generate import Generate
@@ -63,8 +64,8 @@ class Site:
         self.url = f"http://127.0.0.1:{port}"
         self.board = board
         headers = {"authorization": f"Bearer {KEY}"}
-        self.http = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30)
-        self.openai = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=30)
+        self.http = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=120)
+        self.openai = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=120)
 
 
 @asynccontextmanager
@@ -328,12 +329,13 @@ async def test_the_status_of_batches(served: Site) -> None:
 class TestOnTheRealModel:
     async def test_openais_client_and_prompts(self, small_model: RealServer) -> None:
         clock = SystemClock()
-        server = HttpLanguageServer("real", MODEL, small_model.url, floor=0.1)
+        pooling = Pooling(silence_s=60)
+        server = HttpLanguageServer("real", MODEL, small_model.url, floor=0.1, pooling=pooling)
         pool = ServerPool([Member(server, slots=2, breaker=Unbroken())], queue=4, clock=clock)
         await pool.start()
         statistics = RollingStatistics(clock)
         generate = Generate(pool, statistics, limits=Limits(), clock=clock)
-        async with site(generate, MODEL) as served:
+        async with site(generate, MODEL, wait_s=120) as served:
             messages: Any = [{"role": "user", "content": "Say hello in five words."}]
             create = served.openai.chat.completions.create
             whole = await create(model=MODEL, messages=messages, max_tokens=12, temperature=0)
@@ -357,12 +359,12 @@ class TestOnTheRealModel:
             long = asyncio.create_task(
                 served.http.post("/api/v1/generate", json={"prompt": "Tell a story.", "max_tokens": 400})
             )
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not await small_model.busy():
                     await asyncio.sleep(0.02)
             long.cancel()
             await asyncio.gather(long, return_exceptions=True)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while await small_model.busy():
                     await asyncio.sleep(0.02)
         await server.close()

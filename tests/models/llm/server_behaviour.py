@@ -40,7 +40,7 @@ class ServerBehaviour:
 
     @pytest.fixture
     async def server(self, backend: Backend):  # type: ignore[no-untyped-def]
-        server = HttpLanguageServer("s", backend.model, backend.url, pooling=Pooling(silence_s=30.0))
+        server = HttpLanguageServer("s", backend.model, backend.url, pooling=Pooling(silence_s=60.0))
         yield server
         await server.close()
 
@@ -79,19 +79,19 @@ class ServerBehaviour:
                 if delta.text:
                     break
             assert await backend.busy() == 1
-        await until_idle(backend, 5.0)
+        await until_idle(backend, 20.0)
 
     async def test_a_cancelled_call_frees_the_slot(
         self, server: HttpLanguageServer, backend: Backend
     ) -> None:
         task = asyncio.create_task(all_of(server, Completion(QUESTION, 400, temperature=0.0)))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await backend.busy():
                 await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until_idle(backend, 5.0)
+        await until_idle(backend, 20.0)
 
     async def test_a_prompt_beyond_the_context_is_refused_naming_it(self, server: HttpLanguageServer) -> None:
         with pytest.raises(Rejected) as caught:
