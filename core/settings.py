@@ -178,7 +178,7 @@ class Llm(Section):
     context: int = Field(2048, ge=256, description="tokens of prompt and answer together")
     api_key: str | None = Field(None, description="sent to external servers as a bearer token")
     connections: int = Field(16, ge=1, description="most connections to each server")
-    idle_s: float = Field(4.0, gt=0, description="an idle connection is closed after; llama.cpp's limit is 5")
+    idle_s: float = Field(3.0, gt=0, description="an idle connection is closed after; servers do after 5")
     connection_wait_s: float = Field(2.0, gt=0, description="longest wait for a connection")
     silence_s: float = Field(15.0, gt=0, description="a server that says nothing for so long is given up")
     queue: int = Field(32, ge=1, description="questions waiting for a slot; then 503")

@@ -87,6 +87,7 @@ class HttpLanguageServer:
         self._where = f"LLM server {name} at {base_url}"
         self._floor = floor
         self._counts = True
+        self._keeps = False
 
     async def complete(self, completion: Completion) -> AsyncGenerator[Delta, None]:
         body = _encode(_request(self.model, completion))
@@ -145,15 +146,11 @@ class HttpLanguageServer:
         await self.connections.close()
 
     async def _sent(self, body: bytes) -> aiohttp.ClientResponse:
-        """The response to the request. llama.cpp promises to keep a connection and closes it after a stream:
-        where the request could not be written to a connection used before, another one is taken."""
-        reused = self.connections.taken.reused
-        try:
-            return await self.connections.post(CHAT, body)
-        except aiohttp.ClientOSError as error:
-            if not _unwritten(error) or self.connections.taken.reused == reused:
-                raise
-            return await self.connections.post(CHAT, body)
+        """The response to the request. llama.cpp promises to keep the connection and closes it after a stream,
+        so that the next request may be lost: there, and where the server is not known yet, it is not kept."""
+        response = await self.connections.post(CHAT, body, keep=self._keeps)
+        self._keeps = not response.headers.get("server", "").startswith("llama.cpp")
+        return response
 
     async def _deltas(self, response: aiohttp.ClientResponse, most: int) -> AsyncGenerator[Delta, None]:
         events = EventStream()
@@ -244,7 +241,6 @@ async def _to_the_end(response: aiohttp.ClientResponse) -> None:
         async with asyncio.timeout(END_S):
             while await response.content.readany():
                 pass
-            await asyncio.sleep(0)  # so that a server's close is seen before somebody takes the connection
 
 
 def _request(model: str, asked: Completion) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import aiohttp
 from core.telemetry.metrics import counter
 
 CONNECT_S = 1.0
+_KEPT = {"content-type": "application/json"}
+_CLOSED = _KEPT | {"connection": "close"}
 _CONNECTIONS = counter(
     "llm_connections_total", "Connections taken for calls to LLM servers", ["server", "how"]
 )
@@ -23,7 +25,7 @@ class Pooling:
     `silence_s`: longest time between two reads of an answer."""
 
     connections: int = 16
-    idle_s: float = 4.0
+    idle_s: float = 3.0
     wait_s: float = 2.0
     silence_s: float = 15.0
 
@@ -48,9 +50,10 @@ class Connections:
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._session: aiohttp.ClientSession | None = None
 
-    def post(self, path: str, body: bytes) -> "aiohttp.client._RequestContextManager":
-        """POST JSON; the connection is closed when the answer is left before its end."""
-        headers = {"content-type": "application/json"}
+    def post(self, path: str, body: bytes, *, keep: bool = True) -> "aiohttp.client._RequestContextManager":
+        """POST JSON; the connection is closed when the answer is left before its end, and after it unless
+        `keep`."""
+        headers = _KEPT if keep else _CLOSED
         return self._open().post(self._base_url + path, data=body, headers=headers, allow_redirects=False)
 
     async def close(self) -> None:
