@@ -146,8 +146,8 @@ class HttpLanguageServer:
         await self.connections.close()
 
     async def _sent(self, body: bytes) -> aiohttp.ClientResponse:
-        """The response to the request. llama.cpp promises to keep the connection and closes it after a stream,
-        so that the next request may be lost: there, and where the server is not known yet, it is not kept."""
+        """The response to the request. llama.cpp promises to keep the connection and closes it after a
+        stream, so that the next request may be lost: there, and until the server is known, it is not kept."""
         response = await self.connections.post(CHAT, body, keep=self._keeps)
         self._keeps = not response.headers.get("server", "").startswith("llama.cpp")
         return response
