@@ -37,6 +37,14 @@ def register(app: typer.Typer) -> None:
         score(load_scoring(pipeline), settings())
 
     @run.command(hidden=True)
+    def generating() -> None:
+        """Answer questions to LLMs."""
+        from core.settings import settings
+        from jobs.worker.generating_main import run as generate
+
+        generate(settings())
+
+    @run.command(hidden=True)
     def answering(pipeline: Name) -> None:
         """Answer those who ask a pipeline."""
         from core.settings import settings

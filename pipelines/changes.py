@@ -63,18 +63,36 @@ def compare(plans: Sequence[Plan], settings: Settings) -> list[Change]:
 
     Raises Unavailable when one of them is away.
     """
-    topics = topics_of(plans)
-    registry = SchemaRegistry.of(settings)
-    try:
-        changes = [_compare_schema(topic, registry) for topic in topics if topic.record is not None]
-    finally:
-        registry.close()
-    return changes + _compare_topics(topics, settings) + _compare_views(plans, settings)
+    return _compare(topics_of(plans), settings) + _compare_views(plans, settings)
 
 
 def apply(plans: Sequence[Plan], settings: Settings) -> list[Change]:
     """Make it so; returns what was done. Raises IncompatibleSchema or DeclarationError before any change."""
     changes = compare(plans, settings)
+    _carry_out(changes, topics_of(plans), settings)
+    with _database(settings) as connection:
+        create_tables(connection)
+        record_applied(connection, [plan.view for plan in plans])
+    return changes
+
+
+def apply_topics(topics: Sequence[Topic], settings: Settings) -> list[Change]:
+    """`apply` for topics that belong to no plan."""
+    changes = _compare(topics, settings)
+    _carry_out(changes, topics, settings)
+    return changes
+
+
+def _compare(topics: Sequence[Topic], settings: Settings) -> list[Change]:
+    registry = SchemaRegistry.of(settings)
+    try:
+        changes = [_compare_schema(topic, registry) for topic in topics if topic.record is not None]
+    finally:
+        registry.close()
+    return changes + _compare_topics(topics, settings)
+
+
+def _carry_out(changes: Sequence[Change], topics: Sequence[Topic], settings: Settings) -> None:
     for change in changes:
         if change.action is Action.REFUSE:
             refusal = IncompatibleSchema if change.kind == "schema" else DeclarationError
@@ -82,7 +100,7 @@ def apply(plans: Sequence[Plan], settings: Settings) -> list[Change]:
                 f"{change.kind} {change.name} cannot be applied\n  " + "\n  ".join(change.detail),
                 mend="declare a new version (a new topic name), or take the change back",
             )
-    by_name = {topic.name: topic for topic in topics_of(plans)}
+    by_name = {topic.name: topic for topic in topics}
     _apply_schemas(
         [by_name[c.name] for c in changes if c.kind == "schema" and c.action is not Action.KEEP], settings
     )
@@ -97,10 +115,6 @@ def apply(plans: Sequence[Plan], settings: Settings) -> list[Change]:
         [by_name[c.name] for c in changes if c.kind == "topic" and c.action is Action.CHANGE],
         settings,
     )
-    with _database(settings) as connection:
-        create_tables(connection)
-        record_applied(connection, [plan.view for plan in plans])
-    return changes
 
 
 def _compare_schema(topic: Topic, registry: SchemaRegistry) -> Change:

@@ -1,0 +1,8 @@
+"""Where questions to LLMs wait for their answers."""
+
+from operators.generate import PIPELINE
+from schemas.catalog.asking import REPLIES, requests_topic
+
+REQUESTS = requests_topic(PIPELINE, partitions=4)
+TOPICS = (REQUESTS, REPLIES)
+"""To be applied with `pipelines.changes.apply_topics` before anybody asks."""

@@ -1,0 +1,177 @@
+"""Text from LLMs through real Kafka: gateway, requests, the answering process, replies, and back."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import redis.asyncio
+
+from core.clock import ManualClock, SystemClock
+from core.errors import MillstreamError
+from core.settings import settings
+from gateway.asking.wiring import AskingPart
+from gateway.generating.asked import KafkaAsking
+from gateway.generating.wiring import generating_routes
+from gateway.health import Health
+from gateway.keyring import Keyring
+from gateway.keys import Key, mint
+from gateway.principals import ASK
+from gateway.routing import Router
+from gateway.server import Application, Listener
+from operators.generate import PIPELINE
+from pipelines.changes import apply_topics
+from pipelines.generating import REQUESTS, TOPICS
+from schemas.registry import SchemaRegistry
+from stack.local import Stack
+from tests.gateway.samples import NOW, KeysInMemory
+from tests.llm_fake import FakeServer, fake_server
+from tests.operators.generating import until, words
+from tests.stack_fixture import EXTERNAL_ADDRESSES, environment, free_ports, services_required, stack_env
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+ROOT = Path(__file__).resolve().parents[2]
+KEY, ID, HASH = mint()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Kafka, registry and Redis of these tests' own."""
+    with environment(stack_env(tmp_path_factory.mktemp("generating")), without=EXTERNAL_ADDRESSES):
+        own = Stack(settings())
+        try:
+            own.up({"kafka", "registry", "redis"}, timeout_s=240)
+        except MillstreamError as error:
+            if services_required():
+                pytest.fail(f"the stack does not start, and MILLSTREAM_REQUIRE_SERVICES=1:\n{error}")
+            warnings.warn(f"NOT TESTED: the stack does not start:\n{error}", stacklevel=1)
+            pytest.skip(f"NOT TESTED: the stack does not start: {error}")
+        apply_topics(TOPICS, settings())
+        yield
+        own.down()
+
+
+class Site:
+    def __init__(self, url: str, fakes: list[FakeServer]) -> None:
+        self.fakes = fakes
+        self.http = httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=90)
+        self.openai = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=90)
+
+
+@pytest.fixture
+async def site(broker: None) -> AsyncIterator[Site]:
+    """A gateway in this loop, one answering process, two fake servers."""
+    given, clock = settings(), SystemClock()
+    async with AsyncExitStack() as exits:
+        fakes = [await exits.enter_async_context(fake_server()) for _ in range(2)]
+        url = ",".join(f"fake={fake.url}" for fake in fakes)
+        (probe,) = free_ports(1)
+        env = {"MILLSTREAM_LLM__URL": url, "MILLSTREAM_PROBE_PORT": str(probe), "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli", "run", "generating"], env={**os.environ, **env}
+        )
+        exits.callback(_end, process)
+        cache = redis.asyncio.Redis.from_url(given.redis.address)
+        exits.push_async_callback(cache.aclose)
+        registry = SchemaRegistry.of(given)
+        exits.callback(registry.close)
+        health = Health()
+        exits.callback(health.probe.close)
+        asking = AskingPart(given, registry, cache, clock=clock)
+        asked = asking.asked(PIPELINE, REQUESTS)
+        asking.start(health, exits)
+        routes = generating_routes(given, KafkaAsking(asking.asker, asked, clock), cache, clock)
+        keys = KeysInMemory(Key(ID, HASH, "acme", "", frozenset({ASK}), NOW))
+        application = Application(Router(routes), Keyring(keys, clock=ManualClock(NOW)))
+        with socket.socket() as held:
+            held.bind(("127.0.0.1", 0))
+            port: int = held.getsockname()[1]
+        listener = Listener(application, "127.0.0.1", port)
+        listener.start()
+        exits.push_async_callback(listener.stop, 5)
+        made = Site(f"http://127.0.0.1:{port}", fakes)
+        exits.push_async_callback(made.http.aclose)
+        exits.push_async_callback(made.openai.close)
+        async with asyncio.timeout(150):
+            while not await _ready(made, f"http://127.0.0.1:{probe}/ready"):
+                await asyncio.sleep(0.2)
+        for fake in fakes:
+            fake.seen.clear()
+        yield made
+
+
+async def _ready(site: Site, probe: str) -> bool:
+    try:
+        async with httpx.AsyncClient() as client:
+            if (await client.get(probe, timeout=5)).status_code != 200:
+                return False
+        return (await site.http.get("/api/v1/batch/status")).json()["queue"]["capacity"] > 0
+    except httpx.HTTPError:
+        return False
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+async def test_text_goes_through_kafka_and_back(site: Site) -> None:
+    asked: dict[str, Any] = {"prompt": "Tell me.", "max_tokens": 10}
+    whole = await site.http.post("/api/v1/generate", json=asked)
+    assert (whole.status_code, whole.json()["text"]) == (200, words(10))
+
+    site.fakes[0].seconds_per_token = site.fakes[1].seconds_per_token = 0.05
+    loop, times, found = asyncio.get_running_loop(), [], []
+    async with site.http.stream("POST", "/api/v1/generate", json=asked | {"stream": True}) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("data: "):
+                times.append(loop.time())
+                found.append(json.loads(line[6:]))
+    assert "".join(one["text"] for one in found[:-1]) == found[-1]["text"] == words(10)
+    assert times[-1] - times[0] > 0.3  # as they come, not at the end
+
+    messages: Any = [{"role": "user", "content": "Tell me."}]
+    create = site.openai.chat.completions.create
+    said = await create(model="fake", messages=messages, max_tokens=4)
+    assert said.choices[0].message.content == words(4)
+    stream = await create(model="fake", messages=messages, max_tokens=4, stream=True)
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == words(4)
+    with pytest.raises(openai.NotFoundError):
+        await create(model="nothing", messages=messages)
+
+    for fake in site.fakes:
+        fake.script = ["reset"]
+    broken = await site.http.post("/api/v1/generate", json=asked | {"prompt": "Another."})
+    assert (broken.status_code, broken.json()["code"]) == (503, "server_lost")
+
+    key = {"idempotency-key": "the-same"}
+    first = await site.http.post("/api/v1/generate", json=asked, headers=key)
+    calls = sum(len(fake.seen) for fake in site.fakes)
+    again = await site.http.post("/api/v1/generate", json=asked, headers=key)
+    assert again.json() == first.json()
+    assert sum(len(fake.seen) for fake in site.fakes) == calls
+
+    task = asyncio.create_task(site.http.post("/api/v1/generate", json=asked | {"max_tokens": 400}))
+    await until(lambda: sum(fake.open for fake in site.fakes) == 1, within_s=20)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await until(lambda: sum(fake.open for fake in site.fakes) == 0, within_s=20)
+
+    status = (await site.http.get("/api/v1/batch/status")).json()
+    assert status["last_5_minutes"]["answers"] >= 4
+    assert len(status["processes"]) == 1
