@@ -40,8 +40,8 @@ from stack.process import kill_group, spawn
 from stack.service import Silent
 
 TOKENS = 32
-ANSWERS_A_SLOT = 2
-FIRSTS = 12
+ANSWERS_A_SLOT = 1
+FIRSTS = 8
 """Questions of each measurement of the first token."""
 START_S = 120.0
 _SUBJECTS = ("rivers", "mountains", "bread", "music", "the sea", "clocks", "paper", "bees")

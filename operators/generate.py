@@ -210,12 +210,10 @@ class Generate:
                 except InvalidInput:
                     if not progress.text or previous is None:
                         raise
-                    # it cannot go on after what another one said; the same one begins anew
+                    # it cannot go on after what another one said, and is asked for all of it
                     await self._anew(
                         previous, lease, "it does not continue answers", streamed, emit, progress
                     )
-                    await self._ask(asked, lease, streamed, emit, progress, claim)
-                    return lease
                 except Unavailable as failed:
                     error = failed
                     progress.failures.append(f"{lease.member.server.name}: {failed.what}")
@@ -266,6 +264,10 @@ class Generate:
             await member.breaker.failed(ticket)
             if claim is not None and self._ledger is not None and error.undone:
                 await self._ledger.unpaid(claim)
+            whole = progress.tokens == asked.completion.max_tokens and error.kind != "garbage"
+            if progress.finish or whole:
+                progress.finish = progress.finish or "length"
+                return  # all was said before it failed
             raise
         except InvalidInput:
             await member.breaker.abandoned(ticket)

@@ -115,6 +115,10 @@ class FakeServer:
         await response.write(_event({"choices": [{"delta": {}, "finish_reason": "length"}]}))
         usage = {"prompt_tokens": len(str(messages)), "completion_tokens": number}
         await response.write(_event({"choices": [], "usage": usage}))
+        if behaviour == "reset_at_the_end":
+            assert request.transport is not None
+            request.transport.abort()
+            return response
         if behaviour != "no_done":
             await response.write(b"data: [DONE]\n\n")
         return response

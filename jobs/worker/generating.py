@@ -12,7 +12,7 @@ from core.clock import Clock, SystemClock
 from core.ids import new_id
 from core.settings import Settings
 from models.llm.ledger import PostgresLedger
-from models.llm.servers import Unbroken, server_pool
+from models.llm.servers import server_pool
 from operators.answer_statistics import (
     LONGEST_S,
     MINUTE_S,
@@ -22,11 +22,13 @@ from operators.answer_statistics import (
     ServerState,
 )
 from operators.asking import Answer, Emit, Question
-from operators.generate import Generate, Keeping
+from operators.breaker import Breaker, Breaking, LocalBreaker
+from operators.generate import CACHE_READ_S, Generate, Keeping
 from operators.generate_ports import AnswerCache, CallBreaker, PaidCalls
 from operators.generate_request import Limits
 from operators.server_pool import ServerPool
 from pipelines.batch_status import StatusBoard
+from pipelines.on_redis.cache import RedisCache
 
 
 def make_answerer(
@@ -34,14 +36,34 @@ def make_answerer(
     *,
     clock: Clock | None = None,
     cache: AnswerCache | None = None,
-    breaker: Callable[[str], CallBreaker] = lambda server: Unbroken(),
+    breaker: Callable[[str], CallBreaker] | None = None,
 ) -> "GeneratingAnswerer":
     """An answerer of pipeline `operators.generate.PIPELINE`. Reaches nothing until it is started.
 
-    `cache`: where repeatable answers are kept; without one every question is asked. `breaker` makes the
-    breaker of a server. With `settings.llm.paid` calls go through the ledger in PostgreSQL.
+    `cache`: where repeatable answers are kept, in Redis by default. `breaker` makes the breaker of a server;
+    by default each process has its own, with the figures of `operators.breaker.Breaking`. With
+    `settings.llm.paid` calls go through the ledger in PostgreSQL.
     """
-    return GeneratingAnswerer(settings, clock or SystemClock(), cache, breaker)
+    clock = clock or SystemClock()
+
+    def own(server: str) -> CallBreaker:
+        return LocalBreaker(Breaker(clock, Breaking(), name=server))
+
+    return GeneratingAnswerer(settings, clock, cache, breaker or own)
+
+
+class RedisAnswers:
+    """See `operators.generate_ports.AnswerCache`."""
+
+    def __init__(self, client: redis.asyncio.Redis, clock: Clock) -> None:
+        self._cache = RedisCache(client, name="generate", timeout_s=CACHE_READ_S, clock=clock)
+
+    async def get(self, key: str) -> bytes | None:
+        found = await self._cache.get(key)
+        return None if found is None else found[0]
+
+    async def put(self, key: str, value: bytes, ttl: timedelta) -> None:
+        await self._cache.put(key, value, ttl)
 
 
 class GeneratingAnswerer:
@@ -67,7 +89,11 @@ class GeneratingAnswerer:
             settings.postgres.address, min_size=1, max_size=8, open=False, kwargs={"autocommit": True}
         )
         ledger: PaidCalls | None = PostgresLedger(self._database) if own.paid else None
-        keeping = Keeping(cache, timedelta(seconds=own.cache_ttl_s)) if cache and own.cache_ttl_s else None
+        self._redis = redis.asyncio.Redis.from_url(settings.redis.address, socket_connect_timeout=1.0)
+        keeping = None
+        if own.cache_ttl_s:
+            cache = cache or RedisAnswers(self._redis, clock)
+            keeping = Keeping(cache, timedelta(seconds=own.cache_ttl_s))
         self._generate = Generate(
             self.pool,
             self.statistics,
@@ -76,7 +102,6 @@ class GeneratingAnswerer:
             keeping=keeping,
             ledger=ledger,
         )
-        self._redis = redis.asyncio.Redis.from_url(settings.redis.address, socket_connect_timeout=1.0)
         self._board = StatusBoard(self._redis, clock)
 
     async def start(self) -> None:

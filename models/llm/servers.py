@@ -11,7 +11,7 @@ from operators.server_pool import Member, ServerPool
 
 
 class Unbroken:
-    """A breaker that never opens: for tests, and where the pool's own probes are enough."""
+    """A breaker that never opens, where the pool's own probes are enough."""
 
     async def admit(self) -> object:
         return None

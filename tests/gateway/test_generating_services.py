@@ -137,7 +137,8 @@ async def test_text_goes_through_kafka_and_back(site: Site) -> None:
 
     site.fakes[0].seconds_per_token = site.fakes[1].seconds_per_token = 0.05
     loop, times, found = asyncio.get_running_loop(), [], []
-    async with site.http.stream("POST", "/api/v1/generate", json=asked | {"stream": True}) as response:
+    pieces = {"prompt": "In pieces.", "max_tokens": 10, "stream": True}
+    async with site.http.stream("POST", "/api/v1/generate", json=pieces) as response:
         async for line in response.aiter_lines():
             if line.startswith("data: "):
                 times.append(loop.time())
@@ -158,6 +159,12 @@ async def test_text_goes_through_kafka_and_back(site: Site) -> None:
         fake.script = ["reset"]
     broken = await site.http.post("/api/v1/generate", json=asked | {"prompt": "Another."})
     assert (broken.status_code, broken.json()["code"]) == (503, "server_lost")
+
+    calls = sum(len(fake.seen) for fake in site.fakes)
+    kept = await site.http.post("/api/v1/generate", json=asked)  # another request, the same question
+    assert kept.json()["statistics"]["cache_hit"]
+    assert kept.json()["text"] == words(10)
+    assert sum(len(fake.seen) for fake in site.fakes) == calls
 
     key = {"idempotency-key": "the-same"}
     first = await site.http.post("/api/v1/generate", json=asked, headers=key)

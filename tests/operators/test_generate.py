@@ -1,6 +1,7 @@
 """Answers over servers that behave and that do not: what a client gets, and what the servers were asked."""
 
 import asyncio
+import itertools
 import json
 import time
 from datetime import timedelta
@@ -109,6 +110,46 @@ async def test_when_every_server_fails_the_last_failure_is_told_and_all_recover(
         assert w.statistics.window(60).failures == 1
         assert [member.in_flight for member in w.members] == [0, 0]
         assert read((await w.ask()).body)["text"] == words(10)
+
+
+async def test_a_server_that_fails_after_all_was_said_has_answered() -> None:
+    async with world("fake", "fake") as w:
+        w.fakes[0].script = ["reset_at_the_end"]
+        heard = Heard()
+        answer = read((await w.ask(asked(), heard)).body)
+        assert heard.text == answer["text"] == words(10)
+        assert (answer["server"], answer["finish_reason"]) == ("s0", "length")
+        assert w.fakes[1].seen == []
+
+
+async def test_a_third_server_takes_over_from_a_second_that_fails_as_well() -> None:
+    async with world("fake", "fake", "fake") as w:
+        # the first of two is taken by the refusal to go on
+        w.fakes[0].script, w.fakes[1].script, w.fakes[2].script = ["reset"], ["reset"] * 2, ["reset"] * 2
+        w.fakes[1].continues = w.fakes[2].continues = False
+        heard = Heard()
+        with pytest.raises(ServerFailed):
+            await w.ask(asked(), heard)
+        w.fakes[0].script, w.fakes[1].script = ["reset"], ["close"]
+        w.fakes[1].continues = True
+        for member in w.members:
+            member.up = True
+        heard = Heard()
+        answer = read((await w.ask(asked(id="q2"), heard)).body)
+        assert heard.text == answer["text"] == words(10)
+        assert len(answer["warnings"]) == 2
+
+
+async def test_failing_over_takes_less_than_half_a_second() -> None:
+    async with world("fake", "fake") as w:
+        w.fakes[0].script = ["reset"]
+        times: list[float] = []
+
+        async def emit(piece: bytes) -> None:
+            times.append(time.monotonic())
+
+        await w.generate.answer(asked(), emit)
+        assert max(after - before for before, after in itertools.pairwise(times)) < 0.5
 
 
 async def test_a_server_that_never_stops_is_left() -> None:
