@@ -46,8 +46,8 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Rolling figures. Rates and means are null where nothing was there to tell of.
 
     `queue_efficiency`: share of the answers' total time that was not spent in the queue. `success_rate`: of
-    all but invalid questions and those whose client left. `tokens_per_s`: mean of the answers' own rates;
-    `throughput_tokens_per_s`: of all together.
+    all but invalid questions and those whose client left. `tokens_per_s`: of an answer from its first
+    token on, long ones counting more; `throughput_tokens_per_s`: of all together.
     """
 
     seconds: int
@@ -98,13 +98,13 @@ class _Sums:
     """Sums over answers; those of two sets add up."""
 
     __slots__ = (
-        "answers", "asked", "batch", "failures", "first_ms", "hits", "queue_ms", "rate", "rated", "slot_ms",
-        "tokens", "total_ms",
+        "answers", "asked", "batch", "failures", "first_ms", "generation_ms", "hits", "queue_ms", "rated",
+        "slot_ms", "tokens", "total_ms",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.answers = self.asked = self.failures = self.hits = self.rated = self.tokens = self.batch = 0
-        self.queue_ms = self.slot_ms = self.first_ms = self.total_ms = self.rate = 0.0
+        self.queue_ms = self.slot_ms = self.first_ms = self.total_ms = self.generation_ms = 0.0
 
     def add(self, one: Timings) -> None:
         self.answers += 1
@@ -119,8 +119,8 @@ class _Sums:
         self.slot_ms += one.slot_wait_ms
         self.first_ms += one.first_token_ms
         if one.tokens_per_s is not None:
-            self.rated += 1
-            self.rate += one.tokens_per_s
+            self.rated += one.tokens - 1
+            self.generation_ms += one.generation_ms
 
     def window(self, seconds: int) -> Window:
         ended = self.answers + self.failures
@@ -136,7 +136,7 @@ class _Sums:
             slot_wait_ms=_share(self.slot_ms, self.asked),
             first_token_ms=_share(self.first_ms, self.asked),
             total_ms=_share(self.total_ms, self.answers),
-            tokens_per_s=_share(self.rate, self.rated),
+            tokens_per_s=_share(self.rated * 1000, self.generation_ms),
             throughput_tokens_per_s=self.tokens / seconds,
         )
 

@@ -297,7 +297,9 @@ async def test_the_status_of_batches(served: Site) -> None:
     assert empty["queue"] == {"length": 0, "capacity": 0}
     assert empty["success_rate"] is None
     statistics = RollingStatistics(SystemClock())
-    statistics.answered(Timings(total_ms=100, queue_wait_ms=10, tokens=5, tokens_per_s=20.0, batch_size=2))
+    statistics.answered(
+        Timings(total_ms=100, queue_wait_ms=10, tokens=5, tokens_per_s=20.0, generation_ms=200, batch_size=2)
+    )
     statistics.failed("server_lost")
     clock = SystemClock()
     for name in ("a", "b"):

@@ -179,6 +179,11 @@ async def test_text_goes_through_kafka_and_back(site: Site) -> None:
     await asyncio.gather(task, return_exceptions=True)
     await until(lambda: sum(fake.open for fake in site.fakes) == 0, within_s=20)
 
-    status = (await site.http.get("/api/v1/batch/status")).json()
-    assert status["last_5_minutes"]["answers"] >= 4
+    async with asyncio.timeout(10):  # the process tells its status each second
+        status: dict[str, Any] = {}
+        while status.get("last_5_minutes", {}).get("answers", 0) < 6:
+            status = (await site.http.get("/api/v1/batch/status")).json()
+            await asyncio.sleep(0.1)
     assert len(status["processes"]) == 1
+    assert status["last_5_minutes"]["cache_hits"] == 2
+    assert status["success_rate"] == pytest.approx(6 / 7)  # one failed; who left does not count

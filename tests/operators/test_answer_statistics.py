@@ -16,7 +16,8 @@ def made(dice: random.Random) -> Timings:
         first_token_ms=dice.random() * 100,
         total_ms=100 + dice.random() * 900,
         tokens=dice.randint(1, 50),
-        tokens_per_s=dice.choice([None, dice.random() * 60]),
+        tokens_per_s=dice.choice([None, 1.0]),
+        generation_ms=1 + dice.random() * 500,
         cache_hit=dice.random() < 0.2,
         batch_size=dice.randint(1, 4),
     )
@@ -51,8 +52,9 @@ def check(
     assert (window.answers, window.failures) == (len(answered), len(inside) - len(answered))
     assert window.success_rate == pytest.approx(len(answered) / len(inside))
     assert window.average_batch_size == pytest.approx(sum(t.batch_size for t in asked) / len(asked))
-    rates = [t.tokens_per_s for t in asked if t.tokens_per_s is not None]
-    assert window.tokens_per_s == pytest.approx(sum(rates) / len(rates))
+    rated = [t for t in asked if t.tokens_per_s is not None]
+    seconds_generating = sum(t.generation_ms for t in rated) / 1000
+    assert window.tokens_per_s == pytest.approx(sum(t.tokens - 1 for t in rated) / seconds_generating)
     assert window.throughput_tokens_per_s == pytest.approx(sum(t.tokens for t in asked) / seconds)
     waited = sum(t.queue_wait_ms + t.slot_wait_ms for t in asked)
     total = sum(t.total_ms for t in answered)
@@ -74,7 +76,7 @@ def test_processes_together_are_as_one() -> None:
         timings = made(dice)
         timings = Timings(
             batch_size=timings.batch_size, total_ms=timings.total_ms, cache_hit=timings.cache_hit,
-            tokens=timings.tokens, tokens_per_s=5.0,
+            tokens=11, tokens_per_s=5.0, generation_ms=2000.0,
         )  # fmt: skip
         dice.choice(parts).answered(timings)
         whole.answered(timings)
