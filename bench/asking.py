@@ -20,19 +20,22 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import httpx
 import numpy as np
+import pyarrow as pa
+import redis
 
 from bench.harness import BenchResult, versions
 from bench.open_loop import steadily
 from bench.registry import text
 from core.errors import InternalError
 from core.settings import Settings, settings
+from features.online.rolling import RollingStore
 from gateway.keys import create_key
 from jobs.sources.generated import LABEL, SOURCE, generate
 from jobs.training.fraud import FraudTraining, train_fraud
@@ -40,6 +43,7 @@ from jobs.training.trees import TreeSettings
 from models.store import ModelStore
 from pipelines.changes import apply
 from pipelines.load import load_scoring
+from pipelines.plan import ScoringPlan
 from stack.local import Stack
 from stack.managed import free_port
 
@@ -50,6 +54,8 @@ PORTS = (
 )  # fmt: skip
 TREES = FraudTraining(events=5_000, trees=TreeSettings(trees=200, depth=8))
 WARM_UP, ALONE, AT_ONCE, CLIENTS, RATE, STEADY = 300, 2_000, 8_000, (32, 64), 200.0, 2_000
+CARDS_ROWS = 20_000
+TENANT = "bench"
 READY_S = 120.0
 PATH = "/api/v1/pipelines/fraud/infer"
 
@@ -57,7 +63,7 @@ PATH = "/api/v1/pipelines/fraud/infer"
 def bench() -> BenchResult:
     """Figures without a peer of their own: whoever compares takes them from here."""
     with _own_stack() as given:
-        key = create_key(given, "bench")
+        key = create_key(given, TENANT)
         url = f"http://127.0.0.1:{given.gateway.port}"
         figures = asyncio.run(_measured(url, key, _bodies(WARM_UP + ALONE)))
     sizes = {"trees": TREES.trees.trees, "depth": TREES.trees.depth, "asked alone": ALONE, "at once": AT_ONCE}
@@ -112,17 +118,37 @@ def _bodies(count: int) -> list[bytes]:
     return [json.dumps(row | {"occurred_at": now}).encode() for row in kept]
 
 
+def _history(given: Settings, plan: ScoringPlan) -> None:
+    """What the cards that are asked about did in the last day."""
+    rows = generate(CARDS_ROWS, seed=7)
+    now = datetime.now(UTC)
+    ages = np.random.default_rng(7).uniform(60, 86_400, rows.num_rows)
+    times = [now - timedelta(seconds=float(age)) for age in ages]
+    rows = rows.set_column(
+        rows.schema.get_field_index("occurred_at"),
+        "occurred_at",
+        pa.array(times, pa.timestamp("ms", tz="UTC")),
+    )
+    rows = rows.set_column(
+        rows.schema.get_field_index("tenant"), "tenant", pa.array([TENANT] * rows.num_rows)
+    )
+    with redis.Redis.from_url(given.redis.address) as client:
+        store = RollingStore(client, plan.view)
+        for batch in rows.to_batches(max_chunksize=5_000):
+            store.write(batch)
+
+
 @contextmanager
 def _own_stack() -> Iterator[Settings]:
     """Services, gateway and answering process in a folder of their own."""
     with ExitStack() as exits:
         home = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="millstream-bench-")))
         own = {f"MILLSTREAM_{name}": str(free_port()) for name in PORTS} | {"MILLSTREAM_HOME": str(home)}
-        before = dict(os.environ)
-        exits.callback(os.environ.update, before)
-        os.environ.update(own)
-        settings.cache_clear()
         exits.callback(settings.cache_clear)
+        for name, value in own.items():
+            exits.callback(_restore, name, os.environ.get(name))
+            os.environ[name] = value
+        settings.cache_clear()
         given, plan = settings(), load_scoring("fraud")
         sys.stderr.write("training a model, starting services\n")
         train_fraud(generate(40_000), source=SOURCE, settings=TREES, store=ModelStore(given.root / "models"))
@@ -130,12 +156,19 @@ def _own_stack() -> Iterator[Settings]:
         stack.up(only=SERVICES, resume_jobs=False)
         exits.callback(stack.down)
         apply([plan], given)
+        _history(given, plan)
         for job, variable, port in (
             ("answering", "MILLSTREAM_PROBE_PORT", free_port()),
             ("gateway", "MILLSTREAM_GATEWAY__PORT", given.gateway.port),
         ):
             exits.enter_context(_process(job, {variable: str(port)}, port))
         yield given
+
+
+def _restore(name: str, value: str | None) -> None:
+    os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
 
 
 @contextmanager

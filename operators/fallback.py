@@ -53,7 +53,7 @@ def fill_late(
     except CircuitOpen:
         return Filled(batch, late.copy(), "the online store was unreachable a moment ago")
     try:
-        read = reader.read_rows(batch.take(pa.array(rows)))
+        read = reader.read_rows(batch if len(rows) == len(late) else batch.take(pa.array(rows)))
     except Unavailable as error:
         breaker.failed(ticket)
         return Filled(batch, late.copy(), f"online store: {error.what}"[:MAX_REASON])
@@ -61,12 +61,13 @@ def fill_late(
         breaker.abandoned(ticket)
         raise
     breaker.succeeded(ticket)
-    mask = pa.array(late)
+    mask = None if len(rows) == len(late) else pa.array(late)
     columns = list(batch.columns)
     for name in names:
         index = batch.schema.get_field_index(name)
         kind = batch.schema.field(index).type
-        columns[index] = pc.replace_with_mask(columns[index], mask, _column(read[name], kind))
+        given = _column(read[name], kind)
+        columns[index] = given if mask is None else pc.replace_with_mask(columns[index], mask, given)
     return Filled(
         pa.RecordBatch.from_arrays(columns, schema=batch.schema), np.zeros(len(late), np.bool_), None
     )

@@ -61,6 +61,7 @@ class ScoringAnswerer:
         self._decode = msgspec.json.Decoder(source).decode
         self._codec: RecordCodec[Any] = RecordCodec(source, _Own(schema_text(source.spec())), "asked")
         self._columns = arrow_schema(enriched.spec())
+        self._missing = {field.type for field in self._columns if field.name not in source.spec().names}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scoring")
         self._waiting: deque[_Waiting] = deque()
         self._running: asyncio.Task[None] | None = None
@@ -166,15 +167,13 @@ class ScoringAnswerer:
     def _enriched(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Rows of the source as rows of the enriched topic that have no features yet."""
         rows = batch.num_rows
-        columns = []
-        for field in self._columns:
-            index = batch.schema.get_field_index(field.name)
-            if index >= 0:
-                columns.append(batch.column(index))
-            elif field.name == "late":
-                columns.append(pa.repeat(pa.scalar(True), rows))
-            else:
-                columns.append(pa.nulls(rows, field.type))
+        given = dict(zip(batch.schema.names, batch.columns, strict=True))
+        missing = {kind: pa.nulls(rows, kind) for kind in self._missing}
+        given["late"] = pa.repeat(pa.scalar(True), rows)
+        columns = [
+            given[name] if name in given else missing[kind]
+            for name, kind in zip(self._columns.names, self._columns.types, strict=True)
+        ]
         return pa.RecordBatch.from_arrays(columns, schema=self._columns)
 
     def _answer(self, question: Question, record: Record, result: dict[str, Any]) -> dict[str, Any]:
