@@ -184,6 +184,7 @@ class Llm(Section):
     queue: int = Field(32, ge=1, description="questions waiting for a slot; then 503")
     max_prompt_bytes: int = Field(32_768, ge=1, description="size limit of a prompt")
     max_tokens: int = Field(1024, ge=1, description="most tokens that may be asked for")
+    wait_s: float = Field(60.0, gt=0, description="how long an answer is waited for; then 504")
     tokens_per_s: float = Field(9.0, gt=0, description="floor for a health score of 1")
     health_interval_s: float = Field(5.0, gt=0, description="a server that answered nobody is asked so often")
     cache_ttl_s: float = Field(300.0, ge=0, description="how long a repeatable answer is kept; 0 keeps none")

@@ -94,6 +94,34 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_5_minutes: Window
 
 
+def merged(windows: Sequence[Window]) -> Window:
+    """The figures of several processes as one's: means weighted by what they are means of."""
+    asked = [window.answers - window.cache_hits for window in windows]
+    answered = [window.answers for window in windows]
+    ended = [window.answers + window.failures for window in windows]
+
+    def mean(name: str, weights: Sequence[int]) -> float | None:
+        told = [(getattr(w, name), n) for w, n in zip(windows, weights, strict=True) if n]
+        told = [(value, n) for value, n in told if value is not None]
+        return _share(sum(value * n for value, n in told), sum(n for _, n in told))
+
+    return Window(
+        seconds=max((window.seconds for window in windows), default=0),
+        answers=sum(answered),
+        failures=sum(window.failures for window in windows),
+        cache_hits=sum(window.cache_hits for window in windows),
+        success_rate=mean("success_rate", ended),
+        average_batch_size=mean("average_batch_size", asked),
+        queue_efficiency=mean("queue_efficiency", answered),
+        queue_wait_ms=mean("queue_wait_ms", asked),
+        slot_wait_ms=mean("slot_wait_ms", asked),
+        first_token_ms=mean("first_token_ms", asked),
+        total_ms=mean("total_ms", answered),
+        tokens_per_s=mean("tokens_per_s", asked),
+        throughput_tokens_per_s=sum(window.throughput_tokens_per_s for window in windows),
+    )
+
+
 class _Sums:
     """Sums over answers; those of two sets add up."""
 
