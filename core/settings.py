@@ -203,6 +203,15 @@ class Llm(Section):
         return tuple(found)
 
 
+class Mlflow(Section):
+    uri: str | None = Field(None, description="external MLflow server, http(s)://; default: a local store")
+    poll_s: float = Field(10.0, ge=0.1, le=3600, description="time between two looks for changed models")
+    timeout_s: int = Field(10, ge=1, le=120, description="longest wait for an answer of the server")
+    webhook_secret: str | None = Field(
+        None, min_length=16, description="signs the registry's webhooks; none are taken without it"
+    )
+
+
 class Supervisor(Section):
     health_interval_s: float = Field(10.0, gt=0)
     health_failures: int = Field(3, ge=1, description="failures in a row that restart a process")
@@ -246,6 +255,7 @@ class Settings(BaseSettings):
     corrections: Corrections = Corrections()
     serving: Serving = Serving()
     llm: Llm = Llm()
+    mlflow: Mlflow = Mlflow()
     supervisor: Supervisor = Supervisor()
 
     @classmethod
