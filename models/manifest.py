@@ -1,6 +1,7 @@
 """The manifest of a stored model: what belongs to it, where it comes from, how good it was."""
 
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 
@@ -15,12 +16,31 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: int
 
 
+class Offsets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was read of one partition: from `start`, included, to `end`, not included."""
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+
+
+class FileReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that data was read from, by name and SHA-256 in hex."""
+
+    name: str
+    sha256: str
+
+
 class DataRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The rows a model learned from: event times from `first_at` to `last_at`, both included."""
+    """The rows a model learned from: event times from `first_at` to `last_at`, both included, and where they
+    were read, so that the same rows can be read again: of topics, or of a file."""
 
     rows: int
     first_at: datetime
     last_at: datetime
+    offsets: tuple[Offsets, ...] = ()
+    file: FileReference | None = None
 
 
 class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,18 +50,29 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     licence: str
 
 
+class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The weights of a language model, which a server of its own holds: file, SHA-256 in hex, licence."""
+
+    name: str
+    sha256: str
+    licence: str
+
+
 class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a publisher states. `views` maps feature views to their versions, `view_digests` to the digests of
-    their meaning; `metrics` and `parameters` are free."""
+    their meaning; `metrics` and `parameters` are free. A version of kind `llm` has no files: it names the
+    `weights` that its server holds, and may leave out what they were trained on."""
 
     data: DataSource
-    trained_on: DataRange
+    trained_on: DataRange | None = None
     tested_on: DataRange | None = None
     views: dict[str, int] = {}
     view_digests: dict[str, str] = {}
     metrics: dict[str, float] = {}
     parameters: dict[str, int | float | str] = {}
     libraries: dict[str, str] = {}
+    kind: Literal["tabular", "llm"] = "tabular"
+    weights: Weights | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,9 +1,13 @@
-"""The model store: one folder per version, published at once or not at all.
+"""The model store: one folder per version, there at once or not at all.
 
     <root>/<name>/<version>/    model.onnx, booster.ubj, signature.json, golden.arrow, manifest.json
     <root>/<name>/champion      an alias: which version, and the SHA-256 of its manifest
 
 Versions are numbers as text, counted up. A version never changes after it was published; aliases move.
+
+It is the verified local cache of the model registry (`models.registry`), which keeps versions and aliases in
+it with `keep` and `point`; and, with `publish` and `set_alias`, a registry of its own where there is no
+other: for a benchmark, a test, a folder of models that is carried by hand. Not both on one folder.
 """
 
 import os
@@ -13,8 +17,10 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
+from filelock import FileLock
 
 from core.clock import Clock, SystemClock
 from core.errors import InvalidInput, ModelRefused, UnknownName
@@ -26,13 +32,37 @@ from models.manifest import Description, FileEntry, Manifest
 MODEL, BOOSTER, SIGNATURE, GOLDEN, MANIFEST = (
     "model.onnx", "booster.ubj", "signature.json", "golden.arrow", "manifest.json",
 )  # fmt: skip
-CHAMPION = "champion"
+CHAMPION, CHALLENGER, STAGING, PREVIOUS = "champion", "challenger", "staging", "previous"
+ALIASES = (CHAMPION, CHALLENGER, STAGING, PREVIOUS)
 REQUIRED = (MODEL, SIGNATURE, GOLDEN)
 MAX_FILE_BYTES = 2 * 1024**3
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _FILE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _PUBLISH_ATTEMPTS = 50
+_LOCK = ".lock"
+
+
+class Resolver(Protocol):
+    """What a reader of models asks for."""
+
+    def resolve(self, name: str, reference: str = CHAMPION) -> "StoredModel":
+        """See `ModelStore.resolve`."""
+        ...
+
+
+class Registry(Resolver, Protocol):
+    """Versions of models and the aliases on them: a folder (`ModelStore`) or MLflow (`models.registry`)."""
+
+    def names(self) -> list[str]: ...
+
+    def versions(self, name: str) -> list[str]: ...
+
+    def aliases(self, name: str) -> dict[str, str]: ...
+
+    def publish(self, name: str, files: Mapping[str, bytes], description: Description) -> "StoredModel": ...
+
+    def set_alias(self, name: str, alias: str, version: str) -> None: ...
 
 
 class _Alias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,11 +104,7 @@ class StoredModel:
             data = path.read_bytes()
         except OSError as error:
             raise _refused(f"{file} cannot be read: {error.strerror}", self.where) from error
-        found = digest(data)
-        if found != entry.sha256:
-            raise _refused(
-                f"{file} has SHA-256 {found[:12]}..., the manifest says {entry.sha256[:12]}...", self.where
-            )
+        _check(data, entry, file, self.where)
         return data
 
 
@@ -87,6 +113,7 @@ class ModelStore:
 
     def __init__(self, root: Path, *, clock: Clock | None = None) -> None:
         self.root = root
+        self._locks: dict[str, FileLock] = {}
         self._clock = clock or SystemClock()
 
     @classmethod
@@ -114,14 +141,7 @@ class ModelStore:
 
     def publish(self, name: str, files: Mapping[str, bytes], description: Description) -> StoredModel:
         """Write a new version, complete or not at all; no alias moves. Raises InvalidInput."""
-        missing = [file for file in REQUIRED if file not in files]
-        if missing:
-            raise InvalidInput(
-                f"no {', '.join(missing)}", where=f"model {name}", mend="publish them together"
-            )
-        for file in files:
-            if not _FILE.fullmatch(file) or file == MANIFEST:
-                raise InvalidInput(f"file name {file!r}", where=f"model {name}", mend="use a plain name")
+        check_files(name, files, description)
         folder = self._folder(name)
         folder.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix=".publish-", dir=folder))
@@ -130,13 +150,7 @@ class ModelStore:
                 _write(staged / file, data)
             for _ in range(_PUBLISH_ATTEMPTS):
                 version = str(max((int(v) for v in self.versions(name)), default=0) + 1)
-                manifest = Manifest(
-                    name=name,
-                    version=version,
-                    created_at=self._clock.now(),
-                    files={file: FileEntry(digest(data), len(data)) for file, data in sorted(files.items())},
-                    description=description,
-                )
+                manifest = manifest_of(name, version, files, description, self._clock)
                 _write(staged / MANIFEST, manifest.to_json())
                 staged.chmod(0o755)
                 try:
@@ -173,26 +187,87 @@ class ModelStore:
         where = f"model {name} {reference} in {folder}"
         if expected is not None and digest(data) != expected:
             raise _refused("the manifest is not the one that the alias was set on", where)
-        manifest = manifests.parse(data, where=where)
-        if (manifest.name, manifest.version) != (name, reference):
-            raise _refused(f"the manifest is that of {manifest.name} {manifest.version}", where)
-        bad = [file for file in manifest.files if not _FILE.fullmatch(file)]
-        if bad:
-            raise _refused(f"the manifest names a file {bad[0]!r}", where)
-        return StoredModel(folder, manifest)
+        return StoredModel(folder, read_manifest(data, name, reference, where=where))
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Point an alias at a version; readers see the old one or the new one, never neither."""
-        _checked(alias, "alias")
+        """Point an alias at a version; readers see the old one or the new one, never neither. A champion
+        that gives way to another version becomes `previous`."""
+        checked_name(alias, "alias")
         stored = self.resolve(name, version)
-        value = _Alias(stored.version, digest((stored.folder / MANIFEST).read_bytes()))
+        before = self.aliases(name).get(CHAMPION)
+        if alias == CHAMPION and before not in (None, stored.version):
+            self.set_alias(name, PREVIOUS, str(before))
+        self.point(name, alias, stored.version, digest((stored.folder / MANIFEST).read_bytes()))
+
+    def keep(self, manifest: bytes, files: Mapping[str, bytes]) -> StoredModel:
+        """Hold a version that a registry gave, as it is: complete or not at all, once however many processes
+        bring it. Another version of that name and number, of another registry, gives way.
+
+        Raises ModelRefused for a file that is not what the manifest says, and leaves nothing then.
+        """
+        stated = manifests.parse(manifest, where="model registry")
+        name, version = checked_name(stated.name, "model"), stated.version
+        if not _VERSION.fullmatch(version):
+            raise _refused(f"a manifest of version {version!r}", f"model {name}")
+        where = f"model {name} {version}"
+        read_manifest(manifest, name, version, where=where)
+        if sorted(files) != sorted(stated.files):
+            raise _refused(f"files {sorted(files)}, the manifest says {sorted(stated.files)}", where)
+        for file, data in files.items():
+            _check(data, stated.files[file], file, where)
+        folder = self._folder(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        final, staged, replaced = folder / version, folder / f".keep-{version}", folder / f".old-{version}"
+        with self.fetching(name):  # the system frees it when its holder is killed
+            if not self.holds(name, version, digest(manifest)):
+                shutil.rmtree(staged, ignore_errors=True)  # of a holder that was killed
+                shutil.rmtree(replaced, ignore_errors=True)
+                staged.mkdir()
+                for file, data in {**files, MANIFEST: manifest}.items():
+                    _write(staged / file, data)
+                if final.exists():
+                    final.rename(replaced)
+                staged.rename(final)
+                shutil.rmtree(replaced, ignore_errors=True)
+        return StoredModel(final, stated)
+
+    def fetching(self, name: str) -> FileLock:
+        """A lock over all processes, held while versions of a model are brought; whoever has it may take it
+        again."""
+        folder = self._folder(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        return self._locks.setdefault(name, FileLock(folder / _LOCK))
+
+    def holds(self, name: str, version: str, manifest_sha256: str | None = None) -> bool:
+        """Whether that version is here; with a digest: whether its manifest has it."""
+        path = self._folder(name) / version / MANIFEST
+        if not _VERSION.fullmatch(version) or not path.is_file():
+            return False
+        return manifest_sha256 is None or digest(path.read_bytes()) == manifest_sha256
+
+    def point(self, name: str, alias: str, version: str, manifest_sha256: str) -> None:
+        """Point an alias at a version that a registry has; it need not be here yet."""
+        checked_name(alias, "alias")
+        if not _VERSION.fullmatch(version):
+            raise InvalidInput(f"version {version!r}", where=f"model {name}", mend="versions are numbers")
+        self._folder(name).mkdir(parents=True, exist_ok=True)
+        value = _Alias(version, manifest_sha256)
         descriptor, temporary = tempfile.mkstemp(prefix=".alias-", dir=self._folder(name))
         os.close(descriptor)
         _write(Path(temporary), msgspec.json.encode(value))
         os.replace(temporary, self._folder(name) / alias)
 
+    def unpoint(self, name: str, alias: str) -> None:
+        """Forget an alias that a registry has no more."""
+        (self._folder(name) / checked_name(alias, "alias")).unlink(missing_ok=True)
+
+    def pointer(self, name: str, alias: str) -> str | None:
+        """The version that an alias points at, whether it is here or not; None without the alias."""
+        path = self._folder(name) / checked_name(alias, "alias")
+        return self._alias(name, alias).version if path.is_file() else None
+
     def _alias(self, name: str, alias: str) -> _Alias:
-        path = self._folder(name) / _checked(alias, "alias")
+        path = self._folder(name) / checked_name(alias, "alias")
         if not path.is_file():
             if not self.versions(name):
                 raise UnknownName("model", name, self.names())
@@ -203,15 +278,72 @@ class ModelStore:
             raise _refused(f"the alias {alias!r} cannot be read: {error}", f"model {name}") from error
 
     def _folder(self, name: str) -> Path:
-        return self.root / _checked(name, "model")
+        return self.root / checked_name(name, "model")
 
 
-def _checked(name: str, kind: str) -> str:
+def checked_name(name: str, kind: str) -> str:
+    """The name of a model or an alias; raises InvalidInput for what is none, a path among them."""
     if not _NAME.fullmatch(name):
         raise InvalidInput(
             f"{kind} name {name!r}", mend="use up to 64 of a-z, 0-9, _ and -, beginning with a letter"
         )
     return name
+
+
+def is_version(reference: str) -> bool:
+    """Whether it is a version's number and not an alias."""
+    return _VERSION.fullmatch(reference) is not None
+
+
+def check_files(name: str, files: Mapping[str, bytes], description: Description) -> None:
+    """Raises InvalidInput unless these files can be a version of that model."""
+    where = f"model {name}"
+    if description.kind == "llm":
+        if files or description.weights is None:
+            raise InvalidInput(
+                "a language model has weights and no files", where=where, mend="state `weights`, give no file"
+            )
+        return
+    if description.trained_on is None:
+        raise InvalidInput("no range of training data", where=where, mend="state `trained_on`")
+    missing = [file for file in REQUIRED if file not in files]
+    if missing:
+        raise InvalidInput(f"no {', '.join(missing)}", where=where, mend="publish them together")
+    for file, data in files.items():
+        if not _FILE.fullmatch(file) or file == MANIFEST:
+            raise InvalidInput(f"file name {file!r}", where=where, mend="use a plain name")
+        if len(data) > MAX_FILE_BYTES:
+            raise InvalidInput(f"{file} has {len(data)} bytes", where=where, mend=f"at most {MAX_FILE_BYTES}")
+
+
+def manifest_of(
+    name: str, version: str, files: Mapping[str, bytes], description: Description, clock: Clock
+) -> Manifest:
+    """The manifest of a new version."""
+    return Manifest(
+        name=name,
+        version=version,
+        created_at=clock.now(),
+        files={file: FileEntry(digest(data), len(data)) for file, data in sorted(files.items())},
+        description=description,
+    )
+
+
+def read_manifest(data: bytes, name: str, version: str, *, where: str) -> Manifest:
+    """The manifest of that version. Raises ModelRefused when it is another one's, or names a path."""
+    manifest = manifests.parse(data, where=where)
+    if (manifest.name, manifest.version) != (name, version):
+        raise _refused(f"the manifest is that of {manifest.name} {manifest.version}", where)
+    bad = [file for file in manifest.files if not _FILE.fullmatch(file) or file == MANIFEST]
+    if bad:
+        raise _refused(f"the manifest names a file {bad[0]!r}", where)
+    return manifest
+
+
+def _check(data: bytes, entry: FileEntry, file: str, where: str) -> None:
+    found = digest(data)
+    if found != entry.sha256:
+        raise _refused(f"{file} has SHA-256 {found[:12]}..., the manifest says {entry.sha256[:12]}...", where)
 
 
 def _folders(path: Path) -> Iterable[Path]:

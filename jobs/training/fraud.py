@@ -121,7 +121,8 @@ def reusable(
     known = stored.manifest.description
     if known.data != source or known.view_digests != {view.name: view.digest}:
         return None
-    return stored if known.trained_on.last_at < slices.history_starts_at else None
+    learned = known.trained_on
+    return stored if learned is not None and learned.last_at < slices.history_starts_at else None
 
 
 def train_fraud(
@@ -200,7 +201,7 @@ def train_fraud(
         data=source.name,
         licence=source.licence,
         trained_rows=learned,
-        trained_until=stored.manifest.description.trained_on.last_at,
+        trained_until=_range(slices.training).last_at,
         tested_rows=with_view.rows,
         inputs=len(chosen),
         auc=with_view.auc,
