@@ -18,6 +18,7 @@ COMMANDS = (
     "cli.features.commands",
     "cli.produce_commands",
     "cli.train_commands",
+    "cli.models.commands",
     "cli.key_commands",
     "cli.review_commands",
     "cli.dlq_commands",

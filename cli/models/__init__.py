@@ -1,0 +1,1 @@
+"""`millstream models`: versions in the registry, and whether they may serve."""
