@@ -74,10 +74,8 @@ def to_onnx(booster: xgboost.Booster, *, name: str) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def boundaries(booster: xgboost.Booster, rows: Matrix, *, seed: int = 0) -> Matrix:
-    """Rows that stand exactly on splits: copies of `rows` with one input set to a threshold of the model, to
-    the float32 just below it, or to NaN, in turn. Shape (at most 3 x 4,096, inputs)."""
-    random = np.random.default_rng(seed)
+def splits_of(booster: xgboost.Booster) -> list[tuple[int, float]]:
+    """Every distinct split of the model, sorted: position of the input, and threshold as float32 has it."""
     trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
     found = {
         (at, float(np.float32(value)))
@@ -87,7 +85,14 @@ def boundaries(booster: xgboost.Booster, rows: Matrix, *, seed: int = 0) -> Matr
         )
         if left >= 0
     }
-    splits = sorted(found)
+    return sorted(found)
+
+
+def boundaries(booster: xgboost.Booster, rows: Matrix, *, seed: int = 0) -> Matrix:
+    """Rows that stand exactly on splits: copies of `rows` with one input set to a threshold of the model, to
+    the float32 just below it, or to NaN, in turn. Shape (at most 3 x 4,096, inputs)."""
+    random = np.random.default_rng(seed)
+    splits = splits_of(booster)
     if len(splits) > _MOST_BOUNDARIES:
         splits = [splits[i] for i in random.choice(len(splits), _MOST_BOUNDARIES, replace=False)]
     chosen = rows[random.integers(0, len(rows), 3 * len(splits))].copy()
