@@ -16,9 +16,19 @@ from models.registry.connection import Connection, local, server
 from models.registry.following import Following
 from models.registry.known import Described, KnownModel, KnownVersion
 from models.registry.registry import ModelRegistry
+from models.registry.watch import RegistryChange, RegistryWatch
 from models.store import ModelStore
 
-__all__ = ["Described", "Following", "KnownModel", "KnownVersion", "ModelRegistry", "open_registry"]
+__all__ = [
+    "Described",
+    "Following",
+    "KnownModel",
+    "KnownVersion",
+    "ModelRegistry",
+    "RegistryChange",
+    "RegistryWatch",
+    "open_registry",
+]
 
 
 def open_registry(settings: Settings) -> ModelRegistry:
