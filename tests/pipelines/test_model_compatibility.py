@@ -21,7 +21,7 @@ from tests.models import made
 INPUTS = (
     Input("amount", "amount_cents", nullable=False),
     Input("card1", "card1"),
-    Input("payments", "payments_1h"),
+    Input("payments", "count_10m"),
     Input("product", "product", vocabulary=("W", "C")),
 )
 SIGNED = Signature(inputs=INPUTS, output=Output("probability"))
@@ -88,8 +88,8 @@ def test_a_missing_feature_is_named(version: Callable[..., StoredModel], plan: S
 
 
 def test_another_type_is_named(version: Callable[..., StoredModel], plan: ScoringPlan) -> None:
-    (reason,) = reasons(version(types={"payments_1h": pa.float64()}), plan)
-    assert "payments_1h" in reason
+    (reason,) = reasons(version(types={"count_10m": pa.float64()}), plan)
+    assert "count_10m" in reason
     assert "double" in reason
 
 
@@ -117,16 +117,12 @@ def test_a_column_that_may_be_null_needs_an_input_that_may(
     assert "may be null" in reasons(version(with_input(2, nullable=False)), plan)[0]
 
 
-@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 100.0), (0.5, 0.5), (float("-inf"), 1.0)])
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 100.0), (0.5, 0.5)])
 def test_an_output_that_is_no_probability_is_named(
     version: Callable[..., StoredModel], plan: ScoringPlan, low: float, high: float
 ) -> None:
     signed = msgspec.structs.replace(SIGNED, output=Output("score", low=low, high=high))
-    try:
-        stored = version(signed)
-    except Exception:
-        pytest.skip("cannot be written as JSON")
-    assert "decisions want a probability" in reasons(stored, plan)[0]
+    assert "decisions want a probability" in reasons(version(signed), plan)[0]
 
 
 def test_every_reason_is_told_at_once(version: Callable[..., StoredModel], plan: ScoringPlan) -> None:
