@@ -27,7 +27,7 @@ from models.engines.in_place import InPlaceEngine
 from models.engines.onnx import OnnxEngine
 from models.explain import Share, top_shares
 from models.manifest import Manifest
-from models.store import BOOSTER, CHAMPION, GOLDEN, MODEL, SIGNATURE, ModelStore, StoredModel
+from models.store import BOOSTER, CHAMPION, GOLDEN, MODEL, SIGNATURE, Resolver, StoredModel
 
 Pinned = Literal["auto", "onnx", "xgboost"]
 _LOG = logger("models.load")
@@ -188,7 +188,7 @@ def _choice(
 class StoredModels:
     """The versions of one model in a store, as a worker follows them."""
 
-    def __init__(self, store: ModelStore, name: str, *, threads: int = 1, engine: Pinned = "auto") -> None:
+    def __init__(self, store: Resolver, name: str, *, threads: int = 1, engine: Pinned = "auto") -> None:
         self._store, self._name, self._threads, self._engine = store, name, threads, engine
 
     def champion(self) -> str:
