@@ -25,7 +25,6 @@ from filelock import FileLock
 from core.clock import Clock, SystemClock
 from core.errors import InvalidInput, ModelRefused, UnknownName
 from core.ids import digest
-from core.settings import settings
 from models import manifest as manifests
 from models.manifest import Description, FileEntry, Manifest
 
@@ -115,11 +114,6 @@ class ModelStore:
         self.root = root
         self._locks: dict[str, FileLock] = {}
         self._clock = clock or SystemClock()
-
-    @classmethod
-    def default(cls) -> "ModelStore":
-        """The store inside the data folder of the settings."""
-        return cls(settings().root / "models")
 
     def names(self) -> list[str]:
         return sorted(path.name for path in _folders(self.root) if _NAME.fullmatch(path.name))

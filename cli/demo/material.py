@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from core.settings import settings
 from jobs.sources.progress import Progress
 from jobs.sources.slices import Slices, cut
 from jobs.training.fraud import FraudTraining, recorded, reusable, train_fraud
 from models.load import LoadedModel, load
-from models.store import ModelStore
+from models.registry import open_registry
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ def gather(*, events: int, generated: bool, progress: Progress) -> Material:
     unseen = FraudTraining(events=max(events, FraudTraining().events))
     table, source = recorded(from_generator=generated, events=unseen.events, progress=progress)
     slices = cut(table, events=events)
-    store = ModelStore.default()
+    store = open_registry(settings())
     stored = reusable(source, slices, store=store)
     if stored is None:
         train_fraud(table, source=source, settings=unseen, store=store, progress=progress)

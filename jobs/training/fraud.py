@@ -19,6 +19,7 @@ import pyarrow as pa
 import xgboost
 
 from core.errors import MillstreamError, ModelRefused
+from core.settings import settings as given
 from features.catalog.card_activity import CARD_ACTIVITY
 from features.offline.history import compute
 from features.view import FeatureView
@@ -34,8 +35,9 @@ from models.evaluation import Quality, quality
 from models.export import boundaries, parity, to_onnx
 from models.load import load
 from models.manifest import DataRange, DataSource, Description
+from models.registry import open_registry
 from models.signature import Input
-from models.store import BOOSTER, CHAMPION, GOLDEN, MODEL, SIGNATURE, ModelStore, StoredModel
+from models.store import BOOSTER, CHAMPION, GOLDEN, MODEL, SIGNATURE, Registry, StoredModel
 
 MODEL_NAME = "fraud"
 LABEL = card_fraud.LABEL
@@ -90,7 +92,7 @@ def train(
     *,
     from_generator: bool = False,
     settings: FraudTraining = FraudTraining(),
-    store: ModelStore | None = None,
+    store: Registry | None = None,
     progress: Progress = silent,
 ) -> TrainingReport:
     """Load the data (the real one, or the generator's), train, publish, make it the champion."""
@@ -110,7 +112,7 @@ def recorded(
 
 
 def reusable(
-    source: DataSource, slices: Slices, *, store: ModelStore, view: FeatureView = CARD_ACTIVITY
+    source: DataSource, slices: Slices, *, store: Registry, view: FeatureView = CARD_ACTIVITY
 ) -> StoredModel | None:
     """The champion, where it may score this stream: it learned from the same data, with the same meaning of
     the view, and only from rows before the history part. None where it may not or there is none."""
@@ -130,7 +132,7 @@ def train_fraud(
     *,
     source: DataSource,
     settings: FraudTraining = FraudTraining(),
-    store: ModelStore | None = None,
+    store: Registry | None = None,
     view: FeatureView = CARD_ACTIVITY,
     progress: Progress = silent,
 ) -> TrainingReport:
@@ -172,7 +174,7 @@ def train_fraud(
 
     progress("export and verify", None)
     stored, worst = _publish(
-        store or ModelStore.default(),
+        store or open_registry(given()),
         booster,
         chosen,
         later.matrix,
@@ -250,7 +252,7 @@ def _ablation(
 
 
 def _publish(
-    store: ModelStore,
+    store: Registry,
     booster: xgboost.Booster,
     chosen: Sequence[Input],
     later: Matrix,

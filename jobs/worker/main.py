@@ -26,7 +26,7 @@ from jobs.worker.readback import Readback
 from jobs.worker.scoring import Declared, Scoring
 from jobs.worker.serving import ModelSource, Serving
 from models.load import StoredModels
-from models.store import ModelStore
+from models.registry import Following, open_registry
 from operators.dedupe import Dedupe, Horizon
 from operators.ports import FeatureReader
 from pipelines.plan import ScoringPlan
@@ -243,8 +243,8 @@ def _codec(topic: Topic, registry: SchemaRegistry) -> RecordCodec[Any]:
 
 
 def stored_models(plan: ScoringPlan, settings: Settings) -> ModelSource:
-    """The versions of the plan's model in the store of the settings."""
-    return StoredModels(ModelStore(settings.root / "models"), plan.infer.model)
+    """The versions of the plan's model in the registry of the settings."""
+    return StoredModels(Following(open_registry(settings)), plan.infer.model)
 
 
 def _stopper(stop: threading.Event) -> Any:

@@ -11,7 +11,7 @@ from jobs.sources import generated
 from jobs.training.fraud import FraudTraining, train_fraud
 from jobs.training.trees import TreeSettings
 from models.load import load
-from models.store import ModelStore
+from models.registry import open_registry
 from pipelines.load import load_scoring
 from stack.local import Stack
 from tests.integration.scenario import READY_S, Deployed
@@ -22,7 +22,7 @@ SMALL = FraudTraining(events=2_000, trees=TreeSettings(trees=60, depth=5))
 @pytest.fixture(scope="session")
 def deployed(stack: Stack) -> Iterator[Deployed]:
     given, plan = settings(), load_scoring("fraud")
-    store = ModelStore.default()
+    store = open_registry(given)
     train_fraud(generated.generate(40_000), source=generated.SOURCE, settings=SMALL, store=store)
     apply_all([plan], given, jobs=True)
     names = [spec.name for spec in job_specs([plan], given)]

@@ -8,7 +8,9 @@ import psycopg
 import pyarrow as pa
 import pytest
 
+from core.settings import settings
 from models import golden
+from models.registry import open_registry
 from models.store import CHAMPION, GOLDEN, MODEL, ModelStore, StoredModel
 from tests.integration.scenario import Deployed, Scenario
 
@@ -42,7 +44,7 @@ def promoted(deployed: Deployed, store: ModelStore, version: str, metric: str) -
 
 
 def test_bad_models_are_refused_in_mid_stream_and_a_good_one_takes_over(deployed: Deployed) -> None:
-    store = ModelStore.default()
+    store = open_registry(settings()).cache  # beside the registry, which would refuse them
     first = store.resolve(NAME)
 
     damaged = published(store, first)
