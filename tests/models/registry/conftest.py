@@ -16,7 +16,7 @@ import pytest
 from core.settings import Mlflow, Settings
 from models.registry import ModelRegistry, open_registry
 
-START_S = 90
+START_S = 240
 
 
 @pytest.fixture(scope="session")
