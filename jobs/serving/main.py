@@ -18,7 +18,8 @@ from jobs.serving.application import Application
 from jobs.serving.models import Models, Served
 from jobs.worker.serving import ModelSource
 from models.load import StoredModels
-from models.store import CHAMPION, ModelStore
+from models.registry import Following, open_registry
+from models.store import CHAMPION
 from operators.batching import Bounds
 
 STOP_S = 10.0
@@ -36,12 +37,13 @@ def run(settings: Settings, names: list[str] | None = None) -> None:
 
 
 def sources(settings: Settings, names: list[str] | None = None) -> dict[str, ModelSource]:
-    """Where each model comes from: the store of the settings."""
-    store = ModelStore(settings.root / "models")
-    chosen = names or [name for name in store.names() if CHAMPION in store.aliases(name)]
+    """Where each model comes from: the registry of the settings, by way of its cache."""
+    registry = open_registry(settings)
+    chosen = names or [name for name in registry.names() if CHAMPION in registry.aliases(name)]
     if not chosen:
         raise InvalidInput("there is no model to serve", mend="train one, or name it with --model")
     own = settings.serving
+    store = Following(registry)
     return {name: StoredModels(store, name, threads=own.threads, engine=own.engine) for name in chosen}
 
 
