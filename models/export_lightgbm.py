@@ -1,0 +1,90 @@
+"""A boosted tree model of LightGBM as ONNX, out of its JSON dump.
+
+LightGBM compares in float64 and goes left where `value <= threshold`; inputs are float32, so the largest
+float32 that is not above the threshold separates the same inputs. What it does with NaN is decided per split:
+where training saw missing values NaN goes to the split's default side; where it saw none, NaN counts as 0.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.encode import Matrix
+from models.export import refused
+from models.tree_ensemble import Trees, rows_on_splits
+
+if TYPE_CHECKING:
+    import lightgbm
+
+
+def to_onnx(booster: "lightgbm.Booster", *, name: str) -> bytes:
+    """The ONNX file of a binary booster with numeric splits. Raises ModelRefused for any other: another
+    objective or sigmoid, random forests, linear leaves, categorical splits, zero as missing."""
+    dump = booster.dump_model()
+    objective = str(dump.get("objective", ""))
+    if objective.split() != ["binary", "sigmoid:1"] or dump["num_tree_per_iteration"] != 1:
+        raise refused(f"no export for objective {objective!r}", name)
+    if dump.get("average_output"):
+        raise refused("no export for random forests", name)
+    trees = Trees("BRANCH_LEQ")
+    for number, tree in enumerate(dump["tree_info"]):
+        _add(number, tree["tree_structure"], trees, name)
+    return trees.to_onnx(inputs=int(dump["max_feature_idx"]) + 1, base=0.0, name=name)
+
+
+def boundaries(booster: "lightgbm.Booster", rows: Matrix, *, seed: int = 0) -> Matrix:
+    """As `models.export.boundaries`: on the last float32 that goes left, on the one just above it, NaN."""
+    splits = (
+        (int(node["split_feature"]), float(float32_below(node["threshold"])))
+        for tree in booster.dump_model()["tree_info"]
+        for node in _nodes(tree["tree_structure"])
+        if "split_feature" in node
+    )
+    return rows_on_splits(splits, rows, beside=np.inf, seed=seed)
+
+
+def float32_below(value: float) -> np.float32:
+    """The largest float32 that is not above `value`."""
+    with np.errstate(over="ignore"):
+        near = np.float32(value)
+    return near if float(near) <= value else np.nextafter(near, np.float32(-np.inf))
+
+
+def _add(number: int, root: dict[str, Any], trees: Trees, name: str) -> None:
+    nodes = list(_nodes(root))
+    places = {id(node): at for at, node in enumerate(nodes)}
+    for at, node in enumerate(nodes):
+        if "split_feature" not in node:
+            if "leaf_coeff" in node:
+                raise refused("no export for linear leaves", name)
+            trees.leaf(number, at, float(node["leaf_value"]))
+            continue
+        if node["decision_type"] != "<=":
+            raise refused("no export for categorical splits", name)
+        if node["missing_type"] not in ("None", "NaN"):
+            raise refused(f"no export for missing values as {node['missing_type']}", name)
+        threshold = float(node["threshold"])
+        if math.isnan(threshold):
+            raise refused("a split has no threshold", name)
+        absent = bool(node["default_left"]) if node["missing_type"] == "NaN" else 0.0 <= threshold
+        trees.split(
+            number,
+            at,
+            at=int(node["split_feature"]),
+            value=float(float32_below(threshold)),
+            left=places[id(node["left_child"])],
+            right=places[id(node["right_child"])],
+            missing_left=absent,
+        )
+
+
+def _nodes(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The nodes of a tree, the root first; without recursion, for trees may be deep."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if "split_feature" in node:
+            waiting += [node["right_child"], node["left_child"]]
