@@ -15,7 +15,7 @@ from core.ids import new_id
 from core.settings import settings
 from features.catalog.card_activity import CARD_ACTIVITY
 from features.offline.history import compute
-from jobs.training.fraud import FraudTraining, recorded, train_fraud
+from jobs.training.fraud import recorded, train_fraud
 from models.store import ModelStore
 from pipelines.catalog.fraud import ENRICHED, RESULTS
 from schemas import broker
@@ -64,7 +64,7 @@ def prepare(rows: int, folder: Path) -> Corpus:
     try:
         store.resolve(MODEL)
     except MillstreamError:
-        train_fraud(table, source=source, settings=FraudTraining(), store=store)
+        train_fraud(table, source=source, store=store, root=folder / "training")
     features = compute(CARD_ACTIVITY, table)
     start = table.num_rows - rows
     batch = _enriched(table.slice(start), features.slice(start))

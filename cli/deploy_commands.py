@@ -93,20 +93,23 @@ def apply_all(
     """Apply topics, schemas and tables, then start the jobs, and stop those that computed the same on another
     engine. Returns what was changed. Raises DeclarationError for a view that the engine cannot run, before
     any change."""
-    from cli.jobs import deployed, job_specs, other_streams
+    from cli.jobs import deployed, job_specs, other_streams, training_spec
     from cli.stack_commands import local_stack
-    from pipelines.changes import apply
+    from pipelines.changes import apply, apply_topics
+    from schemas.catalog.experiments import EXPERIMENTS
+    from schemas.catalog.training import TOPICS as TRAINING_TOPICS
 
     stack = local_stack(given)
     specs = job_specs(plans, given, engine, beside=deployed(stack))
     pending = _compare_jobs(plans, given, engine) if jobs else []
     changes = apply(plans, given)
+    apply_topics([*TRAINING_TOPICS, EXPERIMENTS], given)
     if jobs and stack.running():
         there = {row.name for row in stack.status()}
         for name in other_streams(plans, engine):
             if name in there:
                 stack.remove_job(name)
-        for spec in specs:
+        for spec in (*specs, training_spec()):
             stack.add_job(spec)
     return changes + pending
 

@@ -13,6 +13,7 @@ from stack.local import Stack
 from stack.unit import JobSpec
 
 GATEWAY = "gateway"
+TRAINING = "training"
 PLANNED = "MILLSTREAM_PLANNED"
 """Digest of what a job was planned from; another one is another specification, so that it starts anew."""
 
@@ -50,6 +51,11 @@ def job_specs(
                 )
             )
     return specs
+
+
+def training_spec() -> JobSpec:
+    """The scheduler of trainings: one for all pipelines."""
+    return JobSpec(name=TRAINING, argv=_run("training"), stage=30)
 
 
 def deployed(stack: Stack) -> set[str]:

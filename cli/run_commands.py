@@ -146,3 +146,17 @@ def register(app: typer.Typer) -> None:
         plan = load_plan(pipeline)
         job = faust_job(plan if shadow is None else shadow_of(plan, shadow))
         compute(job, settings(), disorder_ms=disorder_ms, quiet_ms=quiet_ms)
+
+    @run.command(hidden=True)
+    def training(
+        only: Annotated[str | None, typer.Option(help="finish this run, then end", hidden=True)] = None,
+    ) -> None:
+        """Train what is asked for over Kafka, and what comes due."""
+        from core.settings import settings
+        from jobs.training.main import resume
+        from jobs.training.main import run as serve
+
+        if only is None:
+            serve(settings())
+        else:
+            resume(only, settings())

@@ -227,6 +227,18 @@ class Supervisor(Section):
     stop_timeout_s: float = Field(20.0, gt=0, description="from SIGTERM to SIGKILL")
 
 
+class Training(Section):
+    runs: int = Field(1, ge=1, le=64, description="trainings that run at the same time; others wait")
+    processes: int = Field(0, ge=0, le=1024, description="processors of one training; 0 for all there are")
+    webhook_secret: str | None = Field(
+        None, min_length=16, description="signs notices of training; without it no webhook is called"
+    )
+    configurations: Path | None = Field(
+        None, description="folder of TOML files; each takes the place of the shipped one of its model"
+    )
+    webhook_timeout_s: float = Field(5.0, gt=0, description="longest wait for an answer to a notice")
+
+
 class Settings(BaseSettings):
     """All settings. `home` holds every bit of local data and is the one folder to delete."""
 
@@ -257,6 +269,7 @@ class Settings(BaseSettings):
     llm: Llm = Llm()
     mlflow: Mlflow = Mlflow()
     supervisor: Supervisor = Supervisor()
+    training: Training = Training()
 
     @classmethod
     def settings_customise_sources(

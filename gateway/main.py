@@ -43,10 +43,15 @@ from gateway.reviews import ReviewsEndpoint
 from gateway.routing import Route, Router
 from gateway.schema_watch import SchemaWatch
 from gateway.server import Application, Listener, bearer
+from gateway.training import PATH as TRAINING
+from gateway.training import TrainingEndpoint
+from gateway.training_states import TrainingStates
 from gateway.transactions import TransactionsEndpoint
 from pipelines.plan import Plan, ScoringPlan
 from pipelines.reviews import KafkaVerdicts
+from pipelines.training.reading import configurations
 from schemas.broker import producer
+from schemas.catalog.training import COMMANDS, TrainingCommand
 from schemas.codec import RecordCodec
 from schemas.record import Record
 from schemas.registry import SchemaRegistry
@@ -210,6 +215,16 @@ class Assembly:
         features = FeaturesEndpoint(AsyncFeatureReading.of(online, cache, readable, clock))
         verdicts = {name: KafkaVerdicts(settings, plan.labels) for name, plan in scoring.items()}
         reviews = ReviewsEndpoint(blocking, verdicts, clock)
+        states = TrainingStates(settings)
+        states.start()
+        exits.callback(states.close)
+        training = TrainingEndpoint(
+            lambda: configurations(settings.training.configurations),
+            states,
+            publisher,
+            RecordCodec(TrainingCommand, registry, COMMANDS.subject, max_bytes=COMMANDS.max_bytes),
+            clock,
+        )
         router = Router(
             (
                 Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
@@ -220,6 +235,12 @@ class Assembly:
                 Route("POST", "/api/v1/features/read", principals.FEATURES_READ, features.read),
                 Route("GET", "/api/v1/reviews", principals.REVIEWS_READ, reviews.get),
                 Route("POST", "/api/v1/reviews/{id}/decision", principals.REVIEWS_WRITE, reviews.decide),
+                Route("POST", TRAINING, principals.TRAINING_WRITE, training.post),
+                Route("GET", TRAINING, principals.TRAINING_READ, training.list),
+                Route("GET", f"{TRAINING}/{{id}}", principals.TRAINING_READ, training.get),
+                Route(
+                    "POST", f"{TRAINING}/{{id}}/acknowledge", principals.TRAINING_WRITE, training.acknowledge
+                ),
                 *health.routes(),
             )
         )

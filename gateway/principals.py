@@ -11,10 +11,15 @@ REVIEWS_READ = "reviews:read"
 REVIEWS_WRITE = "reviews:write"
 STREAM_READ = "stream:read"
 ASK = "pipelines:ask"
+TRAINING_READ = "training:read"
+TRAINING_WRITE = "training:write"
 
 SCOPES = frozenset(
-    {EVENTS_WRITE, TRANSACTIONS_READ, FEATURES_READ, REVIEWS_READ, REVIEWS_WRITE, STREAM_READ, ASK}
-)
+    {
+        EVENTS_WRITE, TRANSACTIONS_READ, FEATURES_READ, REVIEWS_READ, REVIEWS_WRITE, STREAM_READ, ASK,
+        TRAINING_READ, TRAINING_WRITE,
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

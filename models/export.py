@@ -1,8 +1,8 @@
 """A boosted tree model of XGBoost as ONNX, and the gate that every export passes.
 
 XGBoost goes left where `value < threshold` in float32 and has a side for missing values at every split;
-`BRANCH_LT` with `nodes_missing_value_tracks_true` means the same. `parity` is the gate: an export is used only
-after it agreed with the library on real rows, on missing values and on the split boundaries.
+`BRANCH_LT` with `nodes_missing_value_tracks_true` means the same. `parity` is the gate: an export is used
+only after it agreed with the library on real rows, on missing values and on the split boundaries.
 """
 
 import json
@@ -29,7 +29,9 @@ def to_onnx(booster: xgboost.Booster, *, name: str) -> bytes:
     for number, tree in enumerate(learner["gradient_booster"]["model"]["trees"]):
         _add(number, tree, trees, name)
     parameters = learner["learner_model_param"]
-    return trees.to_onnx(inputs=int(parameters["num_feature"]), base=_base(parameters["base_score"]), name=name)
+    return trees.to_onnx(
+        inputs=int(parameters["num_feature"]), base=_base(parameters["base_score"]), name=name
+    )
 
 
 def splits_of(booster: xgboost.Booster) -> list[tuple[int, float]]:

@@ -1,8 +1,9 @@
 """A boosted tree model of LightGBM as ONNX, out of its JSON dump.
 
 LightGBM compares in float64 and goes left where `value <= threshold`; inputs are float32, so the largest
-float32 that is not above the threshold separates the same inputs. What it does with NaN is decided per split:
-where training saw missing values NaN goes to the split's default side; where it saw none, NaN counts as 0.
+float32 that is not above the threshold separates the same inputs. Inputs within 1e-35 of 0 count as 0 there,
+which only thresholds in that range can tell. What it does with NaN is decided per split: where training saw
+missing values NaN goes to the split's default side; where it saw none, NaN counts as 0.
 """
 
 import math
@@ -17,6 +18,8 @@ from models.tree_ensemble import Trees, rows_on_splits
 
 if TYPE_CHECKING:
     import lightgbm
+
+_ZERO = np.float32(1e-35)
 
 
 def to_onnx(booster: "lightgbm.Booster", *, name: str) -> bytes:
@@ -37,7 +40,7 @@ def to_onnx(booster: "lightgbm.Booster", *, name: str) -> bytes:
 def boundaries(booster: "lightgbm.Booster", rows: Matrix, *, seed: int = 0) -> Matrix:
     """As `models.export.boundaries`: on the last float32 that goes left, on the one just above it, NaN."""
     splits = (
-        (int(node["split_feature"]), float(float32_below(node["threshold"])))
+        (int(node["split_feature"]), float(last_left(node["threshold"])))
         for tree in booster.dump_model()["tree_info"]
         for node in _nodes(tree["tree_structure"])
         if "split_feature" in node
@@ -45,11 +48,13 @@ def boundaries(booster: "lightgbm.Booster", rows: Matrix, *, seed: int = 0) -> M
     return rows_on_splits(splits, rows, beside=np.inf, seed=seed)
 
 
-def float32_below(value: float) -> np.float32:
-    """The largest float32 that is not above `value`."""
+def last_left(threshold: float) -> np.float32:
+    """The largest float32 that goes left at a split."""
+    if abs(threshold) <= float(_ZERO):
+        return _ZERO if threshold >= 0 else np.nextafter(-_ZERO, np.float32(-np.inf))
     with np.errstate(over="ignore"):
-        near = np.float32(value)
-    return near if float(near) <= value else np.nextafter(near, np.float32(-np.inf))
+        near = np.float32(threshold)
+    return near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf))
 
 
 def _add(number: int, root: dict[str, Any], trees: Trees, name: str) -> None:
@@ -68,12 +73,12 @@ def _add(number: int, root: dict[str, Any], trees: Trees, name: str) -> None:
         threshold = float(node["threshold"])
         if math.isnan(threshold):
             raise refused("a split has no threshold", name)
-        absent = bool(node["default_left"]) if node["missing_type"] == "NaN" else 0.0 <= threshold
+        absent = bool(node["default_left"]) if node["missing_type"] == "NaN" else threshold >= 0.0
         trees.split(
             number,
             at,
             at=int(node["split_feature"]),
-            value=float(float32_below(threshold)),
+            value=float(last_left(threshold)),
             left=places[id(node["left_child"])],
             right=places[id(node["right_child"])],
             missing_left=absent,

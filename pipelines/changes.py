@@ -93,13 +93,7 @@ def _compare(topics: Sequence[Topic], settings: Settings) -> list[Change]:
 
 
 def _carry_out(changes: Sequence[Change], topics: Sequence[Topic], settings: Settings) -> None:
-    for change in changes:
-        if change.action is Action.REFUSE:
-            refusal = IncompatibleSchema if change.kind == "schema" else DeclarationError
-            raise refusal(
-                f"{change.kind} {change.name} cannot be applied\n  " + "\n  ".join(change.detail),
-                mend="declare a new version (a new topic name), or take the change back",
-            )
+    _refuse(changes)
     by_name = {topic.name: topic for topic in topics}
     _apply_schemas(
         [by_name[c.name] for c in changes if c.kind == "schema" and c.action is not Action.KEEP], settings
@@ -115,6 +109,17 @@ def _carry_out(changes: Sequence[Change], topics: Sequence[Topic], settings: Set
         [by_name[c.name] for c in changes if c.kind == "topic" and c.action is Action.CHANGE],
         settings,
     )
+
+
+def _refuse(changes: Iterable[Change]) -> None:
+    """Raises for the first change that is refused."""
+    for change in changes:
+        if change.action is Action.REFUSE:
+            refusal = IncompatibleSchema if change.kind == "schema" else DeclarationError
+            raise refusal(
+                f"{change.kind} {change.name} cannot be applied\n  " + "\n  ".join(change.detail),
+                mend="declare a new version (a new topic name), or take the change back",
+            )
 
 
 def _compare_schema(topic: Topic, registry: SchemaRegistry) -> Change:

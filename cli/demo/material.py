@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from core.settings import settings
 from jobs.sources.progress import Progress
 from jobs.sources.slices import Slices, cut
-from jobs.training.fraud import FraudTraining, recorded, reusable, train_fraud
+from jobs.training.fraud import EVENTS, recorded, reusable, streaming, train_fraud
 from models.load import LoadedModel, load
 from models.registry import open_registry
 
@@ -23,13 +23,13 @@ class Material:
 
 def gather(*, events: int, generated: bool, progress: Progress) -> Material:
     """Load the data; reuse the champion where it may score it, train one where not."""
-    unseen = FraudTraining(events=max(events, FraudTraining().events))
-    table, source = recorded(from_generator=generated, events=unseen.events, progress=progress)
+    unseen = max(events, EVENTS)
+    table, source = recorded(from_generator=generated, events=unseen, progress=progress)
     slices = cut(table, events=events)
     store = open_registry(settings())
     stored = reusable(source, slices, store=store)
     if stored is None:
-        train_fraud(table, source=source, settings=unseen, store=store, progress=progress)
+        train_fraud(table, source=source, configuration=streaming(unseen), store=store, progress=progress)
         stored = store.resolve("fraud")
     return Material(
         slices=slices,

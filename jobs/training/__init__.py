@@ -1,1 +1,1 @@
-"""Training: from recorded events to a published, verified model."""
+"""Training: from recorded events to a verified model in staging, in stages that survive a kill."""

@@ -85,8 +85,8 @@ class Search(Section, frozen=True):
 
 
 class Evaluation(Section, frozen=True):
-    """`origins` of the backtest; resamples of the bootstrap and its confidence; whether a second model without
-    the views tells what they are worth."""
+    """`origins` of the backtest; resamples of the bootstrap and its confidence; whether a second model
+    without the views tells what they are worth."""
 
     origins: Annotated[int, Meta(ge=0, le=50)] = 3
     bootstrap: Annotated[int, Meta(ge=20, le=10_000)] = 200
@@ -95,15 +95,15 @@ class Evaluation(Section, frozen=True):
 
 
 class Gate(Section, frozen=True):
-    """What a candidate must reach at the least on the test rows, besides not being worse than the champion."""
+    """What a candidate must reach at least on the test rows, besides not being worse than the champion."""
 
     auc: Share = 0.6
     average_precision: Share = 0.0
 
 
 class Expectation(Section, frozen=True):
-    """What the training data must fulfil, besides what its record and views declare. `share` of the values of
-    `column` that are there must: be present, be within [low, high], be one of `values`, differ from each
+    """What the training data must fulfil, besides what its record and views declare. `share` of the values
+    of `column` that are there must: be present, be within [low, high], be one of `values`, differ from each
     other, or match the regular expression `pattern`."""
 
     column: str

@@ -1,7 +1,7 @@
 """Cron expressions: minute, hour, day of month, month, day of week; UTC.
 
-`*`, numbers, names (`jan`, `sun`), lists `a,b`, ranges `a-b`, steps `*/n` and `a-b/n`. Sunday is 0 or 7. Where
-day of month and day of week are both given, either suffices, as POSIX has it.
+`*`, numbers, names (`jan`, `sun`), lists `a,b`, ranges `a-b`, steps `*/n` and `a-b/n`. Sunday is 0 or 7.
+Where day of month and day of week are both given, either suffices, as POSIX has it.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,11 @@ from datetime import datetime, timedelta
 
 from core.errors import InvalidInput
 
-_MONTHS = {name: at for at, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
-_DAYS = {name: at for at, name in enumerate("sun mon tue wed thu fri sat".split())}
+_MONTHS = {
+    "jan": 1, "feb": 2, "mar": 3, "apr": 4, "may": 5, "jun": 6,
+    "jul": 7, "aug": 8, "sep": 9, "oct": 10, "nov": 11, "dec": 12,
+}  # fmt: skip
+_DAYS = {"sun": 0, "mon": 1, "tue": 2, "wed": 3, "thu": 4, "fri": 5, "sat": 6}
 _FIELDS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
     ("minute", 0, 59, {}),
     ("hour", 0, 23, {}),
@@ -39,12 +42,11 @@ class Cron:
         parts = text.lower().split()
         if len(parts) != len(_FIELDS):
             raise _wrong(text, f"{len(parts)} fields", "give 5: minute hour day-of-month month day-of-week")
-        sets = [
-            _values(part, *field, text=text) for part, field in zip(parts, _FIELDS, strict=True)
-        ]
-        weekdays = frozenset(day % 7 for day in sets[4])
+        sets = [_values(part, *field, text=text) for part, field in zip(parts, _FIELDS, strict=True)]
+        minutes, hours, days, months, weekdays = sets
         either = not parts[2].startswith("*") and not parts[4].startswith("*")
-        cron = cls(text, *sets[:4], weekdays, either)
+        weekdays = frozenset(day % 7 for day in weekdays)
+        cron = cls(text, minutes, hours, days, months, weekdays, either)
         cron.after(datetime(2024, 1, 1))
         return cron
 
@@ -71,9 +73,7 @@ class Cron:
         return by_date or by_week if self.either_day else by_date and by_week
 
 
-def _values(
-    part: str, name: str, low: int, high: int, names: dict[str, int], *, text: str
-) -> frozenset[int]:
+def _values(part: str, name: str, low: int, high: int, names: dict[str, int], *, text: str) -> frozenset[int]:
     found: set[int] = set()
     for item in part.split(","):
         span, slash, step = item.partition("/")

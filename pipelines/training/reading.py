@@ -22,7 +22,6 @@ from pipelines.training.configuration import Configuration, Expectation, Section
 from pipelines.training.cron import Cron
 
 SHIPPED = "pipelines.training.catalog"
-OPEN = ("trials", "folds", "seed")
 MAX_BYTES = 64 * 1024
 _SEARCHED = tuple(name for name in Trees.__struct_fields__ if name != "engine")
 _INTEGERS = ("trees", "depth")
@@ -40,6 +39,16 @@ def shipped_names() -> list[str]:
 def shipped(name: str) -> Configuration:
     """The configuration that comes with the framework. Raises UnknownName."""
     return parse(shipped_values(name), where=f"shipped configuration {name}")
+
+
+def configurations(folder: Path | None) -> dict[str, Configuration]:
+    """Every model's configuration: the shipped ones, and those in the TOML files of `folder` in their place.
+    Raises InvalidInput, Rejected."""
+    found = {name: shipped(name) for name in shipped_names()}
+    for path in sorted(folder.glob("*.toml")) if folder is not None else ():
+        one = read(path)
+        found[one.name] = one
+    return found
 
 
 def shipped_values(name: str) -> dict[str, Any]:
@@ -82,6 +91,12 @@ def parse(values: Mapping[str, Any], *, where: str) -> Configuration:
             code="invalid_training",
         )
     return found
+
+
+def values_of(configuration: Configuration) -> dict[str, Any]:
+    """A configuration as plain values, as `parse` takes them."""
+    found = msgspec.to_builtins(configuration)
+    return {name: value for name, value in found.items() if value is not None or name == "schedule"}
 
 
 def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,6 +220,8 @@ def _check_views(found: Configuration, plan: Plan, problems: dict[str, str]) -> 
             problems[place] = f"unknown view {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
         elif known[name].source != plan.view.source or not isinstance(known[name].window, Rolling):
             problems[place] = f"no rolling view of the events of {plan.pipeline}"
+        elif found.source.kind == "recorded" and name != plan.view.name:
+            problems[place] = f"of {plan.pipeline} only {plan.view.name} is recorded"
     if len(set(found.views)) != len(found.views):
         problems["/views"] = "names one twice"
 

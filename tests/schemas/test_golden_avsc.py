@@ -7,7 +7,13 @@ import pytest
 from schemas.avro import AVSC, catalog, files, main
 from schemas.evolution import check_backward
 
-MODULES = ("pipelines.catalog.fraud", "pipelines.catalog.demand", "pipelines.catalog.merchants")
+MODULES = (
+    "pipelines.catalog.fraud",
+    "pipelines.catalog.demand",
+    "pipelines.catalog.merchants",
+    "schemas.catalog.training",
+    "schemas.catalog.experiments",
+)
 
 
 @pytest.mark.parametrize("path", sorted(files(MODULES)), ids=lambda path: path.stem)

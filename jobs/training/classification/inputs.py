@@ -1,4 +1,4 @@
-"""What a model may look at: the record's attributes and a view's features, as a signature."""
+"""What a model may look at: the record's attributes and the views' features, as a signature."""
 
 from collections.abc import Sequence
 
@@ -15,15 +15,15 @@ MOST_WORDS = 1_000
 _NUMBERS = ("int", "long", "float", "double", "boolean")
 
 
-def candidates(view: FeatureView, training: pa.Table) -> tuple[list[Input], list[Input]]:
-    """(attributes, features) that could be inputs, numbers before texts.
+def candidates(views: Sequence[FeatureView], training: pa.Table) -> tuple[list[Input], list[Input]]:
+    """(attributes, features) that could be inputs, numbers before texts. The views are of one record.
 
     Left out are tenant, id, entity and event time, and texts without a word that is frequent enough. The
     vocabulary of a text column is its up to 1,000 most frequent words that occur at least 20 times in
     `training`. An attribute is nullable where the record's field is; features always are, for a record that
     came too late may have none.
     """
-    spec = view.source.spec()
+    spec = views[0].source.spec()
     hidden = {"tenant", "id", spec.entity, spec.time}
     numbers = [f for f in spec.fields if f.name not in hidden and f.kind in _NUMBERS]
     texts = [f for f in spec.fields if f.name not in hidden and f.kind == "string"]
@@ -35,7 +35,7 @@ def candidates(view: FeatureView, training: pa.Table) -> tuple[list[Input], list
             attributes.append(
                 Input(name=field.name, column=field.name, nullable=field.nullable, vocabulary=words)
             )
-    return attributes, [Input(name=name, column=name) for name in view.feature_names]
+    return attributes, [Input(name=name, column=name) for view in views for name in view.feature_names]
 
 
 def signature(inputs: Sequence[Input]) -> Signature:
