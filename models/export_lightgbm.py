@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import lightgbm
 
 _ZERO = np.float32(1e-35)
+_INFINITE = 1e300
 
 
 def to_onnx(booster: "lightgbm.Booster", *, name: str) -> bytes:
@@ -49,10 +50,12 @@ def boundaries(booster: "lightgbm.Booster", rows: Matrix, *, seed: int = 0) -> M
 
 
 def last_left(threshold: float) -> np.float32:
-    """The largest float32 that goes left at a split."""
+    """The largest float32 that goes left at a split. The dump writes infinity as 1e300."""
+    if abs(threshold) >= _INFINITE:
+        return np.float32(math.copysign(math.inf, threshold))
     if abs(threshold) <= float(_ZERO):
         return _ZERO if threshold >= 0 else np.nextafter(-_ZERO, np.float32(-np.inf))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # between the largest float32 and infinity
         near = np.float32(threshold)
     return near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf))
 

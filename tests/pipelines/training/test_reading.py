@@ -1,0 +1,130 @@
+"""A training configuration is refused before any work, at every wrong place, with what would be right."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import InvalidInput, Rejected, UnknownName
+from pipelines.training.cron import Cron
+from pipelines.training.reading import (
+    changed,
+    configurations,
+    parse,
+    read,
+    shipped,
+    shipped_names,
+    shipped_values,
+    values_of,
+)
+
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"serch": {}}, "/serch", "did you mean 'search'?"),
+    ({"search": {"trails": 3}}, "/search/trails", "did you mean 'trials'?"),
+    ({"search": {"space": {"deph": {"low": 1, "high": 2}}}}, "/search/space/deph", "did you mean 'depth'?"),
+    ({"search": {"space": {"depth": {"low": 1, "hihg": 2}}}}, "/search/space/depth/hihg", "'high'"),
+    ({"search": {"space": {"depth": {"low": 9, "high": 4}}}}, "/search/space/depth", "empty range"),
+    ({"search": {"space": {"depth": {"low": 4, "high": 4}}}}, "/search/space/depth", "empty range"),
+    ({"search": {"space": {"depth": {"low": 2.5, "high": 4}}}}, "/search/space/depth", "whole numbers"),
+    ({"search": {"space": {"depth": {"low": 2, "high": 99}}}}, "/search/space/depth", "<= 16"),
+    (
+        {"search": {"space": {"learning_rate": {"low": 0, "high": 1, "log": True}}}},
+        "/search/space/learning_rate",
+        "above 0",
+    ),
+    ({"search": {"trials": -1}}, "/search/trials", ">= 0"),
+    ({"search": {"trials": "many"}}, "/search/trials", "got `str`"),
+    ({"search": {"engines": []}}, "/search/engines", "at least one"),
+    ({"target": {"classes": ["fraud"]}}, "/target/classes", "two different classes"),
+    ({"target": {"classes": ["fraud", "fraud"]}}, "/target/classes", "two different classes"),
+    ({"schedule": "0 25 * * 0"}, "/schedule", "no hour"),
+    ({"schedule": "0 0 30 2 *"}, "/schedule", "never comes due"),
+    ({"pipeline": "frud"}, "/pipeline", "did you mean 'fraud'?"),
+    ({"pipeline": "demand"}, "/pipeline", "scores nothing"),
+    ({"views": ["card_activty"]}, "/views/0", "did you mean 'card_activity'?"),
+    ({"views": ["merchant_sales"]}, "/views/0", "no rolling view"),
+    ({"split": {"validation_share": 1.0}}, "/split/validation_share", "< 1.0"),
+    ({"history_days": 0}, "/history_days", ">= 1"),
+    ({"source": {"kind": "sorcery"}}, "/source/kind", "Invalid enum value"),
+    ({"notifications": {"webhook": "file:///etc/passwd"}}, "/notifications/webhook", "http"),
+    (
+        {"expectations": [{"column": "amount_cent", "kind": "present"}]},
+        "/expectations/0/column",
+        "amount_cents",
+    ),
+    ({"expectations": [{"column": "amount_cents", "kind": "between"}]}, "/expectations/0", "`low`, `high`"),
+    (
+        {"expectations": [{"column": "amount_cents", "kind": "between", "low": 2, "high": 1}]},
+        "/expectations/0",
+        "empty range",
+    ),
+    (
+        {"expectations": [{"column": "product", "kind": "matches", "pattern": "("}]},
+        "/expectations/0/pattern",
+        "no reg",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "place", "reason"), WRONG, ids=[place for _, place, _ in WRONG])
+def test_what_is_wrong_is_told_with_its_place(change: dict[str, Any], place: str, reason: str) -> None:
+    with pytest.raises(Rejected) as refused:
+        parse(changed(shipped_values("fraud"), change), where="test")
+    assert reason in refused.value.fields[place]
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    change = {"target": {"classes": ["a"]}, "schedule": "x", "views": ["none"]}
+    with pytest.raises(Rejected) as refused:
+        parse(changed(shipped_values("fraud"), change), where="test")
+    assert {"/target/classes", "/schedule", "/views/0"} <= refused.value.fields.keys()
+
+
+def test_shipped_ones_are_right_and_weekly() -> None:
+    for name in shipped_names():
+        found = shipped(name)
+        assert found.name == name
+        assert found.schedule == "0 2 * * 0"
+        assert found.history_days == 730
+        assert parse(values_of(found), where="again") == found
+    with pytest.raises(UnknownName, match="training"):
+        shipped("frod")
+
+
+def test_a_file_takes_the_place_of_the_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(
+        'name = "fraud"\npipeline = "fraud"\n[search]\ntrials = 0\n'
+        '[target]\ncolumn = "is_fraud"\nclasses = ["no", "yes"]\n'
+    )
+    assert configurations(tmp_path)["fraud"].search.trials == 0
+    assert configurations(None)["fraud"].search.trials == 20
+    (tmp_path / "own.toml").write_text("name = ")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read(tmp_path / "own.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "after", "due"),
+    [
+        ("0 2 * * 0", "2026-11-21T23:00", "2026-11-22T02:00"),
+        ("0 2 * * sun", "2026-11-22T02:00", "2026-11-29T02:00"),
+        ("0 2 * * 7", "2026-11-22T01:59", "2026-11-22T02:00"),
+        ("*/15 * * * *", "2026-01-01T00:14", "2026-01-01T00:15"),
+        ("30 8-10/2 * * *", "2026-01-01T08:30", "2026-01-01T10:30"),
+        ("0 0 29 feb *", "2026-01-01T00:00", "2028-02-29T00:00"),
+        ("0 0 13 * fri", "2026-11-21T00:00", "2026-11-27T00:00"),
+        ("59 23 31 12 *", "2026-12-31T23:59", "2027-12-31T23:59"),
+    ],
+)
+def test_cron(text: str, after: str, due: str) -> None:
+    at = datetime.fromisoformat(after).replace(tzinfo=UTC)
+    assert Cron.parse(text).after(at) == datetime.fromisoformat(due).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "* * * *", "60 * * * *", "* * 0 * *", "5-1 * * * *", "*/0 * * * *", "a * * * *"]
+)
+def test_what_is_no_cron_expression(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        Cron.parse(text)
