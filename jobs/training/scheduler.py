@@ -60,7 +60,7 @@ class Scheduler:
         self._root, self._configurations = root, configurations
         self._start, self._publish, self._clock, self._most = start, publish, clock, most
         self._children: dict[str, Child] = {}
-        self._published: dict[str, datetime] = {}
+        self._published: dict[str, RunState] = {}
         self._open = {folder.id for folder in runs(root)}
         root.mkdir(parents=True, exist_ok=True)
 
@@ -145,12 +145,13 @@ class Scheduler:
         """Publish what changed; what cannot be published now is tried again at the next step."""
         for id in sorted(self._open):
             state = RunFolder(self._root, id).load()
-            if self._published.get(id) != state.changed_at:
+            if self._published.get(id) != state:
                 try:
                     self._publish(state)
                 except MillstreamError as error:
                     _log.warning("a state is not published", run=id, reason=error.what)
                     return
-                self._published[id] = state.changed_at
+                self._published[id] = state
             if ended(state) and id not in self._children:
                 self._open.discard(id)
+                del self._published[id]
