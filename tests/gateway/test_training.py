@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from stack.local import Stack
 from tests.gateway.running import RunningGateway
 from tests.stack_fixture import environment
 
+ROOT = Path(__file__).parents[2]
 JOBS = "/api/v1/training/jobs"
 TOML = """
 name = "fraud"
@@ -58,10 +60,11 @@ def scheduler(gateway: RunningGateway) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def scheduled() -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-P", "-m", "cli", "run", "training"], env=dict(os.environ))
+    here = {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.Popen([sys.executable, "-m", "cli", "run", "training"], env=os.environ | here, cwd=ROOT)
 
 
-def until(client: httpx.Client, path: str, *states: str, within_s: float = 240.0) -> dict[str, Any]:
+def until(client: httpx.Client, path: str, *states: str, within_s: float = 250.0) -> dict[str, Any]:
     deadline = time.monotonic() + within_s
     while (job := client.get(path).json()).get("state") not in states:
         assert time.monotonic() < deadline, job
