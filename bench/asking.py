@@ -38,8 +38,7 @@ from core.settings import Settings, settings
 from features.online.rolling import RollingStore
 from gateway.keys import create_key
 from jobs.sources.generated import LABEL, SOURCE, generate
-from jobs.training.fraud import FraudTraining, train_fraud
-from jobs.training.trees import TreeSettings
+from jobs.training.fraud import streaming, train_fraud
 from models.store import ModelStore
 from pipelines.changes import apply
 from pipelines.load import load_scoring
@@ -52,7 +51,7 @@ PORTS = (
     "KAFKA__PORT", "KAFKA__CONTROLLER_PORT", "REGISTRY__PORT", "REGISTRY__MANAGEMENT_PORT", "REDIS__PORT",
     "POSTGRES__PORT", "GATEWAY__PORT",
 )  # fmt: skip
-TREES = FraudTraining(events=5_000, trees=TreeSettings(trees=200, depth=8))
+TRAINING = streaming(5_000)
 WARM_UP, ALONE, AT_ONCE, CLIENTS, RATE, STEADY = 300, 2_000, 8_000, (32, 64), 200.0, 2_000
 CARDS_ROWS = 20_000
 TENANT = "bench"
@@ -151,7 +150,9 @@ def _own_stack() -> Iterator[Settings]:
         settings.cache_clear()
         given, plan = settings(), load_scoring("fraud")
         sys.stderr.write("training a model, starting services\n")
-        train_fraud(generate(40_000), source=SOURCE, settings=TREES, store=ModelStore(given.root / "models"))
+        train_fraud(
+            generate(40_000), source=SOURCE, configuration=TRAINING, store=ModelStore(given.root / "models")
+        )
         stack = Stack(given)
         stack.up(only=SERVICES, resume_jobs=False)
         exits.callback(stack.down)

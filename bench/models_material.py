@@ -9,7 +9,7 @@ from core.errors import MillstreamError, Unavailable
 from core.settings import settings
 from features.catalog.card_activity import CARD_ACTIVITY
 from features.offline.history import compute
-from jobs.training.fraud import FraudTraining, recorded, train_fraud
+from jobs.training.fraud import recorded, train_fraud
 from models.encode import Encoder, Matrix
 from models.load import LoadedModel, load
 from models.store import ModelStore, StoredModel
@@ -38,7 +38,7 @@ def material() -> Material:
     try:
         stored = store.resolve(MODEL)
     except MillstreamError:
-        train_fraud(table, source=source, settings=FraudTraining(), store=store)
+        train_fraud(table, source=source, store=store)
         stored = store.resolve(MODEL)
     model = load(stored)
     features = compute(CARD_ACTIVITY, table)

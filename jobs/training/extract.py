@@ -14,11 +14,11 @@ from core.settings import settings
 from features.offline.history import compute, first_per_id
 from features.offline.tabular import Tabular
 from features.offline.training import FeatureRows, column_of, training_set
-from jobs.batch.recorded import recorded
 from jobs.sources import card_fraud, generated
 from jobs.training.workspace import Workspace
 from models.manifest import DataSource
 from pipelines.offline import DATE, POSITION_COLUMNS
+from pipelines.recorded import tables
 
 DOWNLOADS = {"fraud": (card_fraud.load, card_fraud.SOURCE)}
 """The public data of a pipeline: how it is loaded, and what it is."""
@@ -77,9 +77,9 @@ def _recorded(space: Workspace) -> tuple[pa.Table, DataSource, dict[str, Any]]:
     target, plan = space.configuration.target, space.plan
     with TemporaryDirectory(prefix="training-") as folder:
         space.progress("read recorded events", None)
-        events = recorded(plan.source, settings(), Path(folder))
-        labels = recorded(plan.labels, settings(), Path(folder))
-        enriched = recorded(plan.enriched, settings(), Path(folder))
+        events = tables(plan.source, settings(), Path(folder))
+        labels = tables(plan.labels, settings(), Path(folder))
+        enriched = tables(plan.enriched, settings(), Path(folder))
         rows = first_per_id(_whole(events.tables, plan.source.name))
         rows = _labelled(rows, _whole(labels.tables, plan.labels.name), space)
         if not rows.num_rows:
@@ -117,14 +117,14 @@ def _labelled(rows: pa.Table, verdicts: pa.Table, space: Workspace) -> pa.Table:
     return labelled.filter(pc.is_valid(labelled.column(target.column)))
 
 
-def _whole(tables: Iterable[Tabular], topic: str) -> pa.Table:
+def _whole(recorded: Iterable[Tabular], topic: str) -> pa.Table:
     """What is recorded of a topic as one table, without the columns of its storage."""
     from features.offline.out_of_core import DEFAULT, connected
     from features.offline.tabular import register
 
     parts = []
     with connected(DEFAULT, where=topic) as connection:
-        for number, table in enumerate(tables):
+        for number, table in enumerate(recorded):
             register(connection, f"part_{number}", table, where=topic)
             parts.append(connection.sql(f"SELECT * FROM part_{number}").to_arrow_table())
     if not parts:

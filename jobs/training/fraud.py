@@ -62,7 +62,8 @@ def reusable(
     known = stored.manifest.description
     if known.data != source or known.view_digests != {view.name: view.digest}:
         return None
-    return stored if known.trained_on.last_at < slices.history_starts_at else None
+    learned = known.trained_on
+    return stored if learned and learned.last_at < slices.history_starts_at else None
 
 
 def train_fraud(

@@ -105,7 +105,10 @@ def _champion(space: Workspace) -> StoredModel | None:
 def _scores_of(champion: StoredModel, space: Workspace) -> tuple[Matrix | None, str]:
     rows = space.rows.slice(parts_of(space).test_start)
     first: datetime = rows.column(space.time)[0].as_py()
-    last = champion.manifest.description.trained_on.last_at
+    learned = champion.manifest.description.trained_on
+    if learned is None:
+        return None, "the champion does not say which rows it has learned from"
+    last = learned.last_at
     if last >= first:
         return (
             None,
