@@ -65,7 +65,7 @@ def bench() -> BenchResult:
         key = create_key(given, TENANT)
         url = f"http://127.0.0.1:{given.gateway.port}"
         figures = asyncio.run(_measured(url, key, _bodies(WARM_UP + ALONE)))
-    sizes = {"trees": TREES.trees.trees, "depth": TREES.trees.depth, "asked alone": ALONE, "at once": AT_ONCE}
+    sizes = {"trees": TRAINING.trees.trees, "depth": TRAINING.trees.depth, "asked alone": ALONE, "at once": AT_ONCE}
     return BenchResult("asking", [], versions(("confluent-kafka", "granian", "onnxruntime")), sizes, figures)
 
 

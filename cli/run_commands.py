@@ -66,6 +66,14 @@ def register(app: typer.Typer) -> None:
         serve(settings(), model)
 
     @run.command()
+    def rollout() -> None:
+        """Turn champions and commands into the routing of models; one of several such processes works."""
+        from core.settings import settings
+        from jobs.rollout.main import run as control
+
+        control(settings())
+
+    @run.command()
     def writer(pipeline: Name) -> None:
         """Write what a pipeline computes to Redis, Delta and PostgreSQL."""
         from core.settings import settings

@@ -212,6 +212,22 @@ class Mlflow(Section):
     )
 
 
+class Rollout(Section):
+    """The controller of model routing, and what workers tell it."""
+
+    poll_s: float = Field(1.0, gt=0, description="time between two looks at the registry's champions")
+    health_retries: int = Field(3, ge=1, description="health checks of a version before it has failed")
+    min_health: float = Field(0.8, ge=0, le=1, description="least health score that may serve")
+    max_error_rate: float = Field(0.05, ge=0, le=1, description="share of failed records that fails over")
+    min_records: int = Field(100, ge=1, description="records in a minute before their errors count")
+    kept_versions: int = Field(2, ge=0, description="deprecated versions that stay loaded")
+    standby_versions: int = Field(4, ge=1, description="most loaded versions that do not serve yet")
+    patience_s: float = Field(60.0, gt=0, description="longest wait for a health check of all workers")
+    first_batches: int = Field(3, ge=0, description="batches in which a new version is held against the old")
+    tell_s: float = Field(2.0, gt=0, le=3, description="time between two states told by a worker")
+    answer_s: float = Field(30.0, gt=0, description="longest wait of a client for a swap")
+
+
 class Supervisor(Section):
     health_interval_s: float = Field(10.0, gt=0)
     health_failures: int = Field(3, ge=1, description="failures in a row that restart a process")
@@ -268,6 +284,7 @@ class Settings(BaseSettings):
     serving: Serving = Serving()
     llm: Llm = Llm()
     mlflow: Mlflow = Mlflow()
+    rollout: Rollout = Rollout()
     supervisor: Supervisor = Supervisor()
     training: Training = Training()
 

@@ -18,7 +18,7 @@ from core.errors import CircuitOpen, Unavailable
 from operators.breaker import Breaker
 from operators.ports import FeatureReader
 
-Level = Literal["live", "no_features"]
+Level = Literal["live", "previous_version", "no_features"]
 MAX_REASON = 300
 
 

@@ -218,13 +218,13 @@ class Host:
             try:
                 outputs = self._work.work(inputs, self._serving.current)
             except (Unavailable, ModelError) as error:
+                if isinstance(error, ModelError) and self._serving.broke(error):
+                    continue  # another version answers the same batch
                 metrics.HELD.labels(self._route.pipeline, error.code).inc()
                 _LOG.warning("batch held back", records=len(inputs), error=str(error), retry_in_s=wait_s)
                 self._probe.set_ready(False, f"holding back: {error.what}")
                 inputs = self._hold(inputs, wait_s)
                 wait_s = min(wait_s * 2, HOLD_LONGEST_S)
-                if isinstance(error, ModelError):
-                    self._serving.refresh(again=True)
             else:
                 self._go_on()
                 return inputs, outputs

@@ -20,6 +20,7 @@ from core.telemetry.probe import Probe, ProbeServer
 from features.online.rolling import RollingStore
 from jobs.worker import metrics
 from jobs.worker.batch import BatchWork
+from jobs.worker.control import Control
 from jobs.worker.host import Host, Limits, Route
 from jobs.worker.outbox import PRODUCER_SETTINGS, Outbox
 from jobs.worker.readback import Readback
@@ -107,7 +108,24 @@ class Worker:
         registry = SchemaRegistry.of(settings)
         self._decoder = _codec(plan.enriched, registry)
         self._encoder = _codec(plan.results, registry)
-        self._serving = Serving(source, pipeline=plan.pipeline)
+        model = plan.infer.model
+        self._serving = Serving(
+            source,
+            pipeline=plan.pipeline,
+            model=model,
+            retries=settings.rollout.health_retries,
+            first_batches=settings.rollout.first_batches,
+            clock=clock,
+        )
+        self._control = Control(
+            settings,
+            registry,
+            self._serving,
+            model=model,
+            pipeline=plan.pipeline,
+            clock=clock,
+            stop=stop,
+        )
         self._redis = redis.Redis.from_url(
             settings.redis.address, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
         )
@@ -128,7 +146,7 @@ class Worker:
     def run(self) -> None:
         """Until told to stop: load the model, then one session after the other."""
         self._probe.check("redis", self._ping)
-        self._waiting(self._serving.start, "waiting for the model")
+        self._waiting(self._control.start, "waiting for the model")
         self._probe.check("model", self._has_model)
         collector.calm()  # once: what a session leaves behind must not be kept for good
         try:

@@ -64,21 +64,25 @@ def result_batch(
     reasons: pa.ListArray,
     stages: Stages,
     constants: Constants,
+    arm: str = "champion",
+    fallback: str | None = None,
 ) -> pa.RecordBatch:
-    """One Decision row per row of `filled.batch`; `scores` are 0 to 100, float32."""
+    """One Decision row per row of `filled.batch`; `scores` are 0 to 100, float32. `fallback`: why the scorer
+    answers for another version, where it does."""
     batch, rows = filled.batch, filled.batch.num_rows
     occurred = _named(batch, time)
     text, flag = pa.utf8(), pa.bool_()
+    usual = "live" if fallback is None else "previous_version"
     if filled.missing.any():
         missing = pa.array(filled.missing)
-        degraded = missing
-        level = pc.if_else(missing, "no_features", "live")
-        why = pc.if_else(missing, pa.scalar(filled.reason, text), pa.scalar(None, text))
+        degraded = missing if fallback is None else constants.column(True, flag, rows)
+        level = pc.if_else(missing, "no_features", usual)
+        why = pc.if_else(missing, pa.scalar(filled.reason, text), pa.scalar(fallback, text))
         feature_time = pc.if_else(missing, pa.scalar(None, occurred.type), occurred)
     else:
-        degraded = constants.column(False, flag, rows)
-        level = constants.column("live", text, rows)
-        why = constants.nulls(text, rows)
+        degraded = constants.column(fallback is not None, flag, rows)
+        level = constants.column(usual, text, rows)
+        why = constants.nulls(text, rows) if fallback is None else constants.column(fallback, text, rows)
         feature_time = occurred
     columns = {
         "tenant": _named(batch, "tenant"),
@@ -91,7 +95,7 @@ def result_batch(
         "status": decided.status,
         "model": constants.column(scorer.name, text, rows),
         "model_version": constants.column(scorer.version, text, rows),
-        "arm": constants.column("champion", text, rows),
+        "arm": constants.column(arm, text, rows),
         "assignment_unit": _named(batch, entity),
         "degraded": degraded,
         "level": level,

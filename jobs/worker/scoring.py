@@ -39,11 +39,15 @@ class Declared:
 @dataclass(frozen=True)
 class Scored:
     """Named outputs of one batch. `rows` (ascending): the input rows that have a result, in the order of
-    `results` (Decision columns). `failed`: the rows the model could not score, to be dead-lettered."""
+    `results` (Decision columns) and `scores` (0 to 100). `failed`: the rows the model could not score, to be
+    dead-lettered. `inputs`: what the model was given, features of late rows included."""
 
     rows: npt.NDArray[np.int64]
     results: pa.RecordBatch
     failed: tuple[FailedRow, ...]
+    scores: Matrix
+    inputs: pa.RecordBatch
+    model_ms: float
 
 
 class Scoring:
@@ -67,17 +71,21 @@ class Scoring:
         scorer: Scorer,
         *,
         started_ms: int,
+        arm: str = "champion",
+        fallback: str | None = None,
     ) -> Scored:
         """Score a batch of enriched records that reached Kafka at `enriched_ms` (epoch, one per row).
 
-        `started_ms` is when the worker took the batch up. Raises ModelError when the model as a whole does
+        `started_ms` is when the worker took the batch up; `fallback` says why this version answers for
+        another one, where it does. Raises ModelError when the model as a whole does
         not work; then nothing was decided and the same batch can be given again.
         """
         declared, clock = self.declared, self._clock
         late = batch.column(batch.schema.get_field_index("late")).to_numpy(zero_copy_only=False).astype(bool)
         began = clock.monotonic()
         filled = fill_late(batch, late, declared.features, self._reader, self._breaker)
-        inferred = infer(filled.batch, scorer)
+        given = filled.batch
+        inferred = infer(given, scorer)
         modelled = clock.monotonic()
         if inferred.failed:
             rows = pa.array(inferred.ok)
@@ -105,9 +113,11 @@ class Scoring:
             reasons=reasons,
             stages=stages,
             constants=self._constants,
+            arm=arm,
+            fallback=fallback,
         )
         self._count(decided.band, late, filled)
-        return Scored(inferred.ok, results, inferred.failed)
+        return Scored(inferred.ok, results, inferred.failed, scores, given, stages.model_ms)
 
     def _reasons(self, scorer: Scorer, matrix: Matrix, explained: npt.NDArray[np.int64]) -> pa.ListArray:
         if not self.declared.explain or len(explained) == 0:

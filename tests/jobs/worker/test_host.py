@@ -133,9 +133,9 @@ class World:
     # the model, the readback
     current = None
 
-    def refresh(self, *, again: bool) -> bool:
+    def broke(self, error: object) -> bool:
         self.log.append(("reload",))
-        return again
+        return False
 
     def outcomes(self, *given: Any, **more: Any) -> int:
         self.log.append(("read back", given[1]))
