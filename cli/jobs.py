@@ -14,6 +14,7 @@ from stack.unit import JobSpec
 
 GATEWAY = "gateway"
 TRAINING = "training"
+ROLLOUT = "rollout"
 PLANNED = "MILLSTREAM_PLANNED"
 """Digest of what a job was planned from; another one is another specification, so that it starts anew."""
 
@@ -22,9 +23,9 @@ def job_specs(
     plans: Iterable[Plan], settings: Settings, engine: Engine = "flink", *, beside: Iterable[str] = ()
 ) -> list[JobSpec]:
     """The stream (Flink's keeper, or a Faust agent) and writer of each pipeline, both hosts of the worker of
-    one that scores, the corrections of one whose view has windows, and one gateway for them and for the
-    pipelines `beside`, which are deployed already. Raises DeclarationError for a view that the engine cannot
-    run."""
+    one that scores, the corrections of one whose view has windows, the one controller of model routing where
+    any scores, and one gateway for them and for the pipelines `beside`, which are deployed already. Raises
+    DeclarationError for a view that the engine cannot run."""
     plans = list(plans)
     served = {plan.pipeline for plan in plans} | set(beside)
     installed = [_meaning(plan) for name, plan in load_plans().items() if name in served]
@@ -38,6 +39,8 @@ def job_specs(
             stage=30,
         )
     ]
+    if any(isinstance(plan, ScoringPlan) for plan in plans):
+        specs.append(JobSpec(name=ROLLOUT, argv=_run(ROLLOUT), env={PLANNED: "1"}, stage=20))
     for plan in plans:
         job_of(plan, engine)
         own = ("worker", "answering") if isinstance(plan, ScoringPlan) else ("corrections",)

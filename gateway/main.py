@@ -32,6 +32,7 @@ from gateway.health import Health
 from gateway.intake import Intake
 from gateway.keyring import Keyring, PostgresKeys
 from gateway.limits import PublishingLimits
+from gateway.models import ModelsEndpoint
 from gateway.publisher import Publisher
 from gateway.push.catch_up import CatchUp
 from gateway.push.feed import Feed
@@ -49,6 +50,8 @@ from gateway.training_states import TrainingStates
 from gateway.transactions import TransactionsEndpoint
 from pipelines.plan import Plan, ScoringPlan
 from pipelines.reviews import KafkaVerdicts
+from pipelines.serving.follower import Follower
+from pipelines.serving.log import ServingOutbox
 from pipelines.training.reading import configurations
 from schemas.broker import producer
 from schemas.catalog.training import COMMANDS, TrainingCommand
@@ -225,6 +228,7 @@ class Assembly:
             RecordCodec(TrainingCommand, registry, COMMANDS.subject, max_bytes=COMMANDS.max_bytes),
             clock,
         )
+        models = _models(settings, registry, clock, exits) if scoring else None
         router = Router(
             (
                 Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
@@ -241,10 +245,36 @@ class Assembly:
                 Route(
                     "POST", f"{TRAINING}/{{id}}/acknowledge", principals.TRAINING_WRITE, training.acknowledge
                 ),
+                *(_model_routes(models) if models else ()),
                 *health.routes(),
             )
         )
         return cls(Application(router, keyring, sessions), health, sessions)
+
+
+def _models(
+    settings: Settings, registry: SchemaRegistry, clock: Clock, exits: AsyncExitStack
+) -> ModelsEndpoint:
+    follower = Follower(settings, registry, clock)
+    follower.start()
+    exits.callback(follower.close)
+    outbox = ServingOutbox(settings, registry, source="gateway")
+    exits.callback(outbox.close)
+    given = settings.rollout
+    return ModelsEndpoint(follower, outbox, clock, answer_s=given.answer_s, min_health=given.min_health)
+
+
+def _model_routes(models: ModelsEndpoint) -> tuple[Route, ...]:
+    path = "/api/v1/models"
+    return (
+        Route("GET", path, principals.MODELS_READ, models.list),
+        Route("POST", path, principals.MODELS_WRITE, models.load),
+        Route("POST", f"{path}/swap", principals.MODELS_WRITE, models.swap),
+        Route("POST", f"{path}/rollback", principals.MODELS_WRITE, models.rollback),
+        Route("GET", f"{path}/{{id}}", principals.MODELS_READ, models.get),
+        Route("DELETE", f"{path}/{{id}}", principals.MODELS_WRITE, models.remove),
+        Route("GET", f"{path}/{{id}}/swap/safety", principals.MODELS_READ, models.safety),
+    )
 
 
 def _door(settings: Settings, plan: Plan, registry: SchemaRegistry, clock: Clock) -> Door:

@@ -13,11 +13,13 @@ STREAM_READ = "stream:read"
 ASK = "pipelines:ask"
 TRAINING_READ = "training:read"
 TRAINING_WRITE = "training:write"
+MODELS_READ = "models:read"
+MODELS_WRITE = "models:write"
 
 SCOPES = frozenset(
     {
         EVENTS_WRITE, TRANSACTIONS_READ, FEATURES_READ, REVIEWS_READ, REVIEWS_WRITE, STREAM_READ, ASK,
-        TRAINING_READ, TRAINING_WRITE,
+        TRAINING_READ, TRAINING_WRITE, MODELS_READ, MODELS_WRITE,
     }
 )  # fmt: skip
 

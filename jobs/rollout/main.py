@@ -29,6 +29,7 @@ from core.telemetry.log import logger
 from core.telemetry.probe import Probe, ProbeServer
 from jobs.rollout.control import champion_moved, commanded, passed
 from jobs.rollout.decision import NOTHING, Decision, Rules
+from jobs.rollout.operations import CHAMPION
 from jobs.rollout.registry_watch import (
     LoggedMetrics,
     MetricsLog,
@@ -139,10 +140,10 @@ class Controller:
             group.subscribe(
                 [COMMANDS.name], on_assign=self._taken, on_revoke=self._given, on_lost=self._given
             )
-            self._probe.set_ready(True)
             while not self._stop.is_set():
                 messages = self._consume(group)
                 if not self._mine:
+                    self._probe.set_ready(True)  # to take over
                     if log is not None:
                         log.close()
                         log = None
@@ -184,6 +185,7 @@ class Controller:
             self._publish(group, outbox, passed(self._fleet(model), self._clock.now(), self._rules))
         for model in list(self._contested):
             self._assert_own(group, outbox, model)
+        self._probe.set_ready(self._settled(), "the registry's champions are not routed yet")
         if messages and self._mine:
             last = {message.partition(): message.offset() + 1 for message in messages}
             group.commit(
@@ -268,6 +270,18 @@ class Controller:
 
     def _fleet(self, model: str) -> Fleet:
         return self._fleets.get(model, Fleet()).living(self._clock.now())
+
+    def _settled(self) -> bool:
+        """Whether every champion of the registry was acted on: workers that start now start with it."""
+        if not self._watch.looked:
+            return False
+        for model, version in self._watch.champions.items():
+            routing = self._fleets[model].routing if model in self._fleets else None
+            if routing is None or routing.champion != version:
+                return False
+            if routing.operation is not None and routing.operation.kind == CHAMPION:
+                return False
+        return True
 
     def _busy(self) -> bool:
         return any(fleet.routing and fleet.routing.operation for fleet in self._fleets.values())

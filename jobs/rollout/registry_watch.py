@@ -63,6 +63,8 @@ class RegistryWatch:
         self._versions: dict[str, list[str]] = {}
         self._served: queue.Queue[Served] = queue.Queue(WAITING)
         self.champions: Mapping[str, str] = {}
+        self.looked = False
+        """Whether the registry has answered once."""
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="registry-watch", daemon=True).start()
@@ -98,7 +100,7 @@ class RegistryWatch:
             champion = self._registry.aliases(name).get(CHAMPION)
             if champion is not None:
                 champions[name] = champion
-        self._versions, self.champions = versions, champions
+        self._versions, self.champions, self.looked = versions, champions, True
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -121,7 +121,7 @@ class World(Bench):
     def state(self, version: str) -> str | None:
         return self.fleet().state_of(version)
 
-    def wait_state(self, version: str, state: str, deadline_s: float = 30) -> None:
+    def wait_state(self, version: str, state: str, deadline_s: float = 120) -> None:
         until(lambda: self.state(version) == state, f"version {version} is {state}", deadline_s)
 
     def ask(self, kind: str, version: str | None = None, **more: Any) -> str:
@@ -141,7 +141,7 @@ class World(Bench):
         self.outbox.publish(COMMANDS, [command])
         return command.id
 
-    def reply(self, command: str, *, final: bool = True, deadline_s: float = 30) -> ModelReply:
+    def reply(self, command: str, *, final: bool = True, deadline_s: float = 60) -> ModelReply:
         def there() -> bool:
             return any(not final or one.outcome != "accepted" for one in self.replies[command])
 
