@@ -65,7 +65,8 @@ def bench() -> BenchResult:
         key = create_key(given, TENANT)
         url = f"http://127.0.0.1:{given.gateway.port}"
         figures = asyncio.run(_measured(url, key, _bodies(WARM_UP + ALONE)))
-    sizes = {"trees": TRAINING.trees.trees, "depth": TRAINING.trees.depth, "asked alone": ALONE, "at once": AT_ONCE}
+    trees = TRAINING.trees
+    sizes = {"trees": trees.trees, "depth": trees.depth, "asked alone": ALONE, "at once": AT_ONCE}
     return BenchResult("asking", [], versions(("confluent-kafka", "granian", "onnxruntime")), sizes, figures)
 
 

@@ -1,12 +1,17 @@
 """Routing, controller and workers as processes on real Kafka: versions change under load, nothing is lost."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from jobs.worker.held import place_of
+from pipelines.serving.log import codec_of
+from schemas.catalog.models import ROUTING, Routing, Step
 from stack.local import Stack
 from tests.jobs.rollout.world import World
+from tests.jobs.worker.on_kafka import until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
@@ -41,3 +46,165 @@ def test_a_swap_under_load_loses_and_doubles_nothing(world: World) -> None:
         assert world.state("2") == "active"
     versions = world.check([*first, *second, *third])
     assert versions.keys() == {"1", "2"}
+
+
+def test_a_worker_killed_in_the_middle_of_a_swap_loses_and_doubles_nothing(world: World) -> None:
+    world.version("2", load_s=1.0)
+    sent = []
+    with world.controller():
+        with world.serving_worker() as first:
+            world.wait_state("1", "active")
+            sent += world.stream(200, rate=400)
+            deploy = world.ask("deploy", "2")
+            world.wait_state("2", "loading")
+            sent += world.stream(100, rate=400, start=200)
+            first.kill()  # it has version 2 half loaded, and inputs that it has not committed
+        with world.serving_worker():
+            sent += world.stream(300, rate=400, start=300)
+            assert world.reply(deploy).outcome == "done"
+            world.wait_state("2", "active")
+            sent += world.stream(100, rate=400, start=600)
+            world.settled()
+    assert world.check(sent).keys() == {"1", "2"}
+
+
+def test_a_controller_killed_in_the_middle_of_a_canary_goes_on_where_it_was(world: World) -> None:
+    world.version("2")
+    steps = [Step(0.2, 4.0), Step(0.5, 4.0)]
+    with world.serving_worker():
+        with world.controller() as first:
+            world.wait_state("1", "active")
+            deploy = world.ask("deploy", "2", strategy="canary", steps=steps, experiment="e7")
+            world.wait_state("2", "active")
+            until(lambda: shares(world) == {"1": 0.8, "2": 0.2}, "the first step")
+            first.kill()
+        canary = world.stream(400, rate=400)
+        world.settled()
+        routing = world.fleet().routing
+        assert routing is not None
+        assert (routing.experiment, routing.salt) == ("e7", deploy)
+        with world.controller():
+            until(lambda: shares(world) == {"2": 1.0}, "the end of the canary")
+            assert world.reply(deploy).outcome == "done"
+        rest = world.stream(100, rate=400, start=400)
+        world.settled()
+    world.check([*canary, *rest])
+    by_id = {decision.id: decision for _, decision in world.decisions()}
+    during = [by_id[one.id] for one in canary]
+    wanted = {
+        card: "2" if place_of(deploy, f"acme|{card}") < 0.2 else "1" for card in {d.entity for d in during}
+    }
+    assert {d.entity: d.model_version for d in during} == wanted
+    assert all(d.model_version == wanted[d.entity] for d in during)
+    assert all(d.arm == ("canary" if d.model_version == "2" else "champion") for d in during)
+    assert all(d.assignment_unit == d.entity for d in during)
+    assert {by_id[one.id].model_version for one in rest} == {"2"}
+
+
+def test_of_two_controllers_one_works_and_the_other_takes_over(world: World) -> None:
+    for version in "23":
+        world.version(version)
+    with world.serving_worker(), world.controller() as first:
+        world.wait_state("1", "active")
+        with world.controller() as second:
+            for process in (first, second):
+                until(lambda process=process: process.ready(), "both controllers are ready", 120)
+            assert world.reply(world.ask("load", "2"), final=False).outcome == "accepted"
+            world.wait_state("2", "ready")
+            assert world.reply(world.ask("swap", "2")).outcome == "done"
+            assert wrote(world) == {first.pid}
+            first.signal(signal.SIGSTOP)  # it does not know that it lost its partition
+            swap = world.ask("deploy", "3")
+            assert world.reply(swap, deadline_s=60).outcome == "done"
+            first.signal(signal.SIGCONT)
+            assert world.reply(world.ask("rollback")).outcome == "done"
+            until(lambda: first.ready(), "the first is back, and waits")
+            assert wrote(world) == {first.pid, second.pid}
+        records = routings(world)
+        revisions = [routing.revision for routing in records]
+        assert revisions == sorted(set(revisions))
+        assert shares(world) == {"2": 1.0}
+
+
+def test_refused_versions_never_serve_and_are_told_of(world: World) -> None:
+    world.version("2", refused=True)
+    world.version("3", unhealthy=1000)
+    world.version("4", unhealthy=2)  # within its retries
+    with world.controller(), world.serving_worker():
+        world.wait_state("1", "active")
+        sent = world.stream(100, rate=400)
+        for version, words in (("2", "digest differs"), ("3", "golden outputs differ")):
+            answer = world.reply(world.ask("deploy", version))
+            assert answer.outcome == "failed"
+            assert words in answer.reason
+            assert world.state(version) == "failed"
+        sent += world.stream(100, rate=400, start=100)
+        assert world.reply(world.ask("deploy", "4")).outcome == "done"
+        sent += world.stream(100, rate=400, start=200)
+        world.settled()
+    assert world.check(sent).keys() == {"1", "4"}
+    kinds = {(alert.kind, alert.subject) for alert in world.alerts()}
+    assert {("model_compatibility", f"{world.model}:{version}") for version in "23"} == {
+        one for one in kinds if one[1].startswith(world.model)
+    }
+
+
+@pytest.mark.parametrize("how", ["breaks", "fails on rows"])
+def test_a_version_that_fails_on_its_first_batches_gives_way_at_once(world: World, how: str) -> None:
+    if how == "breaks":
+        world.version("2", breaks_after=1)
+    else:
+        world.version("2", fails_above=1_500.0)
+    with world.controller(), world.serving_worker():
+        world.wait_state("1", "active")
+        sent = world.stream(100, rate=400)
+        deploy = world.ask("deploy", "2")
+        sent += world.stream(1000, rate=400, start=100)
+        answer = world.reply(deploy)
+        if answer.outcome == "done":  # every worker served it before a batch came
+            until(lambda: shares(world) == {"1": 1.0}, "the failover")
+        sent += world.stream(100, rate=400, start=1100)
+        world.settled()
+        until(lambda: shares(world) == {"1": 1.0}, "version 1 serves")
+        assert world.state("2") == "failed"
+    world.check(sent)
+    assert world.count(world.plan.enriched.dlq) == 0
+    by_id = {decision.id: decision for _, decision in world.decisions()}
+    fallen = [d for d in by_id.values() if d.level == "previous_version"]
+    assert all(d.degraded and d.model_version == "1" and d.degraded_reason for d in fallen)
+    assert {by_id[one.id].level for one in sent[-100:]} == {"live"}
+
+
+def test_a_shadow_scores_the_stream_and_nobody_sees_it(world: World) -> None:
+    world.version("2")
+    with world.controller(), world.serving_worker():
+        world.wait_state("1", "active")
+        assert world.reply(world.ask("deploy", "2", strategy="shadow")).outcome == "done"
+        sent = world.stream(600, rate=300)
+        world.settled()
+
+        def told() -> int:
+            view = world.fleet().view("2")
+            return 0 if view is None else view.records + view.skipped
+
+        until(lambda: told() == 600, "the shadow's figures", 20)
+        view = world.fleet().view("2")
+        assert view is not None
+        assert (view.mode, view.share, sum(view.scores)) == ("shadow", 1.0, view.records)
+    assert world.check(sent).keys() == {"1"}
+
+
+def shares(world: World) -> dict[str, float]:
+    routing = world.fleet().routing
+    return {r.version: round(r.share, 6) for r in routing.routes if r.mode == "live"} if routing else {}
+
+
+def routings(world: World) -> list[Routing]:
+    codec = codec_of(ROUTING, world.registry)
+    found = [codec.decode(message.value()) for message in world.messages(ROUTING)]
+    return [one for one in found if isinstance(one, Routing) and one.model == world.model]
+
+
+def wrote(world: World) -> set[int]:
+    """The processes that wrote this model's routings."""
+    return {int(routing.controller.rpartition(":")[2]) for routing in routings(world)}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 from confluent_kafka.admin import NewTopic
 
 from core.clock import SystemClock
@@ -18,10 +19,10 @@ from core.ids import new_id
 from core.settings import settings
 from pipelines.serving.fleet import Fleet
 from pipelines.serving.follower import Follower
-from pipelines.serving.log import ServingOutbox
+from pipelines.serving.log import ServingOutbox, codec_of
 from schemas import broker
 from schemas.avro import schema_text
-from schemas.catalog.alerts import ALERTS, SYSTEM_TENANT
+from schemas.catalog.alerts import ALERTS, SYSTEM_TENANT, Alert
 from schemas.catalog.models import COMMANDS, SERVING_TOPICS, ModelCommand, ModelReply
 from schemas.registry import SchemaRegistry
 from tests.jobs.rollout.versions import Traits, VersionFolder, version_of
@@ -60,6 +61,12 @@ class Process:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/ready", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
@@ -165,6 +172,11 @@ class World(Bench):
             time.sleep(max(0.0, began + (number + 10) / rate - time.monotonic()))
         assert self.producer.flush(20) == 0
         return sent
+
+    def alerts(self) -> list[Alert]:
+        codec = codec_of(ALERTS, self.registry)
+        found = [codec.decode(message.value()) for message in self.messages(ALERTS)]
+        return [one for one in found if isinstance(one, Alert)]
 
     def settled(self) -> None:
         until(lambda: self.lag() == 0, "all inputs are committed")
