@@ -109,7 +109,7 @@ class Controller:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._fleets: dict[str, Fleet] = {}
         self._contested: set[str] = set()
-        self._mine = False
+        self._mine = self._joined = False
         self._polled_at = 0.0
         self._logged_at = clock.monotonic()
 
@@ -130,12 +130,18 @@ class Controller:
                 wait_s = min(wait_s * 2, BACKOFF_LONGEST_S)
 
     def _session(self) -> None:
-        group = broker.consumer(self._settings, GROUP, session_timeout_ms=SESSION_MS)
+        group = broker.consumer(
+            self._settings,
+            GROUP,
+            session_timeout_ms=SESSION_MS,
+            partition_assignment_strategy="cooperative-sticky",  # control stays where it is
+        )
         outbox: ServingOutbox | None = None
         log: ServingLog | None = None
-        self._mine = False
+        self._mine = self._joined = False
         try:
-            group.list_topics(COMMANDS.name, timeout=5.0)
+            if group.list_topics(COMMANDS.name, timeout=5.0).topics[COMMANDS.name].error is not None:
+                raise Unavailable(f"topic {COMMANDS.name} is not there", mend="run `millstream apply`")
             outbox = ServingOutbox(self._settings, self._registry, source=self._name)
             group.subscribe(
                 [COMMANDS.name], on_assign=self._taken, on_revoke=self._given, on_lost=self._given
@@ -143,7 +149,7 @@ class Controller:
             while not self._stop.is_set():
                 messages = self._consume(group)
                 if not self._mine:
-                    self._probe.set_ready(True)  # to take over
+                    self._probe.set_ready(self._joined, "joining")  # to take over
                     if log is not None:
                         log.close()
                         log = None
@@ -296,13 +302,14 @@ class Controller:
                     self._watch.log(Served(model, version, figures_of(view), now))
 
     def _taken(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        consumer.assign(list(partitions))
-        self._mine = bool(partitions)
+        consumer.incremental_assign(list(partitions))
+        self._mine, self._joined = self._mine or bool(partitions), True
 
     def _given(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        consumer.unassign()
-        self._mine = False
-        _LOG.info("control was given away", name=self._name)
+        consumer.incremental_unassign(list(partitions))
+        if partitions:
+            self._mine = False
+            _LOG.info("control was given away", name=self._name)
 
 
 def _stopper(stop: threading.Event) -> Any:

@@ -2,11 +2,12 @@
 
 With one version in service it scores the whole batch in one call. With several each gets the rows of its
 assignment units, one call per version; one that breaks fails the batch with VersionBroken, and the same batch
-is given again once another version is in its place.
+is given again once another version is in its place. Rows that a version fails on are scored by the one before
+it where there is one, and are dead-lettered where that fails too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from jobs.worker.inputs import Inputs
 from jobs.worker.scoring import Scored, Scoring
 from jobs.worker.shadows import Shadows
 from operators.dedupe import Dedupe, record_keys
+from operators.fallback import MAX_REASON
 from operators.infer import infer
 from schemas.codec import RecordCodec
 from schemas.dead_letters import Stage
@@ -100,19 +102,25 @@ class BatchWork:
         appended = inputs.appended_ms[origin] if len(origin) != len(inputs) else inputs.appended_ms
         indexes: list[int] = []
         values: list[bytes] = []
-        for route, rows in self._parts(batch, service):
+        parts = self._parts(batch, service)
+        for route, rows in parts:
             part, times, places = (
                 (batch, appended, origin) if rows is None else _rows(rows, batch, appended, origin)
             )
             scored = self._scored(part, times, route, service, started_ms)
-            for failed in scored.failed:
-                refused.append(
-                    Refused(int(places[failed.row]), "model", failed.error.code, failed.error.what)
-                )
+            if scored.failed and (spare := service.spare(route)) is not None:
+                again = np.array([failed.row for failed in scored.failed])
+                reason = f"version {route.version}: {scored.failed[0].error.what}"[:MAX_REASON]
+                parts.append((replace(spare, fallback=reason), again if rows is None else rows[again]))
+            else:
+                for failed in scored.failed:
+                    code, what = failed.error.code, failed.error.what
+                    refused.append(Refused(int(places[failed.row]), "model", code, what))
             answered = places if len(scored.rows) == len(places) else places[scored.rows]
-            indexes += answered.tolist()
-            values += self._encoder.encode_batch(scored.results)
-            if service.shadows:
+            encoded = self._encoder.encode_batch(scored.results)
+            indexes = indexes + answered.tolist() if indexes else answered.tolist()
+            values = values + encoded if values else encoded
+            if service.shadows and route.fallback is None:
                 self._shadows.offer(scored.inputs, service.shadows)
         return Outputs(
             indexes=indexes,
@@ -156,8 +164,8 @@ class BatchWork:
 
     def _require_fit(self, scored: Scored, route: LiveRoute, service: Service) -> None:
         """Raise VersionBroken when the version before it scores what a new one fails on."""
-        before = service.backup if len(service.routes) == 1 else service.champion
-        if before is None or before.version == route.version:
+        before = service.spare(route)
+        if before is None:
             return
         failed = scored.inputs.take(pa.array([row.row for row in scored.failed]))
         try:

@@ -146,6 +146,12 @@ class Service:
     def version(self) -> str:
         return self.champion.version
 
+    def spare(self, route: LiveRoute) -> LiveRoute | None:
+        """What answers for the rows that a route fails on: the version before, for a canary the champion."""
+        if route.fallback is not None:
+            return None
+        return self.backup if route is self.champion else self.champion
+
     def parts(
         self, tenants: pa.Array, units: pa.Array, cache: "Assignments"
     ) -> list[tuple[LiveRoute, npt.NDArray[np.int64]]]:

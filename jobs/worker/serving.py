@@ -135,7 +135,8 @@ class Serving:
                 return False
             version = error.version if isinstance(error, VersionBroken) else service.version
             held = self._held.get(version)
-            if held is None or version not in [route.version for route in service.routes]:
+            answering = [*service.routes, *([service.backup] if service.backup else [])]
+            if held is None or version not in [route.version for route in answering]:
                 return True  # what broke does not serve any more
             held.state, held.stage, held.reason = "failed", "in service", error.what[:500]
             metrics.MODEL_REFUSED.labels(self._pipeline).inc()

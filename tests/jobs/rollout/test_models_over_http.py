@@ -1,11 +1,17 @@
 """The routes of the models over a real gateway, controller and worker."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from cli.models.serving_commands import register
+from core.errors import Conflict, InvalidInput, UnknownName
+from schemas.catalog.models import COMMANDS
 from stack.local import Stack
 from tests.gateway.running import RunningGateway
 from tests.jobs.rollout.world import World
@@ -150,3 +156,40 @@ def test_reading_and_changing_are_scopes_of_their_own(world: World) -> None:
     answer = httpx.post(f"{gateway.url}{MODELS}/rollback", headers=headers, json={"model": world.model})
     assert answer.status_code == 403
     assert httpx.get(f"{gateway.url}{MODELS}").status_code == 401
+
+
+def test_the_same_from_the_command_line(world: World, http: httpx.Client) -> None:
+    before = active(world, http)
+    world.version("8")
+    group = typer.Typer()
+    register(group)
+
+    def run(*arguments: str) -> Any:
+        done = CliRunner().invoke(group, [*arguments, "--json"])
+        if done.exception is not None:
+            raise done.exception
+        return json.loads(done.stdout.splitlines()[-1])
+
+    swapped = run("swap", named(world, "8"))  # loads it first
+    assert (swapped["previous"], swapped["target"], swapped["outcome"]) == (before, "8", "done")
+    (row,) = [view for view in run("serving") if view["id"] == named(world, "8")]
+    assert (row["state"], row["share"]) == ("active", 1.0)
+    with pytest.raises(Conflict, match="revision 1 was expected"):
+        run("rollback", world.model, "--expect", "1")
+    assert run("rollback", world.model)["target"] == before
+    with pytest.raises(UnknownName, match="unknown model"):
+        run("swap", "nothing:1")
+    canary = ("deploy", named(world, "8"), "--strategy", "canary")
+    with pytest.raises(InvalidInput, match="at least one step"):
+        run(*canary)
+    assert run(*canary, "--step", "0.1:600")["outcome"] == "accepted"
+    until(lambda: len(world.fleet().routing.routes) == 2, "the canary is routed")  # type: ignore[union-attr]
+    assert run("rollback", world.model)["target"] == before
+
+
+def test_a_command_that_cannot_be_read_is_dead_lettered_and_the_next_one_is_done(world: World) -> None:
+    letters = world.count(COMMANDS.dlq)
+    world.producer.produce(COMMANDS.name, value=b"hello", key=b"x")
+    assert world.producer.flush(20) == 0
+    assert world.reply(world.ask("load", "6"), final=False).outcome == "accepted"
+    assert world.count(COMMANDS.dlq) == letters + 1

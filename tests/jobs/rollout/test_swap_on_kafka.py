@@ -149,12 +149,12 @@ def test_refused_versions_never_serve_and_are_told_of(world: World) -> None:
     }
 
 
-@pytest.mark.parametrize("how", ["breaks", "fails on rows"])
+@pytest.mark.parametrize("how", ["breaks", "fails on rows", "fails later"])
 def test_a_version_that_fails_on_its_first_batches_gives_way_at_once(world: World, how: str) -> None:
     if how == "breaks":
         world.version("2", breaks_after=1)
     else:
-        world.version("2", fails_above=1_500.0)
+        world.version("2", fails_above=1_000.0 if how == "fails on rows" else 1_600.0)
     with world.controller(), world.serving_worker():
         world.wait_state("1", "active")
         sent = world.stream(100, rate=400)
@@ -172,6 +172,7 @@ def test_a_version_that_fails_on_its_first_batches_gives_way_at_once(world: Worl
     by_id = {decision.id: decision for _, decision in world.decisions()}
     fallen = [d for d in by_id.values() if d.level == "previous_version"]
     assert all(d.degraded and d.model_version == "1" and d.degraded_reason for d in fallen)
+    assert fallen
     assert {by_id[one.id].level for one in sent[-100:]} == {"live"}
 
 

@@ -130,6 +130,13 @@ def test_a_version_that_breaks_in_service_is_replaced_at_once_and_once() -> None
     assert served.current.version == "1"
 
 
+def test_a_backup_that_breaks_is_left_out() -> None:
+    served = serving(Source(), routing(1, Route("2"), previous="1", deprecated=["1"]))
+    assert served.current.backup is not None
+    assert served.broke(VersionBroken("1", "no number"))
+    assert (served.current.version, served.current.backup) == ("2", None)
+
+
 def test_a_canary_that_breaks_leaves_its_share_to_the_champion() -> None:
     served = serving(Source(), routing(1, Route("1", 0.8), Route("2", 0.2, "live", "canary"), previous="1"))
     assert [(r.version, r.arm) for r in served.current.routes] == [("1", "champion"), ("2", "canary")]
