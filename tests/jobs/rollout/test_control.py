@@ -158,6 +158,24 @@ def test_a_health_check_that_nobody_answers_ends_after_its_patience() -> None:
     assert world.routing.failed == []
 
 
+def test_one_worker_that_has_not_checked_yet_is_waited_for() -> None:
+    world = served()
+    world.command("deploy", "2")
+    for state in world._states("a"):
+        world.fleet = world.fleet.told(state)
+    assert world.tick().routing is None
+    assert live(world.routing) == {"1": 1.0}
+    world.settle()
+    assert live(world.routing) == {"2": 1.0}
+
+
+def test_an_unhealthy_backup_takes_nothing_over() -> None:
+    world = served(versions=("1", "2"))
+    world.sick = {"1", "2"}
+    world.settle()
+    assert live(world.routing) == {"2": 1.0}
+
+
 def test_a_canary_advances_by_the_clock_and_ends_with_all() -> None:
     world = served()
     steps = [Step(0.1, 60.0), Step(0.5, 30.0)]
@@ -336,6 +354,7 @@ def holds(world: World) -> None:
     assert len(routing.deprecated) <= RULES.kept
     assert not set(routing.standby) & {*versions, *routing.deprecated}
     assert not set(routing.deprecated) & set(versions)
+    assert not set(routing.failed) & {*routing.standby, *routing.deprecated}
     assert routing.previous not in versions or routing.operation is not None
     assert timedelta(0) <= world.clock.now() - routing.decided_at
     if routing.operation is None:
