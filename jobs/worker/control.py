@@ -1,9 +1,13 @@
-"""Control: the thread in which a worker reads its model's routing and tells what it observes."""
+"""Control: the threads in which a worker reads its model's routing and tells what it observes.
+
+They are two, so that a worker that loads a large version goes on telling that it is alive.
+"""
 
 import os
 import socket
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 
 from core.clock import Clock
 from core.errors import MillstreamError
@@ -18,6 +22,7 @@ from schemas.registry import SchemaRegistry
 _LOG = logger("worker.control")
 READ_S = 0.2
 FIRST_S = 10.0
+LEAVE_S = 2.0
 _RETRY_S = 2.0
 
 
@@ -46,25 +51,25 @@ class Control:
         self._clock = clock
         self._stop = stop
         self.instance = f"{pipeline}@{socket.gethostname()}:{os.getpid()}"
-        self._outbox: ServingOutbox | None = None
         self._log: ServingLog | None = None
-        self._told_at = 0.0
         self._changed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
-        self._alone = True
-        """Until the thread runs, the caller of `start` tells."""
-        serving.on_change = self._tell_now
+        self._telling: threading.Thread | None = None
+        serving.on_change = self._changed.set
 
     def start(self) -> None:
         """Put a model in service, by the routing or without, then follow in the background. Raises what
         `Serving.start` raises; may be called again after that."""
-        routing = self._first()
-        try:
-            self._serving.start(routing)
-        finally:
-            self._tell_now()
-        self._alone = False
-        self._thread.start()
+        if self._telling is None:
+            self._telling = threading.Thread(target=self._tell, name="telling", daemon=True)
+            self._telling.start()
+        self._serving.start(self._first())
+        threading.Thread(target=self._run, name="control", daemon=True).start()
+
+    def close(self) -> None:
+        """Tell that this worker leaves; call it once `stop` is set."""
+        self._changed.set()
+        if self._telling is not None:
+            self._telling.join(LEAVE_S)
 
     def _first(self) -> Routing | None:
         """The newest routing there is; None without a topic, or with Kafka away."""
@@ -99,9 +104,6 @@ class Control:
             routing = self._newest(log.read(READ_S))
             if routing is not None:
                 self._serving.follow(routing)
-            every = self._settings.rollout.tell_s
-            if self._changed.is_set() or self._clock.monotonic() - self._told_at >= every:
-                self._tell()
 
     def _newest(self, records: Iterable[tuple[Record, int]]) -> Routing | None:
         newest: Routing | None = None
@@ -114,21 +116,22 @@ class Control:
                 newest = record
         return newest
 
-    def _tell_now(self) -> None:
-        if self._alone or threading.current_thread() is self._thread:
+    def _tell(self) -> None:
+        outbox: ServingOutbox | None = None
+        while not self._stop.is_set():
+            self._changed.wait(self._settings.rollout.tell_s)
+            self._changed.clear()
             try:
-                self._tell()
+                if outbox is None:
+                    outbox = ServingOutbox(self._settings, self._registry, source=self.instance)
+                outbox.publish(STATES, self._serving.told(self.instance), wait_s=0)
             except MillstreamError as error:
                 _LOG.debug("states are not being told", reason=error.what)
-        else:
-            self._changed.set()
-
-    def _tell(self) -> None:
-        self._changed.clear()
-        self._told_at = self._clock.monotonic()
-        if self._outbox is None:
-            self._outbox = ServingOutbox(self._settings, self._registry, source=self.instance)
-        self._outbox.publish(STATES, self._serving.told(self.instance), wait_s=0)
+            except Exception:
+                _LOG.exception("states are not being told")
+        if outbox is not None:
+            with suppress(MillstreamError):
+                outbox.publish(STATES, self._serving.leaving(self.instance), wait_s=LEAVE_S)
 
     def _open(self) -> ServingLog:
         return ServingLog(self._settings, (ROUTING,), clock=self._clock, registry=self._registry)

@@ -154,6 +154,7 @@ class Worker:
                 self._waiting(self._session, "joining")
         finally:
             self._serving.stop()
+            self._control.close()
             self._redis.close()
 
     def _waiting(self, attempt: Any, reason: str) -> None:

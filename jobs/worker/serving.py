@@ -157,6 +157,11 @@ class Serving:
             told += [self._left(version, instance, now) for version in gone if version not in self._held]
             return told
 
+    def leaving(self, instance: str) -> list[ModelState]:
+        """What is told last: nothing is held here any more."""
+        with self._lock:
+            return [self._left(version, instance, self._clock.now()) for version in self._held]
+
     def _again(self, held: Held) -> None:
         """Load the one version there is once more; what cannot be loaded is tried with the next call."""
         try:

@@ -174,6 +174,11 @@ def test_health_falls_with_the_errors_of_the_last_minute_and_recovers() -> None:
     assert (told.records, told.errors, told.health) == (0, 0, 1.0)
 
 
+def test_who_leaves_says_so_of_every_version() -> None:
+    served = serving(Source(), routing(1, Route("2"), previous="1", deprecated=["1"]))
+    assert {(state.version, state.gone) for state in served.leaving("w")} == {("1", True), ("2", True)}
+
+
 def service(*shares: float, salt: str = "s") -> Service:
     routes = [LiveRoute(str(n), Formula(str(n)), Meter(), share) for n, share in enumerate(shares)]
     return Service(tuple(routes), salt=salt)
