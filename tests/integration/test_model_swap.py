@@ -58,7 +58,13 @@ def test_bad_models_are_refused_in_mid_stream_and_a_good_one_takes_over(deployed
     unreadable = published(store, first, **{MODEL: first.read(MODEL)[:1000]})
     good = published(store, first)
 
+    before = count_of(deployed, "worker_records_total")
+
     def disturb(deployed: Deployed) -> None:
+        deadline = time.monotonic() + 60
+        while count_of(deployed, "worker_records_total") == before:  # on a slow machine none came through yet
+            assert time.monotonic() < deadline, "nothing is scored"
+            time.sleep(0.1)
         for bad in (damaged, disagreeing, unreadable):
             promoted(deployed, store, bad.version, "worker_model_refused_total")
         promoted(deployed, store, good.version, "worker_model_swapped_total")
