@@ -221,7 +221,9 @@ class Rollout(Section):
     max_error_rate: float = Field(0.05, ge=0, le=1, description="share of failed records that fails over")
     min_records: int = Field(100, ge=1, description="records in a minute before their errors count")
     kept_versions: int = Field(2, ge=0, description="deprecated versions that stay loaded")
-    standby_versions: int = Field(4, ge=1, description="most loaded versions that do not serve yet")
+    standby_versions: int = Field(
+        4, ge=1, description="loaded versions that do not serve yet; of more the oldest goes"
+    )
     patience_s: float = Field(60.0, gt=0, description="longest wait for a health check of all workers")
     first_batches: int = Field(3, ge=0, description="batches in which a new version is held against the old")
     tell_s: float = Field(2.0, gt=0, le=3, description="time between two states told by a worker")

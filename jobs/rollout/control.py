@@ -204,14 +204,16 @@ def _load(
     if target in (*routed, *routing.standby, *routing.deprecated):
         answer = reply(command, "accepted", now, routing=routing, target=target, reason="it is held already")
         return Decision(None, (answer,))
-    if len(routing.standby) >= rules.standby:
-        reason = f"{len(routing.standby)} versions stand by already: {', '.join(routing.standby)}"
-        return _answered(command, "refused", now, routing, reason)
+    busy = routing.operation.target if routing.operation else None
+    standby = [*routing.standby, target]
+    for oldest in [version for version in standby if version not in (busy, target)]:
+        if len(standby) > rules.standby:
+            standby.remove(oldest)
     after = revised(
         routing,
         now,
         f"load version {target}",
-        standby=[*routing.standby, target],
+        standby=standby,
         failed=without(routing.failed, target),
         command=command.id,
     )

@@ -18,7 +18,8 @@ KEPT_FAILED = 10
 
 @dataclass(frozen=True)
 class Rules:
-    """Thresholds. `kept`: deprecated versions that stay loaded; `standby`: loaded ones that do not serve yet.
+    """Thresholds. `kept`: deprecated versions that stay loaded; `standby`: loaded ones that do not serve yet,
+    of more the oldest is let go of.
     An active version is unhealthy below `min_health`, or above `max_error_rate` once `min_records` were
     seen. `patience`: the longest health check, and the longest wait for workers to follow."""
 

@@ -115,7 +115,7 @@ def undone(routing: Routing, now: datetime, reason: str, rules: Rules, *, blame:
         routes=routing.routes if back is None else [*served_by(back), *shadows],
         operation=None,
         experiment=None if served else routing.experiment,
-        standby=without(routing.standby, gone),
+        standby=without(routing.standby, gone)[-rules.standby :],
         deprecated=deprecated,
         previous=previous,
         failed=without([target, *routing.failed])[:KEPT_FAILED] if blame else routing.failed,

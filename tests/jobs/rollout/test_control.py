@@ -158,6 +158,14 @@ def test_a_health_check_that_nobody_answers_ends_after_its_patience() -> None:
     assert world.routing.failed == []
 
 
+def test_of_too_many_loaded_versions_the_oldest_is_let_go_of() -> None:
+    world = served()
+    for version in "234567":
+        assert world.answers(world.command("load", version)) == ["accepted"]
+        world.settle()
+    assert world.routing.standby == ["4", "5", "6", "7"]
+
+
 def test_one_worker_that_has_not_checked_yet_is_waited_for() -> None:
     world = served()
     world.command("deploy", "2")
