@@ -30,7 +30,7 @@ class Served:
     @property
     def door(self) -> Door:
         """That of the version in service now. Raises ModelError while there is none."""
-        model = self.serving.current
+        model = self.serving.current.champion.scorer
         if self._door is None or self._door.model is not model:
             if not isinstance(model, LoadedModel):
                 raise InternalError(f"model {self.name} came from elsewhere than a store")

@@ -108,20 +108,12 @@ class Worker:
         registry = SchemaRegistry.of(settings)
         self._decoder = _codec(plan.enriched, registry)
         self._encoder = _codec(plan.results, registry)
-        model = plan.infer.model
-        self._serving = Serving(
-            source,
-            pipeline=plan.pipeline,
-            model=model,
-            retries=settings.rollout.health_retries,
-            first_batches=settings.rollout.first_batches,
-            clock=clock,
-        )
+        self._serving = serving_of(plan, settings, source, clock)
         self._control = Control(
             settings,
             registry,
             self._serving,
-            model=model,
+            model=plan.infer.model,
             pipeline=plan.pipeline,
             clock=clock,
             stop=stop,
@@ -264,6 +256,18 @@ def _codec(topic: Topic, registry: SchemaRegistry) -> RecordCodec[Any]:
 def stored_models(plan: ScoringPlan, settings: Settings) -> ModelSource:
     """The versions of the plan's model in the registry of the settings."""
     return StoredModels(Following(open_registry(settings)), plan.infer.model)
+
+
+def serving_of(plan: ScoringPlan, settings: Settings, source: ModelSource, clock: Clock) -> Serving:
+    """What serves the plan's model, with the retries and first batches of the settings."""
+    return Serving(
+        source,
+        pipeline=plan.pipeline,
+        model=plan.infer.model,
+        retries=settings.rollout.health_retries,
+        first_batches=settings.rollout.first_batches,
+        clock=clock,
+    )
 
 
 def _stopper(stop: threading.Event) -> Any:

@@ -27,16 +27,18 @@ from jobs.worker.answering.replies import Replies
 from jobs.worker.answering.scoring import ScoringAnswerer
 from jobs.worker.answering.session import LEAVE_S, Session
 from jobs.worker.answering.works import Rules, Works
+from jobs.worker.control import Control
 from jobs.worker.main import (
     BACKOFF_FIRST_S,
     BACKOFF_LONGEST_S,
     REDIS_TIMEOUT_S,
     SESSION_MS,
     OnlineFeatures,
+    serving_of,
     stored_models,
 )
 from jobs.worker.scoring import Declared, Scoring
-from jobs.worker.serving import ModelSource, Serving
+from jobs.worker.serving import ModelSource
 from operators.asking import Answerer
 from pipelines.asking.outcomes import InMemoryOutcomes, RedisOutcomes
 from pipelines.plan import ScoringPlan
@@ -74,9 +76,18 @@ async def _scoring(plan: ScoringPlan, settings: Settings, source: ModelSource, p
         settings.redis.address, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
     )
     probe.check("redis", lambda: _ping(client))
-    serving = Serving(source, pipeline=plan.pipeline)
+    serving = serving_of(plan, settings, source, clock)
+    control = Control(
+        settings,
+        SchemaRegistry.of(settings),
+        serving,
+        model=plan.infer.model,
+        pipeline=plan.pipeline,
+        clock=clock,
+        stop=stop,
+    )
     host = AnsweringHost(settings, plan.pipeline, plan.requests, clock=clock, probe=probe, stop=stop)
-    await host.waiting(serving.start, "waiting for the model")
+    await host.waiting(control.start, "waiting for the model")
     scoring = Scoring(
         Declared(
             pipeline=plan.pipeline,
@@ -96,6 +107,7 @@ async def _scoring(plan: ScoringPlan, settings: Settings, source: ModelSource, p
     finally:
         answerer.close()
         serving.stop()
+        control.close()
         client.close()
 
 

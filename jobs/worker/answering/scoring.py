@@ -22,7 +22,8 @@ import pyarrow as pa
 from core.clock import Clock, to_millis
 from core.errors import InternalError, MillstreamError, ModelError, Rejected, Unavailable
 from jobs.worker.answering import metrics
-from jobs.worker.scoring import Scored, Scoring
+from jobs.worker.routed import Part, RoutedScoring
+from jobs.worker.scoring import Scoring
 from jobs.worker.serving import Serving
 from operators.asking import Answer, Emit, Question
 from pipelines.plan import ScoringPlan
@@ -54,7 +55,7 @@ class ScoringAnswerer:
         if source is None or enriched is None:
             raise InternalError(f"pipeline {plan.pipeline} has topics without a record")
         self._plan = plan
-        self._scoring = scoring
+        self._routed = RoutedScoring(scoring)
         self._serving = serving
         self._batch = batch
         self._clock = clock
@@ -144,25 +145,31 @@ class ScoringAnswerer:
             answers[rows[bad.index]] = Rejected(bad.reason, fields={"": bad.reason}, code="invalid_record")
         rows = [rows[index] for index in decoded.kept]
         started_ms = to_millis(self._clock.now())
-        scored = self._step(self._enriched(decoded.batch), started_ms)
-        for failed in scored.failed:
-            answers[rows[failed.row]] = Rejected(
-                failed.error.what, fields={"": failed.error.what}, where=failed.error.where, code="not_scored"
-            )
-        for row, result in zip(scored.rows.tolist(), scored.results.to_pylist(), strict=True):
-            question, record = asked[rows[row]]
-            answers[rows[row]] = Answer(200, _encode(self._answer(question, record, result)))
+        for part in self._parts(self._enriched(decoded.batch), started_ms):
+            places = rows if part.rows is None else [rows[row] for row in part.rows.tolist()]
+            for failed in part.failed:
+                why = failed.error
+                answers[places[failed.row]] = Rejected(
+                    why.what, fields={"": why.what}, where=why.where, code="not_scored"
+                )
+            for row, result in zip(part.scored.rows.tolist(), part.scored.results.to_pylist(), strict=True):
+                question, record = asked[places[row]]
+                answers[places[row]] = Answer(200, _encode(self._answer(question, record, result)))
         return answers
 
-    def _step(self, batch: pa.RecordBatch, started_ms: int) -> Scored:
+    def _parts(self, batch: pa.RecordBatch, started_ms: int) -> list[Part]:
+        """Scored by what is in service; once more by what comes after a version that broke."""
         asked_ms = np.full(batch.num_rows, started_ms, np.int64)
-        try:
-            return self._scoring.step(batch, asked_ms, self._serving.current, started_ms=started_ms)
-        except ModelError as error:
-            self._serving.refresh(again=True)
-            raise Unavailable(
-                f"the model does not work: {error.what}", where=error.where, code="model_unavailable"
-            ) from error
+        for last in (False, True):
+            try:
+                service = self._serving.current
+                return list(self._routed.score(batch, asked_ms, service, started_ms=started_ms))
+            except ModelError as error:
+                if not self._serving.broke(error) or last:
+                    raise Unavailable(
+                        f"the model does not work: {error.what}", where=error.where, code="model_unavailable"
+                    ) from error
+        raise InternalError("no attempt was made")
 
     def _enriched(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Rows of the source as rows of the enriched topic that have no features yet."""

@@ -1,0 +1,114 @@
+"""Routed: a batch scored by the versions in service, one call per version.
+
+With one version it scores the whole batch in one call. With several each gets the rows of its assignment
+units; one that breaks fails the batch with VersionBroken, and the same batch is given again once another
+version is in its place. Rows that a version fails on are scored by the one before it where there is one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from core.errors import ModelError
+from jobs.worker.held import Assignments, LiveRoute, Service, VersionBroken
+from jobs.worker.scoring import Scored, Scoring
+from jobs.worker.shadows import Shadows
+from operators.fallback import MAX_REASON
+from operators.infer import FailedRow, infer
+
+UNFIT = 0.05
+"""Share of its first rows that a new version may fail on while the one before it scores them."""
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one version made of its rows of a batch. `rows` (None: all) are the batch's, in the order of the
+    part; `scored.rows` and `failed` count within the part. `failed`: rows that no version can score."""
+
+    rows: Rows | None
+    scored: Scored
+    failed: tuple[FailedRow, ...]
+
+
+class RoutedScoring:
+    """One instance per thread. Shadow versions score what the live ones were given, and nobody sees it."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self.scoring = scoring
+        self._assignments = Assignments()
+        self._shadows = Shadows()
+
+    def score(
+        self, batch: pa.RecordBatch, appended_ms: Rows, service: Service, *, started_ms: int
+    ) -> Iterator[Part]:
+        """Every row of the batch in one part at last; see `Scoring.step`. Raises VersionBroken when a version
+        does not work; then the whole batch can be given again."""
+        todo = self._parts(batch, service)
+        for route, rows in todo:
+            part, times = (
+                (batch, appended_ms) if rows is None else (batch.take(pa.array(rows)), appended_ms[rows])
+            )
+            scored = self._scored(part, times, route, service, started_ms)
+            failed = scored.failed
+            if failed and (spare := service.spare(route)) is not None:
+                again = np.array([row.row for row in failed])
+                reason = f"version {route.version}: {failed[0].error.what}"[:MAX_REASON]
+                todo.append((replace(spare, fallback=reason), again if rows is None else rows[again]))
+                failed = ()
+            yield Part(rows, scored, failed)
+            if service.shadows and route.fallback is None:
+                self._shadows.offer(scored.inputs, service.shadows)
+
+    def _parts(self, batch: pa.RecordBatch, service: Service) -> list[tuple[LiveRoute, Rows | None]]:
+        """Routes with their rows; None is every row."""
+        if len(service.routes) == 1:
+            return [(service.champion, None)]
+        units = batch.column(batch.schema.get_field_index(self.scoring.declared.entity))
+        tenants = batch.column(batch.schema.get_field_index("tenant"))
+        return list(service.parts(tenants, units, self._assignments))
+
+    def _scored(
+        self,
+        batch: pa.RecordBatch,
+        appended_ms: Rows,
+        route: LiveRoute,
+        service: Service,
+        started_ms: int,
+    ) -> Scored:
+        try:
+            scored = self.scoring.step(
+                batch,
+                appended_ms,
+                route.scorer,
+                started_ms=started_ms,
+                arm=route.arm,
+                fallback=route.fallback,
+            )
+        except ModelError as error:
+            route.meter.errors += batch.num_rows
+            raise VersionBroken(route.version, error.what) from error
+        if scored.failed and route.meter.calls < service.first_batches:
+            self._require_fit(scored, route, service)
+        route.meter.add(scored.scores, len(scored.failed), scored.model_ms)
+        return scored
+
+    def _require_fit(self, scored: Scored, route: LiveRoute, service: Service) -> None:
+        """Raise VersionBroken when the version before it scores what a new one fails on."""
+        before = service.spare(route)
+        if before is None:
+            return
+        failed = scored.inputs.take(pa.array([row.row for row in scored.failed]))
+        try:
+            good = len(infer(failed, before.scorer).ok)
+        except ModelError:
+            return
+        if good > UNFIT * scored.inputs.num_rows:
+            total = scored.inputs.num_rows
+            what = f"fails on {good} of {total} first rows that version {before.version} can score"
+            route.meter.errors += good
+            raise VersionBroken(route.version, f"{what}: {scored.failed[0].error.what}")
