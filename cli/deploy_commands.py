@@ -43,11 +43,15 @@ def register(app: typer.Typer) -> None:
         engine: Annotated[
             str, typer.Option(help="flink | faust: what computes the views; faust needs no JVM")
         ] = "flink",
+        llm: Annotated[
+            bool,
+            typer.Option("--llm", help="answer prompts too, by the servers of `up --only llm` or LLM__URL"),
+        ] = False,
         output: Output = "table",
     ) -> None:
         """Create and change what the plan says. Applying twice changes nothing."""
         chosen = plans_named(pipelines)
-        show(apply_all(chosen, settings(), jobs=jobs, engine=engine_named(engine)), output)
+        show(apply_all(chosen, settings(), jobs=jobs, engine=engine_named(engine), llm=llm), output)
 
 
 def plans_named(names: Sequence[str] | None) -> "list[Plan]":
@@ -88,22 +92,24 @@ def engine_named(name: str) -> "Engine":
 
 
 def apply_all(
-    plans: "Sequence[Plan]", given: Settings, *, jobs: bool, engine: "Engine" = "flink"
+    plans: "Sequence[Plan]", given: Settings, *, jobs: bool, engine: "Engine" = "flink", llm: bool = False
 ) -> "list[Change]":
     """Apply topics, schemas and tables, then start the jobs, and stop those that computed the same on another
-    engine. Returns what was changed. Raises DeclarationError for a view that the engine cannot run, before
-    any change."""
+    engine; with `llm`, or where they are deployed already, those that answer prompts too. Returns what was
+    changed. Raises DeclarationError for a view that the engine cannot run, before any change."""
     from cli.jobs import deployed, job_specs, other_streams, training_spec
     from cli.stack_commands import local_stack
     from pipelines.changes import apply, apply_topics
+    from pipelines.generating import TOPICS as GENERATING_TOPICS
     from schemas.catalog.experiments import EXPERIMENTS
     from schemas.catalog.training import TOPICS as TRAINING_TOPICS
 
     stack = local_stack(given)
-    specs = job_specs(plans, given, engine, beside=deployed(stack))
+    beside, answers = deployed(stack)
+    specs = job_specs(plans, given, engine, beside=beside, llm=llm or answers)
     pending = _compare_jobs(plans, given, engine) if jobs else []
     changes = apply(plans, given)
-    apply_topics([*TRAINING_TOPICS, EXPERIMENTS], given)
+    apply_topics([*TRAINING_TOPICS, EXPERIMENTS, *GENERATING_TOPICS], given)
     if jobs and stack.running():
         there = {row.name for row in stack.status()}
         for name in other_streams(plans, engine):

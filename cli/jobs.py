@@ -15,17 +15,23 @@ from stack.unit import JobSpec
 GATEWAY = "gateway"
 TRAINING = "training"
 ROLLOUT = "rollout"
+GENERATING = "generating"
 PLANNED = "MILLSTREAM_PLANNED"
 """Digest of what a job was planned from; another one is another specification, so that it starts anew."""
 
 
 def job_specs(
-    plans: Iterable[Plan], settings: Settings, engine: Engine = "flink", *, beside: Iterable[str] = ()
+    plans: Iterable[Plan],
+    settings: Settings,
+    engine: Engine = "flink",
+    *,
+    beside: Iterable[str] = (),
+    llm: bool = False,
 ) -> list[JobSpec]:
     """The stream (Flink's keeper, or a Faust agent) and writer of each pipeline, both hosts of the worker of
     one that scores, the corrections of one whose view has windows, the one controller of model routing where
-    any scores, and one gateway for them and for the pipelines `beside`, which are deployed already. Raises
-    DeclarationError for a view that the engine cannot run."""
+    any scores, with `llm` what answers prompts, and one gateway for them and for the pipelines `beside`,
+    which are deployed already. Raises DeclarationError for a view that the engine cannot run."""
     plans = list(plans)
     served = {plan.pipeline for plan in plans} | set(beside)
     installed = [_meaning(plan) for name, plan in load_plans().items() if name in served]
@@ -33,7 +39,11 @@ def job_specs(
     specs = [
         JobSpec(
             name=GATEWAY,
-            argv=_run("gateway", *(part for name in sorted(served) for part in ("--pipeline", name))),
+            argv=_run(
+                "gateway",
+                *(part for name in sorted(served) for part in ("--pipeline", name)),
+                *(("--llm",) if llm else ()),
+            ),
             env={PLANNED: _short("\n".join(installed + read))},
             probe_port=settings.gateway.port,
             stage=30,
@@ -41,6 +51,9 @@ def job_specs(
     ]
     if any(isinstance(plan, ScoringPlan) for plan in plans):
         specs.append(JobSpec(name=ROLLOUT, argv=_run(ROLLOUT), env={PLANNED: "1"}, stage=20))
+    if llm:
+        planned = _short(settings.llm.model_dump_json())
+        specs.append(JobSpec(name=GENERATING, argv=_run(GENERATING), env={PLANNED: planned}, stage=20))
     for plan in plans:
         job_of(plan, engine)
         own = ("worker", "answering") if isinstance(plan, ScoringPlan) else ("corrections",)
@@ -61,12 +74,12 @@ def training_spec() -> JobSpec:
     return JobSpec(name=TRAINING, argv=_run("training"), stage=30)
 
 
-def deployed(stack: Stack) -> set[str]:
-    """Pipelines that have their jobs on the stack."""
+def deployed(stack: Stack) -> tuple[set[str], bool]:
+    """Pipelines that have their jobs on the stack, and whether prompts are answered there."""
     if not stack.running():
-        return set()
+        return set(), False
     there = {row.name for row in stack.status()}
-    return {name for name in load_plans() if f"{name}-writer" in there}
+    return {name for name in load_plans() if f"{name}-writer" in there}, GENERATING in there
 
 
 def other_streams(plans: Iterable[Plan], engine: Engine) -> list[str]:

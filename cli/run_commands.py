@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
         pipeline: Annotated[
             list[str] | None, typer.Option("--pipeline", "-p", help="what is served; all that are installed")
         ] = None,
+        llm: Annotated[bool, typer.Option("--llm", help="take prompts too")] = False,
     ) -> None:
         """HTTP and WebSocket: publish events, read features and statuses, be pushed results."""
         from core.settings import settings
@@ -25,7 +26,7 @@ def register(app: typer.Typer) -> None:
         plans = load_plans() if not pipeline else {name: load_plan(name) for name in pipeline}
         views = {plan.view.name for plan in plans.values()}
         services = [one for one in load_services() if {view.name for view in one.views} <= views]
-        serve(settings(), plans, services)
+        serve(settings(), plans, services, llm=llm)
 
     @run.command()
     def worker(pipeline: Name) -> None:

@@ -28,6 +28,8 @@ from gateway.acceptance import InMemoryAcceptance, RedisAcceptance
 from gateway.asking.wiring import AskingPart
 from gateway.events import Door, EventsEndpoint
 from gateway.features import FeaturesEndpoint
+from gateway.generating.asked import KafkaAsking
+from gateway.generating.wiring import generating_routes
 from gateway.health import Health
 from gateway.intake import Intake
 from gateway.keyring import Keyring, PostgresKeys
@@ -48,6 +50,8 @@ from gateway.training import PATH as TRAINING
 from gateway.training import TrainingEndpoint
 from gateway.training_states import TrainingStates
 from gateway.transactions import TransactionsEndpoint
+from operators.generate import PIPELINE
+from pipelines.generating import REQUESTS
 from pipelines.plan import Plan, ScoringPlan
 from pipelines.reviews import KafkaVerdicts
 from pipelines.serving.follower import Follower
@@ -65,18 +69,25 @@ _REGISTRY_TIMEOUT_S = 2.0
 _log = logger("gateway")
 
 
-def run(settings: Settings, plans: Mapping[str, Plan], services: Sequence[FeatureService] = ()) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises StackError when the port is taken."""
-    uvloop.run(_until_signal(settings, plans, services))
+def run(
+    settings: Settings,
+    plans: Mapping[str, Plan],
+    services: Sequence[FeatureService] = (),
+    *,
+    llm: bool = False,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; with `llm` prompts too. Raises StackError when the port is
+    taken."""
+    uvloop.run(_until_signal(settings, plans, services, llm))
 
 
 async def _until_signal(
-    settings: Settings, plans: Mapping[str, Plan], services: Sequence[FeatureService]
+    settings: Settings, plans: Mapping[str, Plan], services: Sequence[FeatureService], llm: bool
 ) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(settings, plans, services, stop=stop)
+    await serve(settings, plans, services, llm=llm, stop=stop)
 
 
 async def serve(
@@ -84,13 +95,14 @@ async def serve(
     plans: Mapping[str, Plan],
     services: Sequence[FeatureService] = (),
     *,
+    llm: bool = False,
     stop: asyncio.Event,
     clock: Clock | None = None,
 ) -> None:
     """`run`, inside a loop of the caller's, until `stop` is set."""
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as exits:
-        gateway = await Assembly.make(settings, plans, services, clock or SystemClock(), exits)
+        gateway = await Assembly.make(settings, plans, services, llm, clock or SystemClock(), exits)
         listener = Listener(gateway.application, settings.gateway.host, settings.gateway.port)
         listener.start()
         gateway.health.started = True
@@ -129,6 +141,7 @@ class Assembly:
         settings: Settings,
         plans: Mapping[str, Plan],
         services: Sequence[FeatureService],
+        llm: bool,
         clock: Clock,
         exits: AsyncExitStack,
     ) -> "Assembly":
@@ -169,6 +182,9 @@ class Assembly:
         asking = AskingPart(settings, registry, cache, clock=clock)
         intakes = {name: door.intake for name, door in doors.items()}
         asking_routes = asking.routes(scoring.values(), intakes, limits)
+        if llm:
+            questions = KafkaAsking(asking.asker, asking.asked(PIPELINE, REQUESTS), clock)
+            asking_routes += generating_routes(settings, questions, cache, clock)
         schemas = SchemaWatch(registry, [door.codec for door in doors.values()])
 
         feeds = _feeds(scoring.values(), registry)

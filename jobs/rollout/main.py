@@ -31,14 +31,14 @@ from jobs.rollout.control import champion_moved, commanded, passed
 from jobs.rollout.decision import NOTHING, Decision, Rules
 from jobs.rollout.operations import CHAMPION
 from jobs.rollout.registry_watch import (
-    LoggedMetrics,
     MetricsLog,
     ModelNames,
     RegistryWatch,
     Served,
     figures_of,
 )
-from models.store import ModelStore
+from models.registry import RegistryChange, open_registry
+from models.registry import RegistryWatch as MlflowWatch
 from pipelines.serving.fleet import Fleet
 from pipelines.serving.log import ServingLog, ServingOutbox, codec_of
 from schemas import broker
@@ -67,17 +67,33 @@ def run(settings: Settings, *, registry: ModelNames | None = None, metrics: Metr
     probe = Probe()
     probe.beat("loop")
     server = ProbeServer(probe).start()
-    names = registry or ModelStore(settings.root / "models")
-    watch = RegistryWatch(names, metrics or LoggedMetrics(), every_s=settings.rollout.poll_s)
+    models = open_registry(settings)
+    changes = MlflowWatch(models, timedelta(seconds=settings.mlflow.poll_s), _tell)
+    if registry is None:  # the cache, which this process keeps up with MLflow
+        changes.start()
+    watch = RegistryWatch(registry or models.cache, metrics or models, every_s=settings.rollout.poll_s)
     watch.start()
     collector.calm()
     try:
         Controller(settings, watch, clock=SystemClock(), probe=probe, stop=stop).run()
     finally:
         watch.stop()
+        changes.stop()
         probe.close()
         server.stop()
     _LOG.info("controller stopped")
+
+
+def _tell(change: RegistryChange) -> None:
+    """What changed in MLflow is in the cache now, where routing sees it at its next look."""
+    _LOG.info(
+        "registry changed",
+        model=change.name,
+        kind=change.kind,
+        version=change.version,
+        alias=change.alias,
+        refused=change.problem.what if change.problem else None,
+    )
 
 
 def rules_of(settings: Settings) -> Rules:

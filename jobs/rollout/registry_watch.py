@@ -32,14 +32,7 @@ class ModelNames(Protocol):
 class MetricsLog(Protocol):
     """Where the figures of serving versions go, once a minute."""
 
-    def log_metrics(self, name: str, version: str, values: Mapping[str, float], at: datetime) -> None: ...
-
-
-class LoggedMetrics:
-    """Figures as lines of the log, where no registry takes them."""
-
-    def log_metrics(self, name: str, version: str, values: Mapping[str, float], at: datetime) -> None:
-        _LOG.info("served in the last minute", model=name, version=version, at=at.isoformat(), **values)
+    def log_metrics(self, name: str, version: str, metrics: Mapping[str, float], at: datetime) -> None: ...
 
 
 @dataclass(frozen=True)

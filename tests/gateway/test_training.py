@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from core.settings import settings
-from pipelines.changes import ensure_topics
+from pipelines.changes import apply_topics
 from pipelines.recorded import read
 from schemas.catalog.experiments import EXPERIMENTS
 from schemas.catalog.training import NOTICES, TOPICS
@@ -46,7 +46,7 @@ def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("configurations")
     (folder / "fraud.toml").write_text(TOML)
     with environment({"MILLSTREAM_TRAINING__CONFIGURATIONS": str(folder)}):
-        ensure_topics([*TOPICS, EXPERIMENTS], settings())
+        apply_topics([*TOPICS, EXPERIMENTS], settings())
         with RunningGateway(settings()) as running:
             yield running
 
