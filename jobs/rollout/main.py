@@ -31,14 +31,13 @@ from jobs.rollout.control import champion_moved, commanded, passed
 from jobs.rollout.decision import NOTHING, Decision, Rules
 from jobs.rollout.operations import CHAMPION
 from jobs.rollout.registry_watch import (
+    ChampionWatch,
     MetricsLog,
     ModelNames,
-    RegistryWatch,
     Served,
     figures_of,
 )
-from models.registry import RegistryChange, open_registry
-from models.registry import RegistryWatch as MlflowWatch
+from models.registry import RegistryChange, RegistryWatch, open_registry
 from pipelines.serving.fleet import Fleet
 from pipelines.serving.log import ServingLog, ServingOutbox, codec_of
 from schemas import broker
@@ -68,10 +67,10 @@ def run(settings: Settings, *, registry: ModelNames | None = None, metrics: Metr
     probe.beat("loop")
     server = ProbeServer(probe).start()
     models = open_registry(settings)
-    changes = MlflowWatch(models, timedelta(seconds=settings.mlflow.poll_s), _tell)
+    changes = RegistryWatch(models, timedelta(seconds=settings.mlflow.poll_s), _tell)
     if registry is None:  # the cache, which this process keeps up with MLflow
         changes.start()
-    watch = RegistryWatch(registry or models.cache, metrics or models, every_s=settings.rollout.poll_s)
+    watch = ChampionWatch(registry or models.cache, metrics or models, every_s=settings.rollout.poll_s)
     watch.start()
     collector.calm()
     try:
@@ -112,7 +111,7 @@ class Controller:
     """Sessions, one after the other; each begins with what is on Kafka."""
 
     def __init__(
-        self, settings: Settings, watch: RegistryWatch, *, clock: Clock, probe: Probe, stop: threading.Event
+        self, settings: Settings, watch: ChampionWatch, *, clock: Clock, probe: Probe, stop: threading.Event
     ) -> None:
         self._settings = settings
         self._watch = watch

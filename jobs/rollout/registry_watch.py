@@ -45,7 +45,7 @@ class Served:
     at: datetime
 
 
-class RegistryWatch:
+class ChampionWatch:
     """From `start` to `stop`. `champions` is the newest answer; while the registry is away it stays."""
 
     def __init__(self, registry: ModelNames, metrics: MetricsLog, *, every_s: float) -> None:

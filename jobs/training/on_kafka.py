@@ -1,4 +1,5 @@
-"""What a training publishes: notices, drafts of experiments, how it stands; each acknowledged."""
+"""What a training publishes: notices, drafts of experiments, wishes to deploy, how it stands; each
+acknowledged."""
 
 from datetime import datetime
 
@@ -7,7 +8,9 @@ from core.settings import Settings
 from jobs.training.run_folder import RunState
 from jobs.writer.outbox import Outbox
 from schemas.broker import producer
+from schemas.catalog.alerts import SYSTEM_TENANT
 from schemas.catalog.experiments import EXPERIMENTS, ExperimentEvent
+from schemas.catalog.models import COMMANDS, ModelCommand, Strategy
 from schemas.catalog.training import NOTICES, STATUS, TrainingNotice, TrainingStatus
 from schemas.codec import RecordCodec
 from schemas.headers import event_headers
@@ -54,6 +57,21 @@ class Published:
     def publish(self, event: ExperimentEvent) -> None:
         """`jobs.training.ports.KeepsExperiments`."""
         self.send(EXPERIMENTS, event, entity=event.model, at=event.occurred_at)
+
+    def deploy(self, name: str, version: str, strategy: Strategy) -> None:
+        """`jobs.training.ports.Deploys`: a command to the controller of routing."""
+        at = self._clock.now()
+        command = ModelCommand(
+            tenant=SYSTEM_TENANT,
+            id=f"training-{name}-{version}-{strategy}",
+            model=name,
+            kind="deploy",
+            version=version,
+            strategy=strategy,
+            sender="training",
+            sent_at=at,
+        )
+        self.send(COMMANDS, command, entity=name, at=at)
 
     def status(self, state: RunState) -> None:
         """How a run stands; the topic keeps the last of each run."""

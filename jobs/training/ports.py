@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from jobs.sources.progress import Progress, silent
 from models.store import Registry
 from schemas.catalog.experiments import ExperimentEvent
+from schemas.catalog.models import Strategy
 from schemas.catalog.training import TrainingNotice
-
-Strategy = Literal["shadow", "canary", "all"]
 
 
 class Deploys(Protocol):

@@ -19,6 +19,7 @@ from pipelines.changes import apply_topics
 from pipelines.training.configuration import Configuration
 from schemas.broker import admin
 from schemas.catalog.experiments import EXPERIMENTS
+from schemas.catalog.models import COMMANDS
 from schemas.catalog.training import TOPICS
 
 _ANSWER_S = 1.0
@@ -36,7 +37,8 @@ def surroundings(
     deploys: Deploys | None = None,
 ) -> Iterator[Surroundings]:
     """What the configuration asks for. Where no broker answers within a second the run does without: what
-    would have been published is then noted as not published."""
+    would have been published is then noted as not published. `deploys` replaces the commands to the
+    controller of routing."""
     tells: dict[str, Tells] = {}
     published = _published(settings, clock)
     try:
@@ -51,7 +53,7 @@ def surroundings(
         yield Surroundings(
             store=store,
             progress=progress,
-            deploys=deploys if published is not None else None,
+            deploys=deploys or published,
             experiments=published,
             tells=tells,
             processes=settings.training.processes or os.cpu_count() or 1,
@@ -64,7 +66,7 @@ def surroundings(
 def _published(settings: Settings, clock: Clock) -> Published | None:
     try:
         admin(settings).list_topics(timeout=_ANSWER_S)
-        apply_topics([*TOPICS, EXPERIMENTS], settings)
+        apply_topics([*TOPICS, EXPERIMENTS, COMMANDS], settings)
     except (KafkaException, MillstreamError) as error:
         _log.info("nothing is published: no broker answers", reason=str(error)[:200])
         return None
