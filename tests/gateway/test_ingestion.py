@@ -114,7 +114,7 @@ def test_a_repeat_is_202_again_without_a_second_record(
 def test_an_id_is_remembered_for_a_day(stack: Stack, http: httpx.Client, tenant: str) -> None:
     http.post("/events", json=user_event(id="e1"))
     with redis.Redis.from_url(stack.settings.redis.address) as client:
-        left = client.ttl(f"millstream:accepted:{tenant}|e1")
+        left = client.ttl(f"millstream:accepted:{tenant}|demand|e1")
     assert isinstance(left, int)
     assert 86_300 < left <= 86_400
 
