@@ -14,24 +14,26 @@ import xgboost
 
 from core.errors import ModelRefused
 from models.encode import Matrix
-from models.tree_ensemble import OUTPUT, Trees, rows_on_splits
+from models.tree_ensemble import OUTPUT, QUANTITY, Scale, Trees, rows_on_splits
 
-__all__ = ["OUTPUT", "boundaries", "parity", "to_onnx"]
+__all__ = ["OUTPUT", "QUANTITY", "boundaries", "parity", "to_onnx", "to_quantity"]
+_QUANTITIES = ("reg:squarederror", "reg:absoluteerror")
 
 
 def to_onnx(booster: xgboost.Booster, *, name: str) -> bytes:
     """The ONNX file of a `binary:logistic` booster with numeric splits. Raises ModelRefused for any other."""
-    learner = json.loads(booster.save_raw("json"))["learner"]
-    objective = learner["objective"]["name"]
-    if objective != "binary:logistic" or learner["gradient_booster"]["name"] != "gbtree":
-        raise refused(f"no export for objective {objective}", name)
-    trees = Trees("BRANCH_LT")
-    for number, tree in enumerate(learner["gradient_booster"]["model"]["trees"]):
-        _add(number, tree, trees, name)
-    parameters = learner["learner_model_param"]
-    return trees.to_onnx(
-        inputs=int(parameters["num_feature"]), base=_base(parameters["base_score"]), name=name
-    )
+    trees, parameters = _trees(booster, ("binary:logistic",), name)
+    probability = _base(parameters)
+    base = math.log(probability / (1.0 - probability))
+    return trees.to_onnx(inputs=int(parameters["num_feature"]), base=base, name=name)
+
+
+def to_quantity(booster: xgboost.Booster, *, name: str, scale: Scale | None = None) -> bytes:
+    """The ONNX file of a booster of squared or absolute error with numeric splits; see
+    `Trees.to_quantity`. Raises ModelRefused for any other."""
+    trees, parameters = _trees(booster, _QUANTITIES, name)
+    inputs = int(parameters["num_feature"])
+    return trees.to_quantity(inputs=inputs, base=_base(parameters), name=name, scale=scale)
 
 
 def splits_of(booster: xgboost.Booster) -> list[tuple[int, float]]:
@@ -55,12 +57,15 @@ def boundaries(booster: xgboost.Booster, rows: Matrix, *, seed: int = 0) -> Matr
 
 
 def parity(expected: Matrix, got: Matrix, *, tolerance: float, where: str) -> float:
-    """The largest absolute difference; raises ModelRefused when it is above `tolerance` or not a number."""
+    """The largest difference, absolute up to 1 and relative to what is expected above; raises ModelRefused
+    when it is above `tolerance` or not a number."""
     if expected.shape != got.shape or not len(got):
         raise refused(f"outputs of shape {got.shape}, expected {expected.shape}", where)
-    worst = float(np.max(np.abs(expected.astype(np.float64) - got)))
+    exact = expected.astype(np.float64)
+    off = np.abs(exact - got) / np.maximum(np.abs(exact), 1.0)
+    worst = float(np.max(off))
     if not worst <= tolerance:
-        at = int(np.nanargmax(np.abs(expected.astype(np.float64) - got)))
+        at = int(np.argmax(np.where(np.isnan(off), np.inf, off)))
         raise refused(
             f"row {at} gives {got[at]!r}, expected {expected[at]!r}; largest difference {worst:.3g}, "
             f"allowed {tolerance:.3g}",
@@ -93,7 +98,17 @@ def _add(number: int, tree: dict[str, Any], trees: Trees, name: str) -> None:
             )
 
 
-def _base(text: str) -> float:
-    """The constant part in log-odds; XGBoost writes the probability, since 3.1 as a list of one."""
-    probability = float(text.strip("[]"))
-    return math.log(probability / (1.0 - probability))
+def _trees(booster: xgboost.Booster, objectives: tuple[str, ...], name: str) -> tuple[Trees, dict[str, str]]:
+    learner = json.loads(booster.save_raw("json"))["learner"]
+    objective = learner["objective"]["name"]
+    if objective not in objectives or learner["gradient_booster"]["name"] != "gbtree":
+        raise refused(f"no export for objective {objective}", name)
+    trees = Trees("BRANCH_LT")
+    for number, tree in enumerate(learner["gradient_booster"]["model"]["trees"]):
+        _add(number, tree, trees, name)
+    return trees, learner["learner_model_param"]
+
+
+def _base(parameters: dict[str, str]) -> float:
+    """The constant part as XGBoost writes it, since 3.1 as a list of one: of two classes a probability."""
+    return float(parameters["base_score"].strip("[]"))

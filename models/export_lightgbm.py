@@ -14,11 +14,12 @@ import numpy as np
 
 from models.encode import Matrix
 from models.export import refused
-from models.tree_ensemble import Trees, rows_on_splits
+from models.tree_ensemble import Scale, Trees, rows_on_splits
 
 if TYPE_CHECKING:
     import lightgbm
 
+_QUANTITIES = ("regression", "regression_l1")
 _ZERO = np.float32(1e-35)
 _INFINITE = 1e300
 
@@ -26,16 +27,15 @@ _INFINITE = 1e300
 def to_onnx(booster: "lightgbm.Booster", *, name: str) -> bytes:
     """The ONNX file of a binary booster with numeric splits. Raises ModelRefused for any other: another
     objective or sigmoid, random forests, linear leaves, categorical splits, zero as missing."""
-    dump = booster.dump_model()
-    objective = str(dump.get("objective", ""))
-    if objective.split() != ["binary", "sigmoid:1"] or dump["num_tree_per_iteration"] != 1:
-        raise refused(f"no export for objective {objective!r}", name)
-    if dump.get("average_output"):
-        raise refused("no export for random forests", name)
-    trees = Trees("BRANCH_LEQ")
-    for number, tree in enumerate(dump["tree_info"]):
-        _add(number, tree["tree_structure"], trees, name)
-    return trees.to_onnx(inputs=int(dump["max_feature_idx"]) + 1, base=0.0, name=name)
+    trees, inputs = _trees(booster, ("binary sigmoid:1",), name)
+    return trees.to_onnx(inputs=inputs, base=0.0, name=name)
+
+
+def to_quantity(booster: "lightgbm.Booster", *, name: str, scale: Scale | None = None) -> bytes:
+    """The ONNX file of a booster of squared or absolute error (L2, L1) with numeric splits; see
+    `Trees.to_quantity`. Raises ModelRefused as `to_onnx` does, and for square roots as targets."""
+    trees, inputs = _trees(booster, _QUANTITIES, name)
+    return trees.to_quantity(inputs=inputs, base=0.0, name=name, scale=scale)
 
 
 def boundaries(booster: "lightgbm.Booster", rows: Matrix, *, seed: int = 0) -> Matrix:
@@ -58,6 +58,20 @@ def last_left(threshold: float) -> np.float32:
     with np.errstate(over="ignore"):  # between the largest float32 and infinity
         near = np.float32(threshold)
     return near if float(near) <= threshold else np.nextafter(near, np.float32(-np.inf))
+
+
+def _trees(booster: "lightgbm.Booster", objectives: tuple[str, ...], name: str) -> tuple[Trees, int]:
+    """The trees and the number of inputs."""
+    dump = booster.dump_model()
+    objective = " ".join(str(dump.get("objective", "")).split())
+    if objective not in objectives or dump["num_tree_per_iteration"] != 1:
+        raise refused(f"no export for objective {objective!r}", name)
+    if dump.get("average_output"):
+        raise refused("no export for random forests", name)
+    trees = Trees("BRANCH_LEQ")
+    for number, tree in enumerate(dump["tree_info"]):
+        _add(number, tree["tree_structure"], trees, name)
+    return trees, int(dump["max_feature_idx"]) + 1
 
 
 def _add(number: int, root: dict[str, Any], trees: Trees, name: str) -> None:

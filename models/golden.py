@@ -1,4 +1,4 @@
-"""Golden rows: columns as they come to the model's door, and the probabilities that must come out.
+"""Golden rows: columns as they come to the model's door, and the outputs that must come out.
 
 They go through encoding and scoring, so they catch a wrong vocabulary or order of inputs as well as a wrong
 model. Kept as an Arrow IPC file: the columns of the signature, and `expected_probability` (float32).
@@ -76,14 +76,15 @@ def unpack(data: bytes, *, where: str) -> tuple[pa.RecordBatch, Matrix]:
 
 
 def compare(expected: Matrix, got: Matrix, *, where: str) -> None:
-    """Raises ModelRefused when an output is further than 1e-5 from its golden one."""
+    """Raises ModelRefused when an output is further than 1e-5 from its golden one, of outputs above 1 than
+    1e-5 of it."""
     if got.shape != expected.shape:
         raise ModelRefused(
             f"{len(expected)} golden rows gave outputs of shape {got.shape}",
             where=where,
             mend="publish again",
         )
-    off = ~(np.abs(got.astype(np.float64) - expected) <= TOLERANCE)
+    off = ~(np.abs(got.astype(np.float64) - expected) <= TOLERANCE * np.maximum(np.abs(expected), 1.0))
     if off.any():
         at = int(np.flatnonzero(off)[0])
         raise ModelRefused(

@@ -1,7 +1,9 @@
-"""Boosted trees as an ONNX file, whatever library grew them: one `TreeEnsembleRegressor`, then a sigmoid.
+"""Boosted trees as an ONNX file, whatever library grew them: one `TreeEnsembleRegressor`, then what its sum
+means.
 
-The regressor gives one log-odds a row, which saves the label and the second class that a classifier would
-compute as well.
+Of two classes the sum is log-odds and goes through a sigmoid, which saves the label and the second class
+that a classifier would compute as well. Of a quantity it is the quantity, or its share of a scale that is one
+of the inputs.
 """
 
 from collections.abc import Iterable
@@ -14,9 +16,24 @@ from onnx import TensorProto, helper
 
 from models.encode import Matrix
 
-INPUT, OUTPUT = "inputs", "probability"
+INPUT, OUTPUT, QUANTITY = "inputs", "probability", "quantity"
 _MOST_BOUNDARIES = 4_096
 Comparison = Literal["BRANCH_LT", "BRANCH_LEQ"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The sum counts in units of the product of these inputs, positions in the matrix: so trees that were
+    grown on shares of a moving average give quantities, whatever the size of the series."""
+
+    factors: tuple[int, ...]
+
+    def of(self, matrix: Matrix) -> Matrix:
+        """The unit of every row, (rows,) float32; multiplied from left to right, as the file does."""
+        unit = matrix[:, self.factors[0]].copy()
+        for at in self.factors[1:]:
+            unit *= matrix[:, at]
+        return unit
 
 
 @dataclass
@@ -44,14 +61,46 @@ class Trees:
         self._node(tree, node, at, self.comparison, value, left, right, int(missing_left))
 
     def leaf(self, tree: int, node: int, value: float) -> None:
-        """Rows that come here add `value` in log-odds."""
+        """Rows that come here add `value`."""
         self._node(tree, node, 0, "LEAF", 0.0, 0, 0, 0)
         for key, entry in zip(self._leaves, (tree, node, value), strict=True):
             self._leaves[key].append(entry)
 
     def to_onnx(self, *, inputs: int, base: float, name: str) -> bytes:
-        """The file: float32 `inputs` (rows, inputs) to float32 `probability` (rows,). `base` is added in
-        log-odds."""
+        """The file of two classes: float32 `inputs` (rows, inputs) to float32 `probability` (rows,). `base`
+        is added in log-odds."""
+        # ONNX Runtime applies no LOGISTIC post_transform to a regressor with one target
+        squash = helper.make_node("Sigmoid", ["scores"], ["column"])
+        return self._file([squash], [], OUTPUT, inputs=inputs, base=base, name=name)
+
+    def to_quantity(self, *, inputs: int, base: float, name: str, scale: Scale | None) -> bytes:
+        """The file of a quantity: float32 `inputs` (rows, inputs) to float32 `quantity` (rows,), the sum with
+        `base`, in units of the scale where there is one. A quantity below 0 is 0."""
+        sums, steps, constants = "scores", [], []
+        for at in scale.factors if scale is not None else ():
+            constants.append(helper.make_tensor(f"at_{at}", TensorProto.INT64, [1], [at]))
+            steps.append(helper.make_node("Gather", [INPUT, f"at_{at}"], [f"factor_{at}"], axis=1))
+        if scale is not None:
+            unit = f"factor_{scale.factors[0]}"
+            for at in scale.factors[1:]:
+                steps.append(helper.make_node("Mul", [unit, f"factor_{at}"], [f"unit_{at}"]))
+                unit = f"unit_{at}"
+            steps.append(helper.make_node("Mul", ["scores", unit], ["scaled"]))
+            sums = "scaled"
+        steps.append(helper.make_node("Relu", [sums], ["column"]))
+        return self._file(steps, constants, QUANTITY, inputs=inputs, base=base, name=name)
+
+    def _file(
+        self,
+        steps: list[onnx.NodeProto],
+        constants: list[onnx.TensorProto],
+        output: str,
+        *,
+        inputs: int,
+        base: float,
+        name: str,
+    ) -> bytes:
+        """The regressor, which gives `scores` (rows, 1), the steps from there to `column`, flattened."""
         node = helper.make_node(
             "TreeEnsembleRegressor",
             [INPUT],
@@ -66,15 +115,13 @@ class Trees:
             target_ids=[0] * len(self._leaves["nodeids"]),
             target_weights=self._leaves["weights"],
         )
-        # ONNX Runtime applies no LOGISTIC post_transform to a regressor with one target
-        squash = helper.make_node("Sigmoid", ["scores"], ["column"])
-        flat = helper.make_node("Reshape", ["column", "rows"], [OUTPUT])
+        flat = helper.make_node("Reshape", ["column", "rows"], [output])
         graph = helper.make_graph(
-            [node, squash, flat],
+            [node, *steps, flat],
             name,
             [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [None, inputs])],
-            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None])],
-            [helper.make_tensor("rows", TensorProto.INT64, [1], [-1])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None])],
+            [*constants, helper.make_tensor("rows", TensorProto.INT64, [1], [-1])],
         )
         model = helper.make_model(
             graph,
