@@ -33,11 +33,12 @@ class Source(Section, frozen=True):
 
 
 class Target(Section, frozen=True):
-    """What is learned: the column with the label, and the two classes, the positive one last. In recorded
-    events the classes are the words of the verdicts."""
+    """What is learned. Classification: the column with the label, and the two classes, the positive one last;
+    in recorded events the classes are the words of the verdicts. Forecasting: the feature that is counted per
+    window, and no classes."""
 
     column: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
 
 
 class Split(Section, frozen=True):
@@ -72,21 +73,22 @@ class Range(Section, frozen=True):
 class Search(Section, frozen=True):
     """Hyper-parameter search: `trials` settings from `space`, each judged over `folds` with rolling origin of
     at most `rows` training rows. `parallel` trials are asked for at once, whatever the processors: with an
-    equal seed the result does not depend on the machine. 0 trials: the settings of `trees`, no search."""
+    equal seed the result does not depend on the machine. 0 trials: the settings of `trees`, no search.
+    `metric` is that of the task: `mape` in forecasting, where a fold learns from all rows before it."""
 
     trials: Annotated[int, Meta(ge=0, le=10_000)] = 20
     folds: Annotated[int, Meta(ge=1, le=20)] = 3
     rows: Annotated[int, Meta(ge=100, le=100_000_000)] = 200_000
     parallel: Annotated[int, Meta(ge=1, le=64)] = 2
     startup: Annotated[int, Meta(ge=1, le=1_000)] = 6
-    metric: Literal["average_precision", "auc"] = "average_precision"
+    metric: Literal["average_precision", "auc", "mape"] = "average_precision"
     engines: tuple[Engine, ...] = ENGINES
     space: dict[str, Range] = {}
 
 
 class Evaluation(Section, frozen=True):
-    """`origins` of the backtest; resamples of the bootstrap and its confidence; whether a second model
-    without the views tells what they are worth."""
+    """`origins` of the backtest. Classification: resamples of the bootstrap and its confidence; whether a
+    second model without the views tells what they are worth."""
 
     origins: Annotated[int, Meta(ge=0, le=50)] = 3
     bootstrap: Annotated[int, Meta(ge=20, le=10_000)] = 200
@@ -95,10 +97,42 @@ class Evaluation(Section, frozen=True):
 
 
 class Gate(Section, frozen=True):
-    """What a candidate must reach at least on the test rows, besides not being worse than the champion."""
+    """What a candidate must reach on the test rows. Classification: at least `auc` and `average_precision`,
+    besides not being worse than the champion. Forecasting: less than `mape`, besides being better than the
+    seasonal naive forecast."""
 
     auc: Share = 0.6
     average_precision: Share = 0.0
+    mape: Share = 0.15
+
+
+class Horizon(Section, frozen=True):
+    """A stretch of time that is forecast: `steps` windows of the view together, after `lead` windows that
+    follow the origin. `gate`: whether the gate is about it; otherwise its errors are only told."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    steps: Annotated[int, Meta(ge=1, le=10_000)]
+    lead: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    gate: bool = True
+
+
+class Forecast(Section, frozen=True):
+    """Forecasting: one model over all series of a view, a series being an entity.
+
+    scale: a feature, the moving average that targets are learned in units of. season_days: after how long
+    what happens repeats itself. total: the name of a further series, all entities together. window_days: what
+    is judged after an origin of the backtest or of a fold. Prophet is judged beside the models: fitted anew
+    every `prophet_days`, on the last `prophet_history_days` before.
+    """
+
+    scale: str
+    horizons: tuple[Horizon, ...]
+    season_days: Annotated[int, Meta(ge=1, le=366)] = 7
+    total: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    window_days: Annotated[int, Meta(ge=1, le=366)] = 21
+    prophet: bool = True
+    prophet_days: Annotated[int, Meta(ge=1, le=366)] = 7
+    prophet_history_days: Annotated[int, Meta(ge=14, le=3_650)] = 365
 
 
 class Expectation(Section, frozen=True):
@@ -126,12 +160,13 @@ class Notifications(Section, frozen=True):
 class Configuration(Section, frozen=True):
     """One training. `name` is the model's; `pipeline` the one that serves it; `views` by default that
     pipeline's view; `inputs` the most columns that the model may look at; `history_days` counts back from the
-    newest row; `schedule` is a cron expression in UTC, without one it runs only when asked to."""
+    newest row; `schedule` is a cron expression in UTC, without one it runs only when asked to. Forecasting
+    has one windowed view, no `split`, and `forecast`."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
     pipeline: str
     target: Target
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "forecasting"] = "classification"
     views: tuple[str, ...] = ()
     inputs: Annotated[int, Meta(ge=1, le=10_000)] = 119
     history_days: Annotated[int, Meta(ge=1, le=36_500)] = 730
@@ -143,13 +178,15 @@ class Configuration(Section, frozen=True):
     search: Search = Search()
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()
+    forecast: Forecast | None = None
     expectations: tuple[Expectation, ...] = ()
     notifications: Notifications = Notifications()
 
     def quick(self) -> "Configuration":
-        """Without search and backtest: the shipped settings, fitted once."""
+        """Without a search: the shipped settings; and without a backtest where there is another test."""
+        origins = self.evaluation.origins if self.task == "forecasting" else 0
         return msgspec.structs.replace(
             self,
             search=msgspec.structs.replace(self.search, trials=0),
-            evaluation=msgspec.structs.replace(self.evaluation, origins=0),
+            evaluation=msgspec.structs.replace(self.evaluation, origins=origins),
         )

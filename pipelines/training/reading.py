@@ -15,11 +15,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from core.errors import InvalidInput, MillstreamError, Rejected, UnknownName
+from features.catalog.demand_history import HISTORY
+from features.view import FeatureView
 from features.windows import Rolling
 from pipelines.load import load_plans
 from pipelines.plan import Plan, ScoringPlan
 from pipelines.training.configuration import Configuration, Expectation, Section, Trees
 from pipelines.training.cron import Cron
+from pipelines.training.forecast_checks import EXAMPLE_COLUMNS, forecast_problems
 
 SHIPPED = "pipelines.training.catalog"
 MAX_BYTES = 64 * 1024
@@ -109,15 +112,26 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-def serving_plan(configuration: Configuration) -> ScoringPlan:
-    """The plan of the pipeline that serves the model. Raises UnknownName, InvalidInput."""
+def plan_of(configuration: Configuration) -> Plan:
+    """The plan of the pipeline whose events are learned from. Raises UnknownName."""
     plans = load_plans()
     if configuration.pipeline not in plans:
         raise UnknownName("pipeline", configuration.pipeline, plans)
-    plan = plans[configuration.pipeline]
+    return plans[configuration.pipeline]
+
+
+def serving_plan(configuration: Configuration) -> ScoringPlan:
+    """The plan of the pipeline that serves the model. Raises UnknownName, InvalidInput."""
+    plan = plan_of(configuration)
     if not isinstance(plan, ScoringPlan):
         raise InvalidInput(f"pipeline {plan.pipeline} scores nothing", mend="name a pipeline with a model")
     return plan
+
+
+def known_views() -> dict[str, FeatureView]:
+    """The views that a training can name: those of the pipelines, and those that are computed for trainings
+    alone."""
+    return HISTORY | {plan.view.name: plan.view for plan in load_plans().values()}
 
 
 def _unknown_keys(
@@ -156,9 +170,16 @@ def _told(error: msgspec.ValidationError) -> dict[str, str]:
 
 def _contradictions(found: Configuration) -> dict[str, str]:
     problems: dict[str, str] = {}
+    forecasting = found.task == "forecasting"
     classes = found.target.classes
-    if len(classes) != 2 or len(set(classes)) != 2:
+    if forecasting and classes:
+        problems["/target/classes"] = "a quantity has no classes"
+    elif not forecasting and (len(classes) != 2 or len(set(classes)) != 2):
         problems["/target/classes"] = f"must be two different classes, here are {len(set(classes))}"
+    if forecasting != (found.search.metric == "mape"):
+        problems["/search/metric"] = f"{found.search.metric} is no metric of {found.task}"
+    if forecasting != (found.forecast is not None):
+        problems["/forecast"] = "belongs to task forecasting, and only to that"
     if not found.search.engines:
         problems["/search/engines"] = "must name at least one"
     if len(set(found.search.engines)) != len(found.search.engines):
@@ -175,14 +196,24 @@ def _contradictions(found: Configuration) -> dict[str, str]:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
             problems["/notifications/webhook"] = "must be an http or https address without credentials"
     try:
-        plan = serving_plan(found)
+        plan = plan_of(found) if forecasting else serving_plan(found)
     except MillstreamError as error:
         problems["/pipeline"] = f"{error.what}; {error.mend}"
         return problems
-    _check_views(found, plan, problems)
+    if found.forecast is not None:
+        problems |= forecast_problems(found, found.forecast, plan, known_views())
+        columns = {*EXAMPLE_COLUMNS, *(name for view in found.views for name in _features(view))}
+    else:
+        _check_views(found, plan, problems)
+        columns = {*plan.view.source.spec().names, *plan.view.feature_names, found.target.column}
     for number, expectation in enumerate(found.expectations):
-        _check_expectation(expectation, found, plan, f"/expectations/{number}", problems)
+        _check_expectation(expectation, columns, f"/expectations/{number}", problems)
     return problems
+
+
+def _features(view: str) -> tuple[str, ...]:
+    found = known_views().get(view)
+    return () if found is None else found.feature_names
 
 
 def _check_space(found: Configuration, problems: dict[str, str]) -> None:
@@ -227,9 +258,8 @@ def _check_views(found: Configuration, plan: Plan, problems: dict[str, str]) -> 
 
 
 def _check_expectation(
-    expectation: Expectation, found: Configuration, plan: Plan, place: str, problems: dict[str, str]
+    expectation: Expectation, columns: set[str], place: str, problems: dict[str, str]
 ) -> None:
-    columns = {*plan.view.source.spec().names, *plan.view.feature_names, found.target.column}
     if expectation.column not in columns:
         close = get_close_matches(expectation.column, columns, n=1, cutoff=0.5)
         problems[f"{place}/column"] = "unknown column" + (f"; did you mean {close[0]!r}?" if close else "")

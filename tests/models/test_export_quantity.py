@@ -1,4 +1,4 @@
-"""Trees that give a quantity agree, as ONNX, with their library: on rows, split boundaries and missing values."""
+"""Trees that give a quantity agree, as ONNX, with their library: on rows, boundaries and missing values."""
 
 import lightgbm
 import numpy as np
