@@ -43,6 +43,31 @@ def register(app: typer.Typer) -> None:
         _train("fraud", config, trials, resume, promote, generated, events, json)
 
     @train.command()
+    def demand(
+        hourly: Annotated[
+            bool, typer.Option("--hourly", help="a city's rides by the hour, not regions by the day")
+        ] = False,
+        trials: Annotated[
+            int | None, typer.Option(min=0, help="settings to try; 0: the shipped ones, fitted once")
+        ] = None,
+        config: Annotated[Path | None, typer.Option(help="a TOML file instead of the shipped one")] = None,
+        resume: Annotated[str | None, typer.Option(help="a run that was cut short")] = None,
+        promote: Annotated[
+            bool, typer.Option("--promote", help="champion at once if it passes the gate, not staging")
+        ] = False,
+        generated: Annotated[
+            bool, typer.Option("--generated", help="no download: the built-in generator")
+        ] = False,
+        json: Json = False,
+    ) -> None:
+        """Bookings to come: XGBoost and LightGBM beside Prophet and a seasonal naive forecast.
+
+        Judged over rolling origins, series by series; without --trials and --config nothing is searched.
+        """
+        name = "demand_hourly" if hourly else "demand"
+        _train(name, config, trials, resume, promote, generated, None, json)
+
+    @train.command()
     def runs(json: Json = False) -> None:
         """Every run, newest last."""
         from jobs.training.fraud import training_root

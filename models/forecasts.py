@@ -18,8 +18,8 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of `forecasts`, `zeros` had an actual value of 0. mape, wape and bias are shares; mape is NaN where all
-    were zero, wape and bias where the actual values add up to 0. bias is above 0 where too much was forecast."""
+    """Of `forecasts`, `zeros` had an actual value of 0. mape, wape and bias are shares, NaN where all actual
+    values were 0. bias is above 0 where too much was forecast."""
 
     mape: float
     wape: float

@@ -6,22 +6,27 @@ equal number of threads, give an equal model. Missing values go where the loss s
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import xgboost
 
 from core.errors import ModelFailed
 from jobs.sources.progress import Progress, silent
-from jobs.training.workspace import Labels
 from models import export, export_lightgbm
 from models.encode import Matrix
+from models.tree_ensemble import Scale
 from pipelines.training.configuration import Engine, Trees
 
 if TYPE_CHECKING:
     import lightgbm
 
 _MOST_LEAVES = 255
+Aim = Literal["classes", "quantity"]
+"""What trees give: the probability of the second of two classes, or the median of a quantity."""
+_XGBOOST_AIMS: dict[Aim, str] = {"classes": "binary:logistic", "quantity": "reg:absoluteerror"}
+_LIGHTGBM_AIMS: dict[Aim, str] = {"classes": "binary", "quantity": "regression_l1"}
 
 
 class Grown(Protocol):
@@ -30,11 +35,15 @@ class Grown(Protocol):
     engine: Engine
 
     def score(self, matrix: Matrix) -> Matrix:
-        """Probabilities (rows,), float32, as the library itself computes them."""
+        """What the trees give, (rows,) float32, as the library itself computes it."""
         ...
 
     def to_onnx(self, *, name: str) -> bytes:
-        """The ONNX file; raises ModelRefused."""
+        """The ONNX file of two classes; raises ModelRefused."""
+        ...
+
+    def to_quantity(self, *, name: str, scale: Scale) -> bytes:
+        """The ONNX file of a quantity; raises ModelRefused."""
         ...
 
     def boundaries(self, rows: Matrix) -> Matrix:
@@ -60,6 +69,9 @@ class XGBoostModel:
     def to_onnx(self, *, name: str) -> bytes:
         return export.to_onnx(self.booster, name=name)
 
+    def to_quantity(self, *, name: str, scale: Scale) -> bytes:
+        return export.to_quantity(self.booster, name=name, scale=scale)
+
     def boundaries(self, rows: Matrix) -> Matrix:
         return export.boundaries(self.booster, rows)
 
@@ -81,6 +93,9 @@ class LightGBMModel:
     def to_onnx(self, *, name: str) -> bytes:
         return export_lightgbm.to_onnx(self.booster, name=name)
 
+    def to_quantity(self, *, name: str, scale: Scale) -> bytes:
+        return export_lightgbm.to_quantity(self.booster, name=name, scale=scale)
+
     def boundaries(self, rows: Matrix) -> Matrix:
         return export_lightgbm.boundaries(self.booster, rows)
 
@@ -91,8 +106,10 @@ class LightGBMModel:
 class Sample:
     """Rows to learn from, binned once per library and then used for as many models as are wanted."""
 
-    def __init__(self, matrix: Matrix, labels: Labels, *, threads: int) -> None:
-        self._matrix, self._labels, self._threads = matrix, labels, threads
+    def __init__(
+        self, matrix: Matrix, labels: npt.NDArray[Any], *, threads: int, aim: Aim = "classes"
+    ) -> None:
+        self._matrix, self._labels, self._threads, self._aim = matrix, labels, threads, aim
         self._xgboost: xgboost.QuantileDMatrix | None = None
         self._lightgbm: lightgbm.Dataset | None = None
 
@@ -108,7 +125,7 @@ class Sample:
         if self._xgboost is None:
             self._xgboost = xgboost.QuantileDMatrix(self._matrix, self._labels, nthread=self._threads)
         booster = xgboost.train(
-            {**xgboost_parameters(settings, seed=seed), "nthread": self._threads},
+            {**xgboost_parameters(settings, seed=seed, aim=self._aim), "nthread": self._threads},
             self._xgboost,
             settings.trees,
             callbacks=[_Told(progress, what, settings.trees)],
@@ -119,7 +136,8 @@ class Sample:
     def _with_lightgbm(self, settings: Trees, seed: int, progress: Progress, what: str) -> LightGBMModel:
         import lightgbm
 
-        parameters = lightgbm_parameters(settings, seed=seed) | {"num_threads": self._threads}
+        parameters = lightgbm_parameters(settings, seed=seed, aim=self._aim)
+        parameters["num_threads"] = self._threads
         if self._lightgbm is None:
             # what may differ from model to model must not shape the bins
             self._lightgbm = lightgbm.Dataset(
@@ -136,10 +154,10 @@ class Sample:
         return LightGBMModel(booster)
 
 
-def xgboost_parameters(settings: Trees, *, seed: int) -> dict[str, int | float | str]:
+def xgboost_parameters(settings: Trees, *, seed: int, aim: Aim = "classes") -> dict[str, int | float | str]:
     """As XGBoost names them."""
     return {
-        "objective": "binary:logistic",
+        "objective": _XGBOOST_AIMS[aim],
         "tree_method": "hist",
         "max_depth": settings.depth,
         "eta": settings.learning_rate,
@@ -150,10 +168,12 @@ def xgboost_parameters(settings: Trees, *, seed: int) -> dict[str, int | float |
     }
 
 
-def lightgbm_parameters(settings: Trees, *, seed: int) -> dict[str, int | float | str | bool]:
+def lightgbm_parameters(
+    settings: Trees, *, seed: int, aim: Aim = "classes"
+) -> dict[str, int | float | str | bool]:
     """As LightGBM names them. It grows leaf by leaf: half of what the depth has room for, 255 at most."""
     return {
-        "objective": "binary",
+        "objective": _LIGHTGBM_AIMS[aim],
         "max_depth": settings.depth,
         "num_leaves": min(max(2 ** (settings.depth - 1), 2), _MOST_LEAVES),
         "learning_rate": settings.learning_rate,

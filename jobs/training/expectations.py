@@ -45,8 +45,13 @@ def expected_of(
         *_of_views(views),
         Expected(TYPES["present"], {"column": configuration.target.column}, "target"),
         Expected(TYPES["one_of"], {"column": configuration.target.column, "value_set": [0, 1]}, "target"),
-        *(_configured(one, number) for number, one in enumerate(configuration.expectations)),
+        *configured(configuration),
     ]
+
+
+def configured(configuration: Configuration) -> list[Expected]:
+    """What the configuration expects."""
+    return [_configured(one, number) for number, one in enumerate(configuration.expectations)]
 
 
 def _of_record(spec: RecordSpec) -> Iterator[Expected]:

@@ -38,7 +38,7 @@ def extract(space: Workspace) -> dict[str, Any]:
     else:
         rows, origin = _loaded(space)
         offsets = {}
-    rows = _recent(rows, space.time, space.configuration.history_days)
+    rows = recent(rows, space.time, space.configuration.history_days)
     if source != "recorded" or space.given is not None:
         space.progress("compute features over history", None)
         for view in space.views:
@@ -80,8 +80,8 @@ def _recorded(space: Workspace) -> tuple[pa.Table, DataSource, dict[str, Any]]:
         events = tables(plan.source, settings(), Path(folder))
         labels = tables(plan.labels, settings(), Path(folder))
         enriched = tables(plan.enriched, settings(), Path(folder))
-        rows = first_per_id(_whole(events.tables, plan.source.name))
-        rows = _labelled(rows, _whole(labels.tables, plan.labels.name), space)
+        rows = first_per_id(whole(events.tables, plan.source.name))
+        rows = _labelled(rows, whole(labels.tables, plan.labels.name), space)
         if not rows.num_rows:
             raise InvalidInput(
                 f"no event of {plan.source.name} has a verdict {' or '.join(target.classes)}",
@@ -93,7 +93,7 @@ def _recorded(space: Workspace) -> tuple[pa.Table, DataSource, dict[str, Any]]:
         found = training_set(
             rows,
             [f"{view.name}.{name}" for name in view.feature_names],
-            [FeatureRows(view, _whole(enriched.tables, plan.enriched.name))],
+            [FeatureRows(view, whole(enriched.tables, plan.enriched.name))],
             time=space.time,
         )
         names = {column_of(view, name): name for name in view.feature_names}
@@ -117,7 +117,7 @@ def _labelled(rows: pa.Table, verdicts: pa.Table, space: Workspace) -> pa.Table:
     return labelled.filter(pc.is_valid(labelled.column(target.column)))
 
 
-def _whole(recorded: Iterable[Tabular], topic: str) -> pa.Table:
+def whole(recorded: Iterable[Tabular], topic: str) -> pa.Table:
     """What is recorded of a topic as one table, without the columns of its storage."""
     from features.offline.out_of_core import DEFAULT, connected
     from features.offline.tabular import register
@@ -135,7 +135,8 @@ def _whole(recorded: Iterable[Tabular], topic: str) -> pa.Table:
     return pa.concat_tables(aligned).combine_chunks()
 
 
-def _recent(rows: pa.Table, time: str, days: int) -> pa.Table:
+def recent(rows: pa.Table, time: str, days: int) -> pa.Table:
+    """The rows of the last `days`, of rows in time order. Raises InvalidInput where there are none."""
     if not rows.num_rows:
         raise InvalidInput("the source has no rows", mend="record some events first")
     times = rows.column(time)

@@ -1,14 +1,18 @@
 """Judging in parallel processes, bounded by the processors; they end with the one that started them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
+from typing import TypeVar
 
 from core.errors import ModelFailed
 from jobs.training.fold_scores import Task, judge, ready
 from jobs.training.trials import Judged
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 class Judges:
@@ -18,9 +22,14 @@ class Judges:
         self._pool = pool
 
     def judge(self, tasks: Sequence[Task]) -> list[Judged]:
-        """All of them, in order. Raises ModelFailed when a process ended, e.g. for want of memory."""
+        """All of them, in order; see `each`."""
+        return list(self.each(judge, tasks))
+
+    def each(self, work: Callable[[Given], Made], tasks: Sequence[Given]) -> Iterator[Made]:
+        """What a function at the top of a module gives for every task, in order, as it is there. Raises
+        ModelFailed when a process ended, e.g. for want of memory."""
         try:
-            return list(self._pool.map(judge, tasks))
+            yield from self._pool.map(work, tasks)
         except BrokenProcessPool as error:
             raise ModelFailed(
                 "a process that judged a trial ended",

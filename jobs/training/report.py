@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jobs.training.forecasting.report import forecast_lines, forecast_report
 from jobs.training.run_folder import RunState
 
 
@@ -23,7 +24,9 @@ def report_of(state: RunState) -> dict[str, Any]:
     }
     if "extract" in stages:
         found |= {"data": stages["extract"]["source"], "licence": stages["extract"]["licence"]}
-    if "prepare" in stages:
+    if state.configuration.task == "forecasting":
+        found |= forecast_report(state)
+    elif "prepare" in stages:
         parts = stages["prepare"]
         found |= {
             "inputs": parts["inputs"],
@@ -31,7 +34,7 @@ def report_of(state: RunState) -> dict[str, Any]:
             "tested_rows": parts["rows"] - parts["test_start"],
         }
     for stage, name in (("fit", "settings"), ("evaluate", "average_precision"), ("evaluate", "auc")):
-        if stages.get(stage):
+        if stages.get(stage, {}).get("settings" if stage == "fit" else name):
             found[name if stage == "fit" else f"{name}_interval"] = stages[stage][name]
     for stage, name in (("evaluate", "backtest"), ("gate", "compared"), ("gate", "not_compared")):
         if stages.get(stage, {}).get(name):
@@ -50,6 +53,7 @@ def lines_of(state: RunState) -> list[str]:
     lines = [f"run {state.id}: {state.state}" + (f": {state.problem}" if state.problem else "")]
     if "data" in found:
         lines.append(f"data: {found['data']} (licence: {found['licence']})")
+    lines += forecast_lines(found)
     if "auc" in found:
         precision = found.get("average_precision_interval", {})
         interval = f" ({precision['low']:.4f} to {precision['high']:.4f})" if precision else ""

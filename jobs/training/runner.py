@@ -13,13 +13,17 @@ from core.clock import Clock, SystemClock
 from core.errors import MillstreamError
 from core.telemetry.log import logger
 from jobs.training.classification.stages import CLASSIFICATION
+from jobs.training.forecasting.stages import FORECASTING
 from jobs.training.plan import PlannedStage
 from jobs.training.ports import Surroundings
 from jobs.training.run_folder import RunFolder, RunState, StageState
 from jobs.training.telling import tell_all
 from jobs.training.workspace import Given, Workspace
 
-TASKS: dict[str, Sequence[PlannedStage]] = {"classification": CLASSIFICATION}
+TASKS: dict[str, Sequence[PlannedStage]] = {
+    "classification": CLASSIFICATION,
+    "forecasting": FORECASTING,
+}
 """The stages of each kind of task, in order."""
 _log = logger("training")
 

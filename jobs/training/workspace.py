@@ -23,7 +23,7 @@ from models.signature import Signature
 from models.signature import parse as parse_signature
 from pipelines.plan import ScoringPlan
 from pipelines.training.configuration import Configuration
-from pipelines.training.reading import serving_plan
+from pipelines.training.reading import known_views, plan_of, serving_plan
 from schemas.topic import Topic
 
 ROWS, MATRIX, LABELS, SIGNATURE = "rows.parquet", "matrix.npy", "labels.npy", "signature.json"
@@ -55,16 +55,15 @@ class Workspace:
 
     @cached_property
     def plan(self) -> ScoringPlan:
-        """The pipeline that serves the model."""
+        """The pipeline that scores with the model."""
         return serving_plan(self.configuration)
 
     @cached_property
     def views(self) -> tuple[FeatureView, ...]:
         """The views that the model looks at, the pipeline's own by default."""
-        from pipelines.load import load_plans
-
-        known = {plan.view.name: plan.view for plan in load_plans().values()}
-        return tuple(known[name] for name in self.configuration.views) or (self.plan.view,)
+        known = known_views()
+        own = plan_of(self.configuration).view
+        return tuple(known[name] for name in self.configuration.views) or (own,)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -74,7 +73,7 @@ class Workspace:
     @property
     def time(self) -> str:
         """The column of the event time."""
-        return self.plan.view.time
+        return self.views[0].time
 
     @property
     def events(self) -> Topic:

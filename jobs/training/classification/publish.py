@@ -25,7 +25,7 @@ PARITY = 1e-5
 GOLDEN_ROWS = 512
 RUN = "run"
 _PARITY_ROWS = 20_000
-_LIBRARIES = {"xgboost": "xgboost-cpu", "lightgbm": "lightgbm"}
+LIBRARIES = {"xgboost": "xgboost-cpu", "lightgbm": "lightgbm"}
 
 
 def export(space: Workspace) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def register(space: Workspace) -> dict[str, Any]:
     """Publishes the version and loads it as a worker would. A version that this run published before it was
     killed is taken, not published again."""
     name, settings = space.configuration.name, settings_of(space)
-    stored = _published(space)
+    stored = published(space)
     if stored is None:
         files = {file: (space.data / file).read_bytes() for file in (MODEL, GOLDEN, SIGNATURE)}
         grown = load_grown(settings.engine, space.data / GROWN)
@@ -68,7 +68,8 @@ def register(space: Workspace) -> dict[str, Any]:
     return {"version": stored.version, "digest": stored.manifest.digest}
 
 
-def _published(space: Workspace) -> StoredModel | None:
+def published(space: Workspace) -> StoredModel | None:
+    """The version that this run published already."""
     store, name = space.around.store, space.configuration.name
     for number in reversed(store.versions(name)):
         stored = store.resolve(name, number)
@@ -95,7 +96,7 @@ def _description(space: Workspace) -> Description:
         | {"seed": space.configuration.seed, "trials": searched, RUN: space.state.id}
         | ({"offsets": offsets} if offsets else {}),
         libraries={
-            library: version(library) for library in (_LIBRARIES[settings.engine], "onnx", "onnxruntime")
+            library: version(library) for library in (LIBRARIES[settings.engine], "onnx", "onnxruntime")
         },
     )
 

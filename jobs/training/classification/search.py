@@ -30,7 +30,7 @@ def search(space: Workspace) -> dict[str, Any]:
             "no fold has both classes", where="search", mend="take more history or fewer folds"
         )
     trials = Trials(space.data, space.configuration)
-    _report(space, trials)
+    report_trials(space, trials)
     with judges(min(given.parallel, space.around.processes)) as pool:
         for asked in trials.rounds():
             thresholds = trials.thresholds(trials.round_of(asked[0]))
@@ -47,10 +47,10 @@ def search(space: Workspace) -> dict[str, Any]:
                 for trial in asked
             ]
             trials.tell(list(zip(asked, pool.judge(tasks), strict=True)))
-            _report(space, trials)
+            report_trials(space, trials)
     found = trials.all()
     space.folder.write(TRIALS, msgspec.json.format(msgspec.json.encode(found), indent=1))
-    best = _best(found)
+    best = best_of(found)
     return {
         "trials": len(found),
         "pruned": sum(trial.value is None for trial in found),
@@ -60,7 +60,7 @@ def search(space: Workspace) -> dict[str, Any]:
     }
 
 
-def _best(found: list[Trial]) -> list[Trial]:
+def best_of(found: list[Trial]) -> list[Trial]:
     """The best trial of each engine, the best engine first; of equals the earlier one."""
     ranked = sorted(
         (trial for trial in found if trial.value is not None),
@@ -72,7 +72,8 @@ def _best(found: list[Trial]) -> list[Trial]:
     return list(firsts.values())
 
 
-def _report(space: Workspace, trials: Trials) -> None:
+def report_trials(space: Workspace, trials: Trials) -> None:
+    """How far the search is, and its best value so far."""
     judged = [trial for trial in trials.all() if trial.judged is not None]
     wanted = space.configuration.search.trials
     space.record(trials_done=len(judged))

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from core.clock import SystemClock
 from core.errors import InvalidInput
 from jobs.training.beginning import Asked, begin
-from jobs.training.extract import _labelled, _recent
+from jobs.training.extract import _labelled, recent
 from jobs.training.run_folder import RunFolder
 from jobs.training.workspace import Workspace
 from pipelines.training.configuration import Source
@@ -68,6 +68,6 @@ def test_events_without_a_verdict_count_as_negative_where_asked_for(tmp_path: Pa
 def test_history_counts_back_from_the_newest_row() -> None:
     times = [AT - timedelta(days=days) for days in (800, 731, 730, 10, 0)]
     rows = pa.table({"at": pa.array(times, pa.timestamp("ms", "UTC"))})
-    assert _recent(rows, "at", 730).num_rows == 2
+    assert recent(rows, "at", 730).num_rows == 2
     with pytest.raises(InvalidInput, match="no rows"):
-        _recent(rows.slice(0, 0), "at", 730)
+        recent(rows.slice(0, 0), "at", 730)

@@ -109,12 +109,12 @@ def test_a_registration_that_was_cut_short_is_not_repeated(tmp_path: Path) -> No
     train(QUICK, tmp_path, table=rows())
     state = folder.load()
     kept = tuple(stage for stage in state.done if stage.name not in ("register", "deploy", "experiment"))
-    from jobs.training.classification.publish import _published
+    from jobs.training.classification.publish import published
     from jobs.training.workspace import Workspace
 
     folder.save(replace(state, state="running", done=kept, version=None))
     space = Workspace(folder, surroundings(tmp_path), SystemClock())
-    found = _published(space)
+    found = published(space)
     assert found is not None
     assert found.version == "1"
 

@@ -1,0 +1,42 @@
+"""Prophet, judged beside the trees: fitted per series on what was known, forecasting from there.
+
+Taylor and Letham, "Forecasting at Scale" (2018). It has no ONNX form, so it cannot become champion.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.forecasts import Values
+
+_QUIET = ("cmdstanpy", "prophet", "prophet.plot")
+
+
+@dataclass(frozen=True)
+class ProphetTask:
+    """The known values of a series, `step` ms apart, the last one's window ending at `known_until` (ms); how
+    many further ones are wanted."""
+
+    values: Values
+    known_until: int
+    step: int
+    wanted: int
+    seed: int
+
+
+def forecast(task: ProphetTask) -> Values:
+    """The next values, none below 0."""
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # it tells of its solver, and of plots
+    import pandas
+    from prophet import Prophet
+
+    count = len(task.values)
+    starts = task.known_until - task.step * np.arange(count, 0, -1)
+    later = task.known_until + task.step * np.arange(task.wanted)
+    model = Prophet(uncertainty_samples=0)
+    model.fit(pandas.DataFrame({"ds": starts.astype("datetime64[ms]"), "y": task.values}), seed=task.seed)
+    made = model.predict(pandas.DataFrame({"ds": later.astype("datetime64[ms]")}))
+    found: Values = np.maximum(made["yhat"].to_numpy(np.float64), 0.0)
+    return found
