@@ -183,7 +183,8 @@ def _wins(horizon: str, series: str, errors: dict[str, Any], chosen: str) -> lis
         theirs = errors[name]["mape"] if name in errors else None
         if ours is not None and theirs is not None and theirs < ours:
             found.append(
-                f"{name} is better than {chosen} at {horizon} of {series}: MAPE {theirs:.1%} against {ours:.1%}"
+                f"{name} is better than {chosen} at {horizon} of {series}: "
+                f"MAPE {theirs:.1%} against {ours:.1%}"
             )
     return found
 

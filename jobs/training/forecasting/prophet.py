@@ -27,8 +27,7 @@ class ProphetTask:
 
 def forecast(task: ProphetTask) -> Values:
     """The next values, none below 0."""
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # it tells of its solver, and of plots
+    _quiet()
     import pandas
     from prophet import Prophet
 
@@ -36,7 +35,14 @@ def forecast(task: ProphetTask) -> Values:
     starts = task.known_until - task.step * np.arange(count, 0, -1)
     later = task.known_until + task.step * np.arange(task.wanted)
     model = Prophet(uncertainty_samples=0)
+    _quiet()  # once more: the solver's library sets its own level when it is imported
     model.fit(pandas.DataFrame({"ds": starts.astype("datetime64[ms]"), "y": task.values}), seed=task.seed)
     made = model.predict(pandas.DataFrame({"ds": later.astype("datetime64[ms]")}))
     found: Values = np.maximum(made["yhat"].to_numpy(np.float64), 0.0)
     return found
+
+
+def _quiet() -> None:
+    """Nothing of every step of the solver, and of libraries for plots that are not there."""
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
