@@ -50,7 +50,7 @@ def agrees(sums: np.ndarray, got: Matrix, rows: Matrix) -> float:  # type: ignor
     """The sums of the library against the file's quantities in units of the scale, worked out in float64:
     where leaves cancel out, what is left of float32 is relative to the unit, not to the quantity."""
     units = rows[:, 1].astype(np.float64) * rows[:, 3]
-    return parity(np.maximum(sums.astype(np.float64), 0.0), got / units, tolerance=1e-5, where="t")  # type: ignore[arg-type]
+    return parity(np.maximum(sums.astype(np.float64), 0.0), got / units, tolerance=1e-5, where="t")
 
 
 def score(model: bytes, rows: Matrix) -> Matrix:

@@ -80,4 +80,4 @@ def report_trials(space: Workspace, trials: Trials) -> None:
     values = [trial.value for trial in judged if trial.value is not None]
     space.progress("search", len(judged) / wanted)
     if values:
-        space.measured(best_trial=max(values))
+        space.measured(best_trial=abs(max(values)))  # an error is searched as its negative

@@ -142,7 +142,7 @@ def _report(
     )
     space.measured(
         mape=ours.mape, wape=ours.wape, bias=ours.bias, mape_seasonal_naive=naive.mape,
-        series=len(single), series_that_pass=sum(row["passes"] for row in single),
+        series_judged=len(single), series_that_pass=sum(row["passes"] for row in single),
     )  # fmt: skip
     origins = []
     for window in test:

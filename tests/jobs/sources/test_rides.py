@@ -1,10 +1,12 @@
 """Rides as events: as many an hour as the data says, within that hour, of the last days only."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from core.errors import Unavailable
-from jobs.sources.rides import convert, user_events
+from core.settings import settings
+from jobs.sources.rides import ROWS, convert, hours, user_events
 from schemas.catalog.user_events import UserEvent
 from schemas.codec import arrow_schema
 
@@ -41,3 +43,12 @@ def test_only_the_last_days_are_made() -> None:
 def test_a_gap_is_refused() -> None:
     with pytest.raises(Unavailable, match="gaps"):
         convert(LINES.replace(b"2019-08-31 01", b"2019-08-31 09"))
+
+
+def test_the_real_rides_are_the_same_for_ever() -> None:
+    """Only where the data has been downloaded: no test downloads data."""
+    if not list((settings().cache / "data").glob("rides-*.parquet")):
+        pytest.skip("NOT TESTED: the ride data has not been downloaded")
+    table = hours()
+    assert table.num_rows == ROWS
+    assert pc.sum(table["rides"]).as_py() == 24_975_577

@@ -67,6 +67,48 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
+HORIZON = {"name": "week", "steps": 7}
+WRONG_FORECASTS: list[tuple[dict[str, Any], str, str]] = [
+    ({"forecast": {"scale": "bookings"}}, "/forecast/scale", "no moving average"),
+    ({"forecast": {"horizons": []}}, "/forecast/horizons", "about one at least"),
+    ({"forecast": {"horizons": [HORIZON | {"gate": False}]}}, "/forecast/horizons", "about one at least"),
+    ({"forecast": {"horizons": [HORIZON, HORIZON]}}, "/forecast/horizons", "names one twice"),
+    ({"forecast": {"horizons": [HORIZON | {"lead": 15}]}}, "/forecast/horizons/0", "22 windows after"),
+    ({"forecast": {"horizons": [HORIZON | {"steps": 0}]}}, "/forecast/horizons/0/steps", ">= 1"),
+    ({"forecast": {"prophets": True}}, "/forecast", "prophets"),
+    ({"forecast": None}, "/forecast", "belongs to task forecasting"),
+    ({"task": "classification"}, "/forecast", "belongs to task forecasting"),
+    ({"target": {"classes": ["few", "many"]}}, "/target/classes", "no classes"),
+    ({"target": {"column": "share_7d"}}, "/target/column", "no aggregate"),
+    ({"search": {"metric": "auc"}}, "/search/metric", "no metric of forecasting"),
+    ({"views": []}, "/views", "must name one view"),
+    ({"views": ["demand_day"]}, "/views/0", "did you mean 'demand_days'?"),
+    ({"views": ["card_activity"]}, "/views/0", "no windowed view"),
+    ({"views": ["merchant_sales"]}, "/views/0", "no windowed view"),
+    ({"evaluation": {"origins": 0}}, "/evaluation/origins", "one origin at least"),
+    ({"gate": {"mape": 1.5}}, "/gate/mape", "<= 1.0"),
+    ({"pipeline": "demandd"}, "/pipeline", "did you mean 'demand'?"),
+    ({"expectations": [{"column": "targt", "kind": "present"}]}, "/expectations/0/column", "'target'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "reason"), WRONG_FORECASTS, ids=[two for _, two, _ in WRONG_FORECASTS]
+)
+def test_what_is_wrong_with_a_forecast_is_told_with_its_place(
+    change: dict[str, Any], place: str, reason: str
+) -> None:
+    with pytest.raises(Rejected) as refused:
+        parse(changed(shipped_values("demand"), change), where="test")
+    assert reason in refused.value.fields[place]
+
+
+def test_a_quick_forecast_is_judged_all_the_same() -> None:
+    assert shipped("demand").quick().evaluation.origins == shipped("demand").evaluation.origins
+    assert shipped("demand").quick().search.trials == 0
+    assert shipped("fraud").quick().evaluation.origins == 0
+
+
 @pytest.mark.parametrize(("change", "place", "reason"), WRONG, ids=[place for _, place, _ in WRONG])
 def test_what_is_wrong_is_told_with_its_place(change: dict[str, Any], place: str, reason: str) -> None:
     with pytest.raises(Rejected) as refused:
