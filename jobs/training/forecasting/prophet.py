@@ -35,7 +35,6 @@ def forecast(task: ProphetTask) -> Values:
     starts = task.known_until - task.step * np.arange(count, 0, -1)
     later = task.known_until + task.step * np.arange(task.wanted)
     model = Prophet(uncertainty_samples=0)
-    _quiet()  # once more: the solver's library sets its own level when it is imported
     model.fit(pandas.DataFrame({"ds": starts.astype("datetime64[ms]"), "y": task.values}), seed=task.seed)
     made = model.predict(pandas.DataFrame({"ds": later.astype("datetime64[ms]")}))
     found: Values = np.maximum(made["yhat"].to_numpy(np.float64), 0.0)
@@ -43,6 +42,8 @@ def forecast(task: ProphetTask) -> Values:
 
 
 def _quiet() -> None:
-    """Nothing of every step of the solver, and of libraries for plots that are not there."""
+    """Nothing of every step of the solver, and of libraries for plots that are not there. The solver's
+    library adds a handler of its own where there is none yet."""
     for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        quiet = logging.getLogger(name)
+        quiet.handlers, quiet.propagate = [logging.NullHandler()], False

@@ -58,7 +58,9 @@ def test_recorded_events_give_the_examples_of_the_events(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = load_plan("demand")
-    topic = Topic(f"bookings-{uuid.uuid4().hex[:8]}", UserEvent, partitions=plan.source.partitions)
+    topic = Topic(
+        f"test.bookings-{uuid.uuid4().hex[:8]}.events.v1", UserEvent, partitions=plan.source.partitions
+    )
     events = bookings({"north": counted(50, 9, 1), "south": counted(50, 7, 2)})
     recorded_on(topic, pa.concat_tables([events, events.slice(100, 50)]))  # some came twice
     monkeypatch.setattr(extract, "plan_of", lambda _: changed(plan, source=topic))
