@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from core.carrier import Carrier
 from core.errors import Unavailable
 from jobs.sources.cache import cached
-from jobs.sources.carrier import Carrier
 from jobs.sources.commerce import TENANT, constant, numbered
 from jobs.sources.progress import Progress, silent
 from jobs.sources.slices import TIME

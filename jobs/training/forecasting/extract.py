@@ -14,12 +14,12 @@ from core.errors import InvalidInput
 from core.settings import settings
 from features.offline.history import compute, first_per_id
 from features.view import FeatureView
-from jobs.batch.recorded import recorded
 from jobs.sources import baskets, demand, generated_baskets, rides
 from jobs.training.extract import recent, whole
 from jobs.training.forecasting.examples import Series, every, examples, series_of
 from jobs.training.workspace import Workspace
 from models.manifest import DataSource
+from pipelines.recorded import tables
 from pipelines.training.configuration import Forecast
 from pipelines.training.reading import plan_of
 
@@ -113,7 +113,7 @@ def _recorded(space: Workspace) -> tuple[pa.Table, DataSource, dict[str, Any]]:
     topic, time = plan_of(space.configuration).source, view_of(space).time
     with TemporaryDirectory(prefix="training-") as folder:
         space.progress("read recorded events", None)
-        events = recorded(topic, settings(), Path(folder))
+        events = tables(topic, settings(), Path(folder))
         rows = first_per_id(whole(events.tables, topic.name)).sort_by(time)
     offsets = {topic.name: {str(at): end for at, end in events.ends.items()}}
     return rows, DataSource(f"recorded events of {topic.name}", "the operator's own"), offsets

@@ -68,6 +68,8 @@ def _compared(champion: StoredModel, space: Workspace) -> dict[str, Any]:
 
 def _unseen(champion: StoredModel, prepared: Prepared, rows: Any, space: Workspace) -> Any:
     """Of the rows of the test those of the gate whose origin is after all that the champion learned from."""
-    last = champion.manifest.description.trained_on.last_at
+    learned = champion.manifest.description.trained_on
+    if learned is None:
+        return np.zeros(len(rows), bool)
     at = space.rows[AT].to_pylist()
-    return np.array([at[row] > last for row in rows.tolist()], bool) & prepared.gated[rows]
+    return np.array([at[row] > learned.last_at for row in rows.tolist()], bool) & prepared.gated[rows]
