@@ -38,15 +38,20 @@ def to_quantity(booster: "lightgbm.Booster", *, name: str, scale: Scale | None =
     return trees.to_quantity(inputs=inputs, base=0.0, name=name, scale=scale)
 
 
-def boundaries(booster: "lightgbm.Booster", rows: Matrix, *, seed: int = 0) -> Matrix:
-    """As `models.export.boundaries`: on the last float32 that goes left, on the one just above it, NaN."""
-    splits = (
+def splits_of(booster: "lightgbm.Booster") -> list[tuple[int, float]]:
+    """Every distinct split, sorted: position of the input, and the last float32 that goes left."""
+    found = {
         (int(node["split_feature"]), float(last_left(node["threshold"])))
         for tree in booster.dump_model()["tree_info"]
         for node in _nodes(tree["tree_structure"])
         if "split_feature" in node
-    )
-    return rows_on_splits(splits, rows, beside=np.inf, seed=seed)
+    }
+    return sorted(found)
+
+
+def boundaries(booster: "lightgbm.Booster", rows: Matrix, *, seed: int = 0) -> Matrix:
+    """As `models.export.boundaries`: on the last float32 that goes left, on the one just above it, NaN."""
+    return rows_on_splits(splits_of(booster), rows, beside=np.inf, seed=seed)
 
 
 def last_left(threshold: float) -> np.float32:

@@ -50,6 +50,11 @@ class Grown(Protocol):
         """Rows on the split boundaries of the model, beside them, and with NaN there."""
         ...
 
+    @property
+    def splits(self) -> list[tuple[int, float]]:
+        """Every distinct split: position of the input, and threshold."""
+        ...
+
     def save(self) -> bytes:
         """The model in the library's own format."""
         ...
@@ -75,6 +80,10 @@ class XGBoostModel:
     def boundaries(self, rows: Matrix) -> Matrix:
         return export.boundaries(self.booster, rows)
 
+    @property
+    def splits(self) -> list[tuple[int, float]]:
+        return export.splits_of(self.booster)
+
     def save(self) -> bytes:
         return bytes(self.booster.save_raw("ubj"))
 
@@ -98,6 +107,10 @@ class LightGBMModel:
 
     def boundaries(self, rows: Matrix) -> Matrix:
         return export_lightgbm.boundaries(self.booster, rows)
+
+    @property
+    def splits(self) -> list[tuple[int, float]]:
+        return export_lightgbm.splits_of(self.booster)
 
     def save(self) -> bytes:
         return str(self.booster.model_to_string()).encode()

@@ -22,7 +22,6 @@ from models.manifest import DataRange, DataSource, Description
 from models.store import BOOSTER, GOLDEN, MODEL, SIGNATURE, StoredModel
 
 PARITY = 1e-5
-GOLDEN_ROWS = 512
 RUN = "run"
 _PARITY_ROWS = 20_000
 LIBRARIES = {"xgboost": "xgboost-cpu", "lightgbm": "lightgbm"}
@@ -41,7 +40,7 @@ def export(space: Workspace) -> dict[str, Any]:
     missing, zeros = np.full_like(real[:1], np.nan), np.zeros_like(real[:1])
     checked = np.concatenate([real, grown.boundaries(real), missing, zeros])
     worst = parity(grown.score(checked), engine.score(checked), tolerance=PARITY, where=f"model {name}")
-    picked = np.arange(0, len(later), max(len(later) // GOLDEN_ROWS, 1))[:GOLDEN_ROWS]
+    picked = golden.choose(later, grown.splits)
     rows = space.rows.slice(parts.test_start).take(pa.array(picked))
     signature = space.signature
     if not np.array_equal(Encoder(signature).encode_table(rows), later[picked], equal_nan=True):

@@ -12,7 +12,7 @@ import pyarrow as pa
 from core.errors import ModelRefused
 from features.times import millis
 from jobs.training.boosting import Sample, load_grown
-from jobs.training.classification.publish import GOLDEN_ROWS, LIBRARIES, PARITY, RUN, published
+from jobs.training.classification.publish import LIBRARIES, PARITY, RUN, published
 from jobs.training.forecasting.backtest import candidates_of
 from jobs.training.forecasting.examples import AT, KNOWN
 from jobs.training.forecasting.extract import forecast_of, view_of
@@ -60,7 +60,7 @@ def export(space: Workspace) -> dict[str, Any]:
     worst = parity(
         shares, (engine.score(checked) / units).astype(np.float32), tolerance=PARITY, where=f"model {name}"
     )
-    picked = np.linspace(0, len(found.matrix) - 1, min(GOLDEN_ROWS, len(found.matrix))).astype(np.int64)
+    picked = golden.choose(found.matrix, grown.splits)
     rows = space.rows.take(pa.array(picked))
     golden_inputs = np.ascontiguousarray(found.matrix[picked])
     if not np.array_equal(Encoder(space.signature).encode_table(rows), golden_inputs, equal_nan=True):
