@@ -32,7 +32,8 @@ class Judged:
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting that is tried. `place` counts from 0; `judged` is None before it is."""
+    """One setting that is tried. `place` counts from 0, whatever was killed; `number` is the study's.
+    `judged` is None before it is."""
 
     place: int
     number: int
@@ -43,6 +44,12 @@ class Trial:
     def value(self) -> float | None:
         """What it is ranked by: None when it was cut short."""
         return None if self.judged is None or self.judged.pruned else self.judged.means[-1]
+
+
+def text_of(trials: Sequence[Trial]) -> bytes:
+    """Trials as JSON, the same for a search that was killed and resumed as for an unbroken one."""
+    told = [{"place": one.place, "settings": one.settings, "judged": one.judged} for one in trials]
+    return msgspec.json.format(msgspec.json.encode(told), indent=1)
 
 
 class Trials:

@@ -10,7 +10,7 @@ from jobs.training.classification.prepare import parts_of, times_of
 from jobs.training.fold_scores import Task, both_classes
 from jobs.training.processes import judges
 from jobs.training.splitting import rolling_origins
-from jobs.training.trials import Trial, Trials
+from jobs.training.trials import Trial, Trials, text_of
 from jobs.training.workspace import Workspace
 
 TRIALS = "trials.json"
@@ -49,7 +49,7 @@ def search(space: Workspace) -> dict[str, Any]:
             trials.tell(list(zip(asked, pool.judge(tasks), strict=True)))
             report_trials(space, trials)
     found = trials.all()
-    space.folder.write(TRIALS, msgspec.json.format(msgspec.json.encode(found), indent=1))
+    space.folder.write(TRIALS, text_of(found))
     best = best_of(found)
     return {
         "trials": len(found),

@@ -53,7 +53,7 @@ def _compared(champion: StoredModel, space: Workspace) -> dict[str, Any]:
         rows, ours = kept["rows"], kept[space.state.details("evaluate")["chosen"]]
     later = _unseen(champion, prepared, rows, space)
     if not later.any():
-        return {"not_compared": "the champion has learned from every row of the test"}
+        return {"not_compared": "no row of the test is known to be new to the champion"}
     try:
         model = load(champion, threads=space.around.processes)
         batch = space.rows.take(rows[later]).combine_chunks().to_batches()[0]
@@ -67,7 +67,8 @@ def _compared(champion: StoredModel, space: Workspace) -> dict[str, Any]:
 
 
 def _unseen(champion: StoredModel, prepared: Prepared, rows: Any, space: Workspace) -> Any:
-    """Of the rows of the test those of the gate whose origin is after all that the champion learned from."""
+    """Of the rows of the test those of the gate whose origin is after all that the champion learned from;
+    none where it does not say what that was."""
     learned = champion.manifest.description.trained_on
     if learned is None:
         return np.zeros(len(rows), bool)

@@ -11,7 +11,7 @@ from jobs.training.forecasting.fitting import Task, judge
 from jobs.training.forecasting.prepare import prepared_of, scale_of
 from jobs.training.forecasting.windows import usable, windows
 from jobs.training.processes import judges
-from jobs.training.trials import Trials
+from jobs.training.trials import Trials, text_of
 from jobs.training.workspace import Workspace
 
 TRIALS = "trials.json"
@@ -50,7 +50,7 @@ def search(space: Workspace) -> dict[str, Any]:
             trials.tell(list(zip(asked, pool.each(judge, tasks), strict=True)))
             report_trials(space, trials)
     tried = trials.all()
-    space.folder.write(TRIALS, msgspec.json.format(msgspec.json.encode(tried), indent=1))
+    space.folder.write(TRIALS, text_of(tried))
     return {
         "trials": len(tried),
         "pruned": sum(trial.value is None for trial in tried),

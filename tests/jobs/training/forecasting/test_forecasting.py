@@ -199,5 +199,5 @@ def test_a_later_model_is_compared_where_the_champion_has_not_learned(
     )
     assert ModelStore(tmp_path / "models").aliases("demand") == {"champion": "1", "staging": "2"}
     again = train(QUICK, tmp_path, early, id="again")
-    assert "has learned from every row" in again.details("gate")["not_compared"]
+    assert "known to be new to the champion" in again.details("gate")["not_compared"]
     assert gates.below(again.details("evaluate")["horizons"], "lightgbm", 0.15) == []
