@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bench.harness import BenchResult, Ratio, quiet
 
-PARTS = ("bench.models_trees", "bench.models_served")
+PARTS = ("bench.models_trees", "bench.models_served", "bench.models_guards", "bench.models_llm")
 
 
 def bench() -> BenchResult:
