@@ -19,7 +19,7 @@ from jobs.serving.models import Models, Served
 from jobs.worker.serving import ModelSource
 from models.load import StoredModels
 from models.registry import Following, open_registry
-from models.store import CHAMPION
+from models.store import CHAMPION, Registry
 from operators.batching import Bounds
 
 STOP_S = 10.0
@@ -37,14 +37,19 @@ def run(settings: Settings, names: list[str] | None = None) -> None:
 
 
 def sources(settings: Settings, names: list[str] | None = None) -> dict[str, ModelSource]:
-    """Where each model comes from: the registry of the settings, by way of its cache."""
+    """Where each model comes from: the registry of the settings, by way of its cache. Without names those are
+    served whose champions are in the cache, or where it is empty all that the registry has."""
     registry = open_registry(settings)
-    chosen = names or [name for name in registry.names() if CHAMPION in registry.aliases(name)]
+    chosen = names or _champions(registry.cache) or _champions(registry)
     if not chosen:
         raise InvalidInput("there is no model to serve", mend="train one, or name it with --model")
     own = settings.serving
     store = Following(registry)
     return {name: StoredModels(store, name, threads=own.threads, engine=own.engine) for name in chosen}
+
+
+def _champions(registry: Registry) -> list[str]:
+    return [name for name in registry.names() if CHAMPION in registry.aliases(name)]
 
 
 async def _until_signal(settings: Settings, found: Mapping[str, ModelSource]) -> None:

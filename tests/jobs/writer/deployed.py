@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from core.clock import SystemClock
@@ -19,6 +19,7 @@ from operators.decide import Band, Bands
 from pipelines.plan import Infer, Plan, ScoringPlan
 from schemas.broker import admin, consumer, producer, watermarks
 from schemas.catalog.alerts import Alert
+from schemas.catalog.asking import REPLIES
 from schemas.catalog.decisions import Decision, StatusChange, Verdict
 from schemas.codec import RecordCodec
 from schemas.keys import key_of
@@ -100,8 +101,12 @@ class OnTopics:
                 for topic in self.plan.topics
             ]
         )
-        for outcome in made.values():
-            outcome.result(timeout=30)
+        for name, outcome in made.items():
+            try:
+                outcome.result(timeout=30)
+            except KafkaException as error:
+                if name != REPLIES.name or error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise  # only replies are shared by pipelines
         for topic in self.plan.topics:
             if topic.name in self._codecs:
                 self._registry.register(topic.subject, self._codecs[topic.name].text)
