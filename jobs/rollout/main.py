@@ -230,6 +230,8 @@ class Controller:
             return
         if not isinstance(command, ModelCommand):
             return
+        if self._fleet(command.model).routing is None:
+            self._route_new(group, outbox, command.model)
         needed = command.kind in ("load", "deploy")
         registered = self._watch.registered(command.model, command.version) if needed else None
         fleet, now = self._fleet(command.model), self._clock.now()
@@ -238,6 +240,14 @@ class Controller:
             "command", command=command.id, kind=command.kind, model=command.model, sender=command.sender
         )
         self._publish(group, outbox, decision)
+
+    def _route_new(self, group: Consumer, outbox: ServingOutbox, model: str) -> None:
+        """A model whose first champion came to the registry since the last look."""
+        version = self._watch.champion_of(model)
+        if version is not None:
+            now = self._clock.now()
+            moved = champion_moved(self._fleet(model), model, version, now, self._rules)
+            self._publish(group, outbox, moved)
 
     def _publish(self, group: Consumer, outbox: ServingOutbox, decision: Decision) -> None:
         if decision is NOTHING or not self._still_mine(group):

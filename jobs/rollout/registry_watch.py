@@ -77,6 +77,14 @@ class ChampionWatch:
             _LOG.warning("the registry does not answer", reason=error.what)
             return None
 
+    def champion_of(self, model: str) -> str | None:
+        """Asked anew; None when there is none, or no answer."""
+        try:
+            return self._registry.aliases(model).get(CHAMPION)
+        except MillstreamError as error:
+            _LOG.warning("the registry does not answer", reason=error.what)
+            return None
+
     def log(self, served: Served) -> None:
         """Have the figures logged; dropped while a thousand others wait."""
         try:
