@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from jobs.sources.progress import Progress
     from pipelines.training.configuration import Configuration
 
+Trials = Annotated[int | None, typer.Option(min=0, help="settings to try; 0: the shipped ones, fitted once")]
+Config = Annotated[Path | None, typer.Option(help="a TOML file instead of the shipped one")]
+Resume = Annotated[str | None, typer.Option(help="a run that was cut short")]
+Promote = Annotated[
+    bool, typer.Option("--promote", help="champion at once if it passes the gate, not staging")
+]
+Generated = Annotated[bool, typer.Option("--generated", help="no download: the built-in generator")]
 Json = Annotated[bool, typer.Option("--json", help="last line of stdout: one JSON object")]
 
 
@@ -21,23 +28,17 @@ def register(app: typer.Typer) -> None:
 
     @train.command()
     def fraud(
-        trials: Annotated[
-            int | None, typer.Option(min=0, help="settings to try; 0: the shipped ones, fitted once")
-        ] = None,
-        config: Annotated[Path | None, typer.Option(help="a TOML file instead of the shipped one")] = None,
-        resume: Annotated[str | None, typer.Option(help="a run that was cut short")] = None,
-        promote: Annotated[
-            bool, typer.Option("--promote", help="champion at once if it passes the gate, not staging")
-        ] = False,
-        generated: Annotated[
-            bool, typer.Option("--generated", help="no download: the built-in generator")
-        ] = False,
+        trials: Trials = None,
+        config: Config = None,
+        resume: Resume = None,
+        promote: Promote = False,
+        generated: Generated = False,
         events: Annotated[int | None, typer.Option(min=1, help="rows per demo phase to keep unseen")] = None,
         json: Json = False,
     ) -> None:
         """Card payments: which are fraud. By time, with the view's features; ONNX, digest, golden outputs.
 
-        Without --trials and --config nothing is searched: half a minute. The first model becomes the
+        Without --trials and --config nothing is searched. The first model becomes the
         champion, a later one goes to staging if it is not worse than the champion.
         """
         _train("fraud", config, trials, resume, promote, generated, events, json)
@@ -47,17 +48,11 @@ def register(app: typer.Typer) -> None:
         hourly: Annotated[
             bool, typer.Option("--hourly", help="a city's rides by the hour, not regions by the day")
         ] = False,
-        trials: Annotated[
-            int | None, typer.Option(min=0, help="settings to try; 0: the shipped ones, fitted once")
-        ] = None,
-        config: Annotated[Path | None, typer.Option(help="a TOML file instead of the shipped one")] = None,
-        resume: Annotated[str | None, typer.Option(help="a run that was cut short")] = None,
-        promote: Annotated[
-            bool, typer.Option("--promote", help="champion at once if it passes the gate, not staging")
-        ] = False,
-        generated: Annotated[
-            bool, typer.Option("--generated", help="no download: the built-in generator")
-        ] = False,
+        trials: Trials = None,
+        config: Config = None,
+        resume: Resume = None,
+        promote: Promote = False,
+        generated: Generated = False,
         json: Json = False,
     ) -> None:
         """Bookings to come: XGBoost and LightGBM beside Prophet and a seasonal naive forecast.
