@@ -168,7 +168,7 @@ class Batching:
             meters.queue_ms.observe((now - one.queued_at) * 1e3)
         if len(matrix) * self._row_s <= self._bounds.at_once_s:
             self._answer(batch, partial(self._call, scorer, matrix))
-            loop.call_soon(self._next)
+            loop.call_soon(self._run if self._queue else self._next)  # who did not fit has waited enough
             return
 
         def returned(done: "asyncio.Future[Inferred]") -> None:

@@ -67,12 +67,12 @@ async def ask(batching: Batching, scorer: Third, matrix: Matrix, **more: Any) ->
     return await batching.score(scorer, matrix, **more)
 
 
-async def held(batching: Batching, scorer: Third) -> "asyncio.Task[Scored]":
-    """A call under way in the model's thread, until `scorer.free` is set."""
+async def held(batching: Batching, scorer: Third, count: int = 1) -> "asyncio.Task[Scored]":
+    """A call of `count` rows under way in the model's thread, until `scorer.free` is set."""
     batching._row_s = 1.0  # as after a slow call
     scorer.free.clear()
     scorer.begun.clear()
-    task = asyncio.create_task(ask(batching, scorer, rows(0.0)))
+    task = asyncio.create_task(ask(batching, scorer, rows(*[0.0] * count)))
     while not scorer.begun.is_set():
         await asyncio.sleep(0)
     return task
@@ -98,15 +98,17 @@ async def test_who_comes_in_one_pass_goes_together() -> None:
     await batching.close()
 
 
-async def test_what_is_queued_goes_when_the_call_returns() -> None:
-    batching, scorer = Batching(Bounds(rows=8, wait_s=30.0)), Third()
-    first = await held(batching, scorer)
+@pytest.mark.parametrize("row_s", [1.0, 0.0], ids=["slow model", "fast model"])
+async def test_what_is_queued_goes_when_the_call_returns(row_s: float) -> None:
+    batching, scorer = Batching(Bounds(rows=8, wait_s=3600.0)), Third()
+    first = await held(batching, scorer, 8)
+    batching._row_s = row_s
     others = [asyncio.create_task(ask(batching, scorer, rows(1.0, 2.0))) for _ in range(5)]
     await asyncio.sleep(0)
     assert batching.queued == 10
     scorer.free.set()
-    await asyncio.gather(first, *others)  # in far less than `wait_s`
-    assert scorer.sizes == [1, 8, 2]
+    await asyncio.gather(first, *others)  # without a wait for more
+    assert scorer.sizes == [8, 8, 2]
     assert batching.queued == 0
     await batching.close()
 
