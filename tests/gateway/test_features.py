@@ -266,7 +266,7 @@ async def test_an_unknown_view_in_the_path_is_404_with_the_nearest(http: httpx.A
         ("read", {""}),
         (False, {""}),
     ],
-    ids=str,
+    ids=lambda given: str(sorted(given) if isinstance(given, set) else given),
 )
 async def test_what_does_not_fit_is_422_and_names_every_place(
     http: httpx.AsyncClient, body: Any, pointers: set[str]

@@ -115,7 +115,7 @@ async def test_the_key_may_come_in_the_header() -> None:
     assert await client.code() == 1001
 
 
-@pytest.mark.parametrize("key", [None, "nonsense", mint()[0]])
+@pytest.mark.parametrize("key", [None, "nonsense", pytest.param(mint()[0], id="unknown")])
 async def test_a_bad_key_is_closed_with_4401(key: str | None) -> None:
     _, sessions, _ = some_sessions()
     client = Client(sessions)
