@@ -20,6 +20,8 @@ STEPS = (
     ("types", ("mypy", *(part for name in CODE for part in ("-p", name)))),
 )
 
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadgroup")  # lanes: tests/lanes.py
+
 
 def register(app: typer.Typer) -> None:
     @app.command()
@@ -33,13 +35,14 @@ def register(app: typer.Typer) -> None:
         full: Annotated[bool, typer.Option("--full", help="the long tests too")] = False,
         unit: Annotated[bool, typer.Option("--unit", help="only what needs no services")] = False,
     ) -> None:
-        """The static checks, then the tests; further arguments go to pytest. Tells the slowest tests."""
+        """The static checks, then the tests, two at a time; further arguments go to pytest (`-n 0`: one after
+        another). Tells the slowest tests."""
         if not static_checks():
             raise typer.Exit(1)
         chosen = [] if full else ["not full"]
         if unit:
             chosen.append("not services")
-        arguments = ["--durations=40", "--durations-min=3"]
+        arguments = [*SIDE_BY_SIDE, "--durations=40", "--durations-min=3"]
         arguments += ["-m", " and ".join(chosen)] if chosen else []
         os.chdir(ROOT)
         sys.stdout.flush()

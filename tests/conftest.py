@@ -6,10 +6,15 @@ from collections.abc import Iterator
 import pytest
 
 from core import collector
+from tests.lanes import arrange
 from tests.stack_fixture import services_env, stack
 
 __all__ = ["own_collector", "services_env", "stack"]
 PYTHONS_OWN = (700, 10, 10)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    arrange(items)
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,12 @@ from core.ids import new_id
 from core.settings import settings
 from gateway.acceptance import Acceptance, AcceptanceStore, InMemoryAcceptance, RedisAcceptance
 from stack.local import Stack
+from tests.lanes import on_the_stack
 
 TTL = timedelta(hours=1)
 
 
-@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.services)])
+@pytest.fixture(params=["memory", pytest.param("redis", marks=[pytest.mark.services, on_the_stack])])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[AcceptanceStore]:
     if request.param == "memory":
         yield InMemoryAcceptance(ttl=TTL)

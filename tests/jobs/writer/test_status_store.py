@@ -16,6 +16,7 @@ from jobs.writer.postgres_store import PostgresStatusStore
 from jobs.writer.status_store import Arrival
 from tests.jobs.writer.memory_store import MemoryStatusStore
 from tests.jobs.writer.samples import START, TENANT, decision, verdict
+from tests.lanes import on_the_stack
 
 
 class ReadablePostgres(PostgresStatusStore):
@@ -44,7 +45,7 @@ class ReadablePostgres(PostgresStatusStore):
         return found
 
 
-@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.services)])
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=[pytest.mark.services, on_the_stack])])
 def store(request: pytest.FixtureRequest) -> Iterator[Any]:
     if request.param == "memory":
         yield MemoryStatusStore()
