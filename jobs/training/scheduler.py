@@ -7,7 +7,7 @@ is made up for, once.
 
 import os
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from schemas.catalog.training import TrainingCommand
 SCHEDULE = "schedule.json"
 ATTEMPTS = 5
 """How often a run is begun whose process ends without a word, e.g. killed for its memory."""
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=1), timedelta(minutes=1)
 _log = logger("training.scheduler")
 
 
@@ -37,6 +38,10 @@ class Child(Protocol):
 
     def terminate(self) -> None:
         """Ask it to stop; the run can be resumed."""
+        ...
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
         ...
 
 
@@ -60,6 +65,7 @@ class Scheduler:
         self._root, self._configurations = root, configurations
         self._start, self._publish, self._clock, self._most = start, publish, clock, most
         self._children: dict[str, Child] = {}
+        self._pauses: dict[str, tuple[timedelta, datetime]] = {}
         self._published: dict[str, RunState] = {}
         self._open = {folder.id for folder in runs(root)}
         root.mkdir(parents=True, exist_ok=True)
@@ -87,9 +93,7 @@ class Scheduler:
         for child in self._children.values():
             child.terminate()
         for child in self._children.values():
-            wait = getattr(child, "wait", None)
-            if wait is not None:
-                wait()
+            child.wait()
 
     def _come_due(self) -> None:
         path, now = self._root / SCHEDULE, self._clock.now()
@@ -125,15 +129,23 @@ class Scheduler:
             del self._children[id]
             folder = RunFolder(self._root, id)
             state = folder.load()
-            if not ended(state) and state.attempts >= ATTEMPTS:
+            if ended(state):
+                continue
+            pause, _ = self._pauses.get(id, (_FIRST_PAUSE, None))
+            self._pauses[id] = min(2 * pause, _LONGEST_PAUSE), self._clock.now() + pause
+            _log.warning("a run's process ended before the run", run=id, code=code, attempts=state.attempts)
+            if state.attempts >= ATTEMPTS:
                 problem = f"its process ended {state.attempts} times, last with code {code}"
                 now = self._clock.now()
                 folder.save(msgspec.structs.replace(state, state="failed", problem=problem, changed_at=now))
 
     def _fill(self) -> None:
-        """Start what waits, oldest first; a run that another process holds is not started."""
-        waiting = []
+        """Start what waits, oldest first, but for a run that another process holds and one whose process has
+        just ended without a word."""
+        waiting, now = [], self._clock.now()
         for id in self._open - self._children.keys():
+            if id in self._pauses and now < self._pauses[id][1]:
+                continue
             folder = RunFolder(self._root, id)
             state = folder.load()
             if not ended(state) and not folder.busy():
@@ -154,4 +166,5 @@ class Scheduler:
                 self._published[id] = state
             if ended(state) and id not in self._children:
                 self._open.discard(id)
+                self._pauses.pop(id, None)
                 del self._published[id]

@@ -1,6 +1,7 @@
 """The scheduler: one run per wish and per time that came due, bounded, resumed after a kill."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,10 @@ class Process:
 
     def terminate(self) -> None:
         self.asked_to_stop = True
+
+    def wait(self) -> int:
+        assert self.asked_to_stop
+        return -15
 
 
 class World:
@@ -165,10 +170,34 @@ def test_a_run_whose_process_dies_again_and_again_is_given_up(tmp_path: Path) ->
     for _ in range(ATTEMPTS + 2):
         world.scheduler.step()
         world.processes["one"].code = -9
+        world.scheduler.step()
+        world.clock.advance(timedelta(minutes=1))
     state = RunFolder(tmp_path, "one").load()
     assert (state.state, state.attempts) == ("failed", ATTEMPTS)
     assert "ended 5 times" in str(state.problem)
     assert world.states("one")[-1] == "failed"
+
+
+def test_a_process_that_ends_before_its_run_begins_is_not_begun_without_a_pause(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    begun: list[datetime] = []
+
+    def start(id: str) -> Process:
+        begun.append(world.clock.now())
+        process = Process()
+        process.code = 1  # e.g. it cannot reach the registry
+        return process
+
+    world.start = start  # type: ignore[method-assign]
+    world.begin().take(world.command("one"))
+    for _ in range(600):
+        world.scheduler.step()
+        world.clock.advance(timedelta(seconds=0.5))
+    pauses = [round((later - before).total_seconds()) for before, later in pairwise(begun)]
+    assert pauses[:3] == sorted(pauses[:3])
+    assert max(pauses) <= 61
+    assert 5 <= len(begun) <= 12
+    assert RunFolder(tmp_path, "one").load().state == "queued", "it is tried again until it can begin"
 
 
 def test_what_could_not_be_published_is_published_later(tmp_path: Path) -> None:
