@@ -64,6 +64,27 @@ class Sink(Protocol):
         ...
 
 
+class Direct:
+    """What a sink is that keeps nothing between two chunks: what `write` took is durable when it returns."""
+
+    commits = True
+
+    def open(self) -> None:
+        return
+
+    def positions(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        return {}
+
+    def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
+        return
+
+    def tick(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
 def isolate(
     chunk: Chunk, write: Callable[[Chunk], None], refused: Callable[[Chunk, BadRecord], None]
 ) -> None:

@@ -8,10 +8,11 @@ from features.feature_rows import ENTITY, SEQUENCE, WINDOW_END
 from features.online.packed_writer import PackedRow, PackedWriter
 from jobs.writer.chunk import Chunk
 from jobs.writer.errors import BadRecord
+from jobs.writer.sink import Direct
 from schemas.topic import Topic
 
 
-class PackedSink:
+class PackedSink(Direct):
     """Done when Redis has answered. A value is only replaced by one of a later window, or of the same window
     with a higher sequence; the same row again changes nothing. A row that can never be stored (a feature is
     NaN or infinite) and a message that is no row are dead-lettered."""
@@ -19,20 +20,10 @@ class PackedSink:
     name = "online"
     wait_s = 0.0
     dead_letters = True
-    commits = True
 
     def __init__(self, topic: Topic, writer: PackedWriter) -> None:
         self.topics: Sequence[Topic] = (topic,)
         self._writer = writer
-
-    def open(self) -> None:
-        return
-
-    def positions(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        return {}
-
-    def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
-        return
 
     def write(self, chunk: Chunk) -> None:
         """Raises Unavailable while Redis is away, BadRecord when a row cannot be stored."""
@@ -52,9 +43,3 @@ class PackedSink:
                 column("tenant"), column(ENTITY), column(WINDOW_END), column(SEQUENCE), values, strict=True
             )
         ]
-
-    def tick(self) -> None:
-        return
-
-    def close(self) -> None:
-        return

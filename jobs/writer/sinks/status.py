@@ -14,6 +14,7 @@ from jobs.writer.chunk import Chunk
 from jobs.writer.errors import BadRecord
 from jobs.writer.outbox import UNKNOWN_PARTITION, Outbox
 from jobs.writer.outcomes import alert, decided, reviewed
+from jobs.writer.sink import Direct
 from jobs.writer.status_store import Arrival, StatusStore
 from pipelines.plan import ScoringPlan
 from schemas.catalog.alerts import Alert
@@ -29,7 +30,7 @@ REMEMBERED = 100_000
 R = TypeVar("R", bound=Record)
 
 
-class ArrivalSink:
+class ArrivalSink(Direct):
     """Events to provisional rows. Done when PostgreSQL has committed.
 
     Reads with no hurry (50 ms a chunk): until the row is there the gateway answers from its acceptance
@@ -39,7 +40,6 @@ class ArrivalSink:
     name = "arrivals"
     wait_s = 0.05
     dead_letters = True
-    commits = True
 
     def __init__(self, plan: ScoringPlan, store: StatusStore, clock: Clock) -> None:
         self._pipeline = plan.pipeline
@@ -53,12 +53,6 @@ class ArrivalSink:
     def open(self) -> None:
         self._store.open()
 
-    def positions(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        return {}
-
-    def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
-        return
-
     def write(self, chunk: Chunk) -> None:
         columns = [
             chunk.batch.column(name).to_pylist() for name in ("tenant", "id", self._entity, self._time)
@@ -66,14 +60,11 @@ class ArrivalSink:
         arrivals = [Arrival(tenant, id, entity, at) for tenant, id, entity, at in zip(*columns, strict=True)]
         self._store.accept(self._pipeline, arrivals, self._clock.now())
 
-    def tick(self) -> None:
-        return
-
     def close(self) -> None:
         self._store.close()
 
 
-class StatusSink:
+class StatusSink(Direct):
     """Results and labels to the status. Done when PostgreSQL has committed *and* the status change, and
     for a block the alert, are acknowledged by Kafka; in that order, so what is pushed can be read.
 
@@ -84,7 +75,6 @@ class StatusSink:
     name = "status"
     wait_s = 0.0
     dead_letters = True
-    commits = True
 
     def __init__(
         self,
@@ -118,12 +108,6 @@ class StatusSink:
         self._codecs[self._plan.status.name].encode(change)
         self._codecs[self._plan.alerts.name].encode(warning)
 
-    def positions(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        return {}
-
-    def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
-        return
-
     def write(self, chunk: Chunk) -> None:
         rows = chunk.batch.to_pylist()
         partitions = {
@@ -141,9 +125,6 @@ class StatusSink:
             self._told[change.tenant, change.id, change.rank] = None
         while len(self._told) > REMEMBERED:
             self._told.popitem(last=False)
-
-    def tick(self) -> None:
-        return
 
     def close(self) -> None:
         self._store.close()
