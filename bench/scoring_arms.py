@@ -42,6 +42,7 @@ from models.load import StoredModels
 from models.store import ModelStore
 from operators.decide import Bands
 from operators.dedupe import Dedupe
+from operators.error_rates import ErrorRates
 from pipelines.catalog.fraud import BANDS, ENRICHED, RESULTS
 from pipelines.load import load_scoring
 from schemas import broker
@@ -76,7 +77,15 @@ def ours(corpus: Corpus, bands: Bands) -> Pass:
         stop = threading.Event()
         meter = Meter()
         work = Counted(
-            rows, stop, meter, decoder=decoder, encoder=encoder, dedupe=Dedupe(), scoring=scoring, clock=clock
+            rows,
+            stop,
+            meter,
+            decoder=decoder,
+            encoder=encoder,
+            dedupe=Dedupe(),
+            scoring=scoring,
+            clock=clock,
+            rates=ErrorRates("bench", clock),
         )
         dead: set[tuple[int, int]] = set()
         producer = broker.producer(settings(), **PRODUCER_SETTINGS)

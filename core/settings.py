@@ -245,6 +245,15 @@ class Supervisor(Section):
     stop_timeout_s: float = Field(20.0, gt=0, description="from SIGTERM to SIGKILL")
 
 
+class Alerting(Section):
+    """Alerts of error rates, by what workers and answering processes count."""
+
+    thresholds: Path | None = Field(
+        None, description="TOML file of thresholds of error rates, in place of the shipped ones"
+    )
+    period_s: float = Field(5.0, gt=0, le=30, description="time between two looks at the error rates")
+
+
 class Training(Section):
     runs: int = Field(1, ge=1, le=64, description="trainings that run at the same time; others wait")
     processes: int = Field(0, ge=0, le=1024, description="processors of one training; 0 for all there are")
@@ -287,6 +296,7 @@ class Settings(BaseSettings):
     llm: Llm = Llm()
     mlflow: Mlflow = Mlflow()
     rollout: Rollout = Rollout()
+    alerting: Alerting = Alerting()
     supervisor: Supervisor = Supervisor()
     training: Training = Training()
 

@@ -218,6 +218,7 @@ class Host:
             try:
                 outputs = self._work.work(inputs, self._serving.current)
             except (Unavailable, ModelError) as error:
+                self._work.failed(error, len(inputs))
                 if isinstance(error, ModelError) and self._serving.broke(error):
                     continue  # another version answers the same batch
                 metrics.HELD.labels(self._route.pipeline, error.code).inc()

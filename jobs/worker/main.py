@@ -23,6 +23,7 @@ from jobs.worker.batch import BatchWork
 from jobs.worker.control import Control
 from jobs.worker.host import Host, Limits, Route
 from jobs.worker.outbox import PRODUCER_SETTINGS, Outbox
+from jobs.worker.rate_alerts import RateAlerts, rates_of
 from jobs.worker.readback import Readback
 from jobs.worker.scoring import Declared, Scoring
 from jobs.worker.serving import ModelSource, Serving
@@ -30,6 +31,7 @@ from models.load import StoredModels
 from models.registry import Following, open_registry
 from operators.dedupe import Dedupe, Horizon
 from operators.ports import FeatureReader
+from pipelines.on_redis.raised import RaisedAlerts
 from pipelines.plan import ScoringPlan
 from schemas import broker
 from schemas.codec import RecordCodec
@@ -121,6 +123,7 @@ class Worker:
         self._redis = redis.Redis.from_url(
             settings.redis.address, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
         )
+        self._rates = rates_of(plan.pipeline, settings, clock)
         self._limits = limits(plan, settings)
         self._scoring = Scoring(
             Declared(
@@ -140,6 +143,7 @@ class Worker:
         self._probe.check("redis", self._ping)
         self._waiting(self._control.start, "waiting for the model")
         self._probe.check("model", self._has_model)
+        self._watch_rates()
         collector.calm()  # once: what a session leaves behind must not be kept for good
         try:
             while not self._stop.is_set():
@@ -148,6 +152,13 @@ class Worker:
             self._serving.stop()
             self._control.close()
             self._redis.close()
+
+    def _watch_rates(self) -> None:
+        name, settings = self._plan.pipeline, self._settings
+        raised = RaisedAlerts(self._redis, source=name, instance=self._control.instance)
+        RateAlerts(
+            self._rates, raised, pipeline=name, settings=settings, clock=self._clock, stop=self._stop
+        ).start()
 
     def _waiting(self, attempt: Any, reason: str) -> None:
         """Try until it returns or the worker is told to stop; bounded backoff between attempts."""
@@ -184,6 +195,7 @@ class Worker:
                 dedupe=dedupe,
                 scoring=self._scoring,
                 clock=self._clock,
+                rates=self._rates,
             ),
             serving=self._serving,
             readback=Readback(self._tail_reader, clock=self._clock),

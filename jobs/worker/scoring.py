@@ -40,7 +40,8 @@ class Declared:
 class Scored:
     """Named outputs of one batch. `rows` (ascending): the input rows that have a result, in the order of
     `results` (Decision columns) and `scores` (0 to 100). `failed`: the rows the model could not score, to be
-    dead-lettered. `inputs`: what the model was given, features of late rows included."""
+    dead-lettered. `inputs`: what the model was given, features of late rows included. `late` rows had their
+    features read; of those `missing` could not be."""
 
     rows: npt.NDArray[np.int64]
     results: pa.RecordBatch
@@ -48,6 +49,8 @@ class Scored:
     scores: Matrix
     inputs: pa.RecordBatch
     model_ms: float
+    late: int = 0
+    missing: int = 0
 
 
 class Scoring:
@@ -84,7 +87,7 @@ class Scoring:
         late = batch.column(batch.schema.get_field_index("late")).to_numpy(zero_copy_only=False).astype(bool)
         began = clock.monotonic()
         filled = fill_late(batch, late, declared.features, self._reader, self._breaker)
-        given = filled.batch
+        given, missing = filled.batch, int(filled.missing.sum())
         inferred = infer(given, scorer)
         modelled = clock.monotonic()
         if inferred.failed:
@@ -116,8 +119,11 @@ class Scoring:
             arm=arm,
             fallback=fallback,
         )
-        self._count(decided.band, late, filled)
-        return Scored(inferred.ok, results, inferred.failed, scores, given, stages.model_ms)
+        late_rows = int(late.sum())
+        self._count(decided.band, late_rows, missing)
+        return Scored(
+            inferred.ok, results, inferred.failed, scores, given, stages.model_ms, late_rows, missing
+        )
 
     def _reasons(self, scorer: Scorer, matrix: Matrix, explained: npt.NDArray[np.int64]) -> pa.ListArray:
         if not self.declared.explain or len(explained) == 0:
@@ -133,7 +139,7 @@ class Scoring:
             _LOG.warning("no reasons for a batch", model=key, error=f"{type(error).__name__}: {error}")
             return no_reasons(len(matrix))
 
-    def _count(self, band: npt.NDArray[np.int8], late: npt.NDArray[np.bool_], filled: Filled) -> None:
+    def _count(self, band: npt.NDArray[np.int8], late: int, missing: int) -> None:
         if self.declared.asked:
             return
         pipeline = self.declared.pipeline
@@ -141,7 +147,6 @@ class Scoring:
             if count:
                 decision = self.declared.bands.all[index].decision
                 metrics.RECORDS.labels(pipeline, decision).inc(int(count))
-        if late.any():
-            missing = int(filled.missing.sum())
+        if late:
             metrics.LATE.labels(pipeline, "no_features").inc(missing)
-            metrics.LATE.labels(pipeline, "live").inc(int(late.sum()) - missing)
+            metrics.LATE.labels(pipeline, "live").inc(late - missing)

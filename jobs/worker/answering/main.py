@@ -5,7 +5,9 @@ has altogether (docs/adr/0015).
 """
 
 import asyncio
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -37,10 +39,12 @@ from jobs.worker.main import (
     serving_of,
     stored_models,
 )
+from jobs.worker.rate_alerts import RateAlerts, rates_of
 from jobs.worker.scoring import Declared, Scoring
 from jobs.worker.serving import ModelSource
 from operators.asking import Answerer
 from pipelines.asking.outcomes import InMemoryOutcomes, RedisOutcomes
+from pipelines.on_redis.raised import RaisedAlerts
 from pipelines.plan import ScoringPlan
 from schemas import broker
 from schemas.catalog.asking import REPLIES, Ask, Reply
@@ -101,7 +105,7 @@ async def _scoring(plan: ScoringPlan, settings: Settings, source: ModelSource, p
         clock=clock,
         reader=OnlineFeatures(client, plan),
     )
-    answerer = ScoringAnswerer(plan, scoring, serving, batch=BATCH, clock=clock)
+    answerer = ScoringAnswerer(plan, scoring, serving, batch=BATCH, clock=clock, rates=host.rates)
     try:
         await host.run(answerer)
     finally:
@@ -120,7 +124,8 @@ def stopped_by_signal() -> threading.Event:
 
 
 class AnsweringHost:
-    """Sessions, one after the other, for any answerer. `ordered` as in `Rules`."""
+    """Sessions, one after the other, for any answerer. `ordered` as in `Rules`. `rates` counts what was
+    answered; an answerer may count there what its operators did."""
 
     def __init__(
         self,
@@ -136,6 +141,7 @@ class AnsweringHost:
         self._settings = settings
         self._requests = requests
         self._name = f"{pipeline}-answering"
+        self.rates = rates_of(pipeline, settings, clock)
         self._rules = Rules(pipeline, frame_s=settings.asking.frame_ms / 1000, ordered=ordered)
         self._clock = clock
         self._probe = probe
@@ -156,12 +162,31 @@ class AnsweringHost:
             self._settings.redis.address, socket_connect_timeout=REDIS_TIMEOUT_S
         )
         store = RedisOutcomes(cache, ttl=self._ttl, clock=self._clock)
+        client = redis.Redis.from_url(
+            self._settings.redis.address,
+            socket_timeout=REDIS_TIMEOUT_S,
+            socket_connect_timeout=REDIS_TIMEOUT_S,
+        )
+        self._watch_rates(client)
         collector.calm()
         try:
             while not self._stop.is_set():
                 await self._session(answerer, store)
         finally:
+            client.close()
             await cache.aclose()
+
+    def _watch_rates(self, client: redis.Redis) -> None:
+        name = self._rules.pipeline
+        instance = f"{self._name}@{socket.gethostname()}:{os.getpid()}"
+        RateAlerts(
+            self.rates,
+            RaisedAlerts(client, source=name, instance=instance),
+            pipeline=name,
+            settings=self._settings,
+            clock=self._clock,
+            stop=self._stop,
+        ).start()
 
     async def waiting(self, attempt: Callable[[], None], reason: str) -> None:
         """Run what blocks in a thread until it returns or the host is told to stop; bounded backoff."""
@@ -210,6 +235,7 @@ class AnsweringHost:
             recent=self._recent,
             rules=self._rules,
             clock=self._clock,
+            rates=self.rates,
             done=done,
         )
         session = Session(

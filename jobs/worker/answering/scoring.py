@@ -9,7 +9,7 @@ is one read of the online store and one call of the model, and a single request 
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,10 +22,12 @@ import pyarrow as pa
 from core.clock import Clock, to_millis
 from core.errors import InternalError, MillstreamError, ModelError, Rejected, Unavailable
 from jobs.worker.answering import metrics
+from jobs.worker.batch import Calls, count, tally
 from jobs.worker.routed import Part, RoutedScoring
 from jobs.worker.scoring import Scoring
 from jobs.worker.serving import Serving
 from operators.asking import Answer, Emit, Question
+from operators.error_rates import ErrorRates
 from pipelines.plan import ScoringPlan
 from schemas.avro import schema_text
 from schemas.codec import RecordCodec, arrow_schema
@@ -49,7 +51,14 @@ class ScoringAnswerer:
     """See `operators.asking.Answerer`. Belongs to one event loop; scores in a thread of its own."""
 
     def __init__(
-        self, plan: ScoringPlan, scoring: Scoring, serving: Serving, *, batch: int, clock: Clock
+        self,
+        plan: ScoringPlan,
+        scoring: Scoring,
+        serving: Serving,
+        *,
+        batch: int,
+        clock: Clock,
+        rates: ErrorRates,
     ) -> None:
         source, enriched = plan.source.record, plan.enriched.record
         if source is None or enriched is None:
@@ -59,6 +68,7 @@ class ScoringAnswerer:
         self._serving = serving
         self._batch = batch
         self._clock = clock
+        self._rates = rates
         self._decode = msgspec.json.Decoder(source).decode
         self._codec: RecordCodec[Any] = RecordCodec(source, _Own(schema_text(source.spec())), "asked")
         self._columns = arrow_schema(enriched.spec())
@@ -145,7 +155,9 @@ class ScoringAnswerer:
             answers[rows[bad.index]] = Rejected(bad.reason, fields={"": bad.reason}, code="invalid_record")
         rows = [rows[index] for index in decoded.kept]
         started_ms = to_millis(self._clock.now())
+        calls: Calls = Counter()
         for part in self._parts(self._enriched(decoded.batch), started_ms):
+            tally(calls, part.scored)
             places = rows if part.rows is None else [rows[row] for row in part.rows.tolist()]
             for failed in part.failed:
                 why = failed.error
@@ -155,6 +167,7 @@ class ScoringAnswerer:
             for row, result in zip(part.scored.rows.tolist(), part.scored.results.to_pylist(), strict=True):
                 question, record = asked[places[row]]
                 answers[places[row]] = Answer(200, _encode(self._answer(question, record, result)))
+        count(self._rates, calls)
         return answers
 
     def _parts(self, batch: pa.RecordBatch, started_ms: int) -> list[Part]:
@@ -165,6 +178,7 @@ class ScoringAnswerer:
                 service = self._serving.current
                 return list(self._routed.score(batch, asked_ms, service, started_ms=started_ms))
             except ModelError as error:
+                self._rates.count("infer", error.code, batch.num_rows)
                 if not self._serving.broke(error) or last:
                     raise Unavailable(
                         f"the model does not work: {error.what}", where=error.where, code="model_unavailable"

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from core.clock import Clock, to_millis
-from core.errors import Conflict, MillstreamError, Unavailable
+from core.errors import Conflict, DeadlineExceeded, InvalidInput, MillstreamError, Unavailable
 from core.ids import new_id
 from core.telemetry.log import logger
 from jobs.worker.answering import metrics
@@ -22,6 +22,7 @@ from jobs.worker.answering.frames import Frames
 from jobs.worker.answering.progress import Place
 from jobs.worker.answering.replies import Replies
 from operators.asking import Answerer, Question
+from operators.error_rates import ErrorRates
 from pipelines.asking.addresses import Address
 from pipelines.asking.outcomes import (
     ANSWERED,
@@ -107,6 +108,7 @@ class Works:
         recent: InMemoryOutcomes,
         rules: Rules,
         clock: Clock,
+        rates: ErrorRates,
         done: Callable[[Place], None],
     ) -> None:
         self._answerer = answerer
@@ -115,6 +117,7 @@ class Works:
         self._recent = recent
         self._rules = rules
         self._clock = clock
+        self._rates = rates
         self._done = done
         self._works: dict[tuple[str, str], _Work] = {}
         self._lines: dict[str, asyncio.Task[None]] = {}
@@ -227,6 +230,7 @@ class Works:
             lambda number, pieces: self._frame(work, number, pieces), interval_s=self._rules.frame_s
         )
         end = await self._worked(work, frames, before)
+        self._count(end)
         work.ending = True
         frames.flush()
         end = msgspec.structs.replace(end, pieces=frames.sent)
@@ -272,6 +276,16 @@ class Works:
                 )
             finally:
                 work.answering = False
+
+    def _count(self, end: End) -> None:
+        """What was worked, not what was answered from the store; one that nobody waited for is no call."""
+        if end.state == ANSWERED:
+            self._rates.count("answer", None)
+        elif end.state == EXPIRED:
+            self._rates.count("answer", DeadlineExceeded.default_code)
+        elif end.failure is not None:
+            refused = InvalidInput.__name__ in end.failure.kinds
+            self._rates.count("answer", end.failure.code, refused=refused)
 
     def _frame(self, work: _Work, number: int, pieces: list[bytes]) -> None:
         """Sent at once, stored on the side: who comes back later reads the store."""

@@ -11,6 +11,7 @@ from jobs.worker.held import LiveRoute, Meter, Service, VersionBroken, place_of
 from jobs.worker.inputs import Inputs
 from jobs.worker.scoring import Declared, Scoring
 from operators.dedupe import Dedupe
+from operators.error_rates import ErrorRates
 from operators.ports import Matrix
 from schemas.catalog.decisions import Decision
 from schemas.codec import RecordCodec
@@ -68,6 +69,7 @@ def work(payments: list[Any], service: Service) -> tuple[Outputs, dict[str, Deci
         dedupe=Dedupe(),
         scoring=Scoring(DECLARED, clock=clock, reader=None),
         clock=clock,
+        rates=ErrorRates("small", clock),
     )
     inputs = Inputs.of([Message(n, INPUT.encode(one)) for n, one in enumerate(payments)])  # type: ignore[misc]
     outputs = made.work(inputs, service)

@@ -128,6 +128,9 @@ class World:
             raise ValueError("nobody foresaw this")
         return Outputs(list(range(len(inputs))), [b"r"] * len(inputs), [], [], 0)
 
+    def failed(self, error: Exception, records: int) -> None:
+        del error, records
+
     def done(self, outputs: Outputs) -> None: ...
 
     # the model, the readback

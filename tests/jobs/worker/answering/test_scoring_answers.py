@@ -19,6 +19,7 @@ from jobs.worker.main import OnlineFeatures
 from jobs.worker.scoring import Declared, Scoring
 from jobs.worker.serving import Serving
 from operators.asking import Answer, Question
+from operators.error_rates import ONE_MINUTE, ErrorRates
 from tests.features.redis_server import RedisServer, own_redis
 from tests.jobs.worker.payments import (
     BANDS,
@@ -62,12 +63,16 @@ def declared(*, asked: bool) -> Declared:
     return Declared("small", "card_id", "occurred_at", VIEW.feature_names, BANDS, batch=64, asked=asked)
 
 
-def answerer(client: redis.Redis, source: Source | None = None) -> ScoringAnswerer:
+def answerer(
+    client: redis.Redis, source: Source | None = None, rates: ErrorRates | None = None
+) -> ScoringAnswerer:
     serving = Serving(source or Source(), pipeline="small")
     serving.refresh()
     made = plan()
     scoring = Scoring(declared(asked=True), clock=CLOCK, reader=OnlineFeatures(client, made))
-    return ScoringAnswerer(made, scoring, serving, batch=64, clock=CLOCK)
+    return ScoringAnswerer(
+        made, scoring, serving, batch=64, clock=CLOCK, rates=rates or ErrorRates("small", CLOCK)
+    )
 
 
 async def never(piece: bytes) -> None:
@@ -159,7 +164,8 @@ async def test_asking_leaves_the_store_as_it_was(server: RedisServer) -> None:
 
 
 async def test_one_that_the_model_cannot_score_fails_alone(server: RedisServer) -> None:
-    made = answerer(redis.Redis(port=server.port))
+    rates = ErrorRates("small", CLOCK)
+    made = answerer(redis.Redis(port=server.port), rates=rates)
     payments = history(50)[:8]
     payments[3] = msgspec.structs.replace(payments[3], amount_cents=BREAKS)
     payments[5] = msgspec.structs.replace(payments[5], amount_cents=GIVES_NAN)
@@ -171,6 +177,9 @@ async def test_one_that_the_model_cannot_score_fails_alone(server: RedisServer) 
         error = answers[number]
         assert isinstance(error, Rejected)
         assert error.code == "not_scored"
+    counted = rates.counted("infer", ONE_MINUTE)
+    assert (counted.calls, counted.failed) == (8, {"model_failed": 2})
+    assert rates.counted("features", ONE_MINUTE).calls == 8
     made.close()
 
 

@@ -13,6 +13,7 @@ from core.errors import Rejected, Unavailable
 from jobs.worker.answering.progress import Place, Progress
 from jobs.worker.answering.works import Asked, Rules, Works
 from operators.asking import Answer, Emit, Question
+from operators.error_rates import ONE_MINUTE, ErrorRates
 from pipelines.asking.addresses import Address
 from pipelines.asking.outcomes import End, InMemoryOutcomes
 from schemas.catalog.asking import Ask
@@ -74,6 +75,7 @@ class Bench:
         self.said, self.slow = Said(), Slow()
         self.store = store or InMemoryOutcomes(ttl=TTL)
         self.done: list[Place] = []
+        self.rates = ErrorRates("p", CLOCK)
         self.works = Works(
             self.slow,
             self.said,  # type: ignore[arg-type]
@@ -81,6 +83,7 @@ class Bench:
             recent=InMemoryOutcomes(ttl=TTL),
             rules=Rules("p", ordered=ordered),
             clock=CLOCK,
+            rates=self.rates,
             done=self.done.append,
         )
         self._progress = Progress()
@@ -209,6 +212,24 @@ async def test_errors_end_the_request_and_only_what_may_pass_is_tried_again() ->
     codes = [end.failure.code for _, end in bench.said.ends if end.failure]
     assert codes == ["invalid_record"] * 2 + ["unavailable"] * 2 + ["internal_error"] * 2
     assert "secret" not in str(bench.said.ends)
+
+
+async def test_what_was_worked_is_counted_once_and_by_whose_fault_it_was() -> None:
+    bench = Bench()
+    wanted = {"ok": b"5", "bad": b"refuse", "away": b"away", "bug": b"bug"}
+    bench.works.take([bench.asked(id, body) for id, body in wanted.items()])
+    bench.works.take([bench.asked("ok", b"5", who="h-1"), bench.asked("late", b"5000", s=0.05)])
+    left = bench.asked("left", b"5000")
+    bench.works.take([left])
+    await asyncio.sleep(0.02)
+    bench.works.take([bench.cancel("left")])
+    await bench.settle()
+    bench.works.take([bench.asked("ok", b"5"), bench.asked("bad", b"refuse")])  # from the store
+    await bench.settle()
+    found = bench.rates.counted("answer", ONE_MINUTE)
+    assert found.calls == 5
+    assert found.failed == {"unavailable": 1, "internal_error": 1, "deadline_exceeded": 1}
+    assert found.refused == {"invalid_record": 1}
 
 
 async def test_order_per_entity_where_it_is_asked_for() -> None:
