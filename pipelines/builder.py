@@ -29,8 +29,9 @@ from features.patterns import Pattern
 from features.view import FeatureView
 from features.windows import Rolling
 from operators.decide import Bands
-from pipelines.plan import FeaturesPlan, Infer, Plan, ScoringPlan
+from pipelines.plan import FeaturesPlan, Infer, Levels, Plan, ScoringPlan
 from schemas.catalog.alerts import ALERTS
+from schemas.catalog.asking import RETENTION
 from schemas.catalog.decisions import Decision, StatusChange, Verdict
 from schemas.record import Record
 from schemas.topic import Topic
@@ -43,6 +44,7 @@ class Unrouted(Enum):
 
 
 DEAD_LETTERS = Unrouted.DEAD_LETTERS
+LONGEST_LEVEL = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -177,15 +179,24 @@ class Pipeline:
         self._set("labels", labels, step)
         self._set("alerts", alerts, step)
 
-    def ask(self, *, kept: timedelta, step: str = "ask") -> None:
-        """How long Kafka keeps the requests of those who ask a pipeline that scores; an hour by default."""
+    def ask(self, *, kept: timedelta = RETENTION, levels: Levels | None = None, step: str = "ask") -> None:
+        """How those are answered who ask a pipeline that scores, and how long Kafka keeps their requests."""
         if kept < timedelta(minutes=1):
             raise DeclarationError(
                 f"requests are kept for {kept}",
                 where=f"pipeline {self.name}, step {step}",
                 mend="give a minute at least: a worker that starts again must still find them",
             )
+        levels = levels or Levels()
+        for name, within in (("live", levels.live), ("previous_version", levels.previous_version)):
+            if not timedelta(0) < within <= LONGEST_LEVEL:
+                raise DeclarationError(
+                    f"level {name} has {within}",
+                    where=f"pipeline {self.name}, step {step}",
+                    mend=f"give more than nothing, at most {LONGEST_LEVEL}",
+                )
         self._take(step, "requests_kept", kept)
+        self._set("levels", levels, step)
 
     def plan(self) -> Plan:
         """The plan. Raises DeclarationError when a part is missing or parts do not fit together."""
@@ -211,12 +222,20 @@ class Pipeline:
                 "results": "write", "status": "follow",
             }
         )  # fmt: skip
-        return ScoringPlan(
+        plan = ScoringPlan(
             pipeline=self.name,
             version=self.version,
             patterns=tuple(self._patterns),
             **self._parts,  # type: ignore[arg-type]
         )
+        known = [band.decision for band in plan.bands.all]
+        if plan.levels.decision is not None and plan.levels.decision not in known:
+            raise DeclarationError(
+                f"those who ask fall back to {plan.levels.decision!r}, which no band decides",
+                where=f"pipeline {self.name}",
+                mend=f"known: {', '.join(known)}",
+            )
+        return plan
 
     def _features(self) -> FeaturesPlan:
         if self._patterns:

@@ -20,6 +20,16 @@ class Infer:
     wait: timedelta = timedelta(milliseconds=5)
 
 
+@dataclass(frozen=True)
+class Levels:
+    """What answers those who ask, the best first, each within its own time: the versions in service; the
+    version before; and where `decision` is given, that one, without a score."""
+
+    live: timedelta = timedelta(seconds=2)
+    previous_version: timedelta = timedelta(seconds=1)
+    decision: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan(ABC):
     """One pipeline, ready to deploy. Topics of one pipeline share partition count and key.
@@ -57,7 +67,8 @@ class Plan(ABC):
 class ScoringPlan(Plan):
     """Events get a rolling view's features, a score and a decision; their status is kept and pushed.
 
-    It can be asked, too, for the score that an event would get. requests_kept: how long Kafka keeps those.
+    It can be asked, too, for the score that an event would get. requests_kept: how long Kafka keeps those;
+    levels: what answers them.
     """
 
     patterns: tuple[Pattern, ...]
@@ -69,6 +80,7 @@ class ScoringPlan(Plan):
     labels: Topic
     alerts: Topic
     requests_kept: timedelta = RETENTION
+    levels: Levels = Levels()
 
     @property
     def keyed(self) -> tuple[Topic, ...]:

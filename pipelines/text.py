@@ -54,6 +54,7 @@ def _scoring(plan: ScoringPlan) -> list[str]:
         f"  flink   {plan.source.name} -> {plan.enriched.name}",
         f"  worker  {plan.enriched.name} -> {plan.results.name}",
         f"  answering {plan.requests.name} -> {plan.replies.name}",
+        f"          {_levels(plan)}",
         f"  writer  online  {plan.enriched.name} -> Redis",
         f"          offline {plan.enriched.name} -> Delta",
         f"          status  {plan.results.name}, {plan.labels.name} -> PostgreSQL -> {plan.status.name}",
@@ -82,6 +83,12 @@ def _features(plan: FeaturesPlan) -> list[str]:
         *([f"          events  {plan.source.name} -> Delta"] if plan.takes_events else []),
         *_routes(plan),
     ]
+
+
+def _levels(plan: ScoringPlan) -> str:
+    levels = plan.levels
+    last = "503" if levels.decision is None else levels.decision
+    return f"live {span(levels.live)}, then previous version {span(levels.previous_version)}, then {last}"
 
 
 def _routes(plan: Plan) -> list[str]:

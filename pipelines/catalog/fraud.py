@@ -7,6 +7,7 @@ from features.catalog.card_testing import CARD_TESTING
 from features.enriched import enriched_record
 from operators.decide import Band, Bands
 from pipelines.builder import DEAD_LETTERS, Pipeline, pipeline
+from pipelines.plan import Levels
 from schemas.catalog.decisions import Decision, StatusChange, Verdict
 from schemas.catalog.transactions import Transaction
 from schemas.topic import Topic
@@ -42,3 +43,4 @@ def fraud(p: Pipeline) -> None:
     decided = scored.ok.decide(BANDS)
     p.write(decided.ok, RESULTS)
     p.follow(status=STATUS, labels=LABELS)
+    p.ask(levels=Levels(decision="review"))  # without a score a person looks at it

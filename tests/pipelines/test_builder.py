@@ -1,6 +1,7 @@
 """Pipelines are checked when they are planned: order, names, records, partitions, a default output."""
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pipelines.builder import DEAD_LETTERS, Pipeline, pipeline
 from pipelines.catalog.demand import LATE, ROWS, demand
 from pipelines.catalog.fraud import BANDS, ENRICHED, LABELS, RESULTS, STATUS, TRANSACTIONS, fraud
 from pipelines.load import load_features, load_plan, load_plans, load_scoring
+from pipelines.plan import Levels
 from pipelines.text import plan_text
 from schemas.catalog.transactions import Transaction
 from schemas.catalog.user_events import USER_EVENTS
@@ -122,3 +124,20 @@ def test_a_route_needs_a_pipeline_that_takes_events() -> None:
 
     with pytest.raises(DeclarationError, match="route '/events'"):
         pipeline("t", version=1, unrouted=DEAD_LETTERS)(closed).plan()
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [
+        (Levels(decision="allow"), "which no band decides"),
+        (Levels(live=timedelta(0)), "level live has 0:00:00"),
+        (Levels(previous_version=timedelta(minutes=2)), "level previous_version has 0:02:00"),
+    ],
+)
+def test_levels_that_make_no_sense_are_refused(levels: Levels, said: str) -> None:
+    def built(p: Pipeline) -> None:
+        whole(p)
+        p.ask(levels=levels)
+
+    with pytest.raises(DeclarationError, match=said):
+        pipeline("t", version=1, unrouted=DEAD_LETTERS)(built).plan()

@@ -92,19 +92,19 @@ async def _scoring(plan: ScoringPlan, settings: Settings, source: ModelSource, p
     )
     host = AnsweringHost(settings, plan.pipeline, plan.requests, clock=clock, probe=probe, stop=stop)
     await host.waiting(control.start, "waiting for the model")
-    scoring = Scoring(
-        Declared(
-            pipeline=plan.pipeline,
-            entity=plan.view.single_entity,
-            time=plan.view.time,
-            features=tuple(plan.view.feature_names),
-            bands=plan.bands,
-            batch=BATCH,
-            asked=True,
-        ),
-        clock=clock,
-        reader=OnlineFeatures(client, plan),
+    declared = Declared(
+        pipeline=plan.pipeline,
+        entity=plan.view.single_entity,
+        time=plan.view.time,
+        features=tuple(plan.view.feature_names),
+        bands=plan.bands,
+        batch=BATCH,
+        asked=True,
     )
+
+    def scoring() -> Scoring:
+        return Scoring(declared, clock=clock, reader=OnlineFeatures(client, plan))
+
     answerer = ScoringAnswerer(plan, scoring, serving, batch=BATCH, clock=clock, rates=host.rates)
     try:
         await host.run(answerer)

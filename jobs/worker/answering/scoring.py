@@ -1,43 +1,36 @@
 """Answers of a pipeline that scores: the decision that a record would get if it were published now.
 
-The body is one record of the pipeline's source. Its features are read as of its own time, with itself merged
-in (DESIGN: a rolling feature is read as of the request), and it is scored, decided and explained by the very
-step that does so on the stream. Nothing is published and no state changes.
+The body is one record of the pipeline's source. What waits is taken in one go: while a batch is scored the
+next gathers, so that one poll's worth of requests is one read of the online store and one call of the model,
+and a single request waits for nobody.
 
-What waits is taken in one go: while a batch is scored the next gathers, so that one poll's worth of requests
-is one read of the online store and one call of the model, and a single request waits for nobody.
+Levels, each with its own time (`pipelines.plan.Levels`): what is in service; the version before it; and,
+where the pipeline declares one, a decision without a score. The answer says which it was, why, and warns.
 """
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import msgspec
-import numpy as np
-import pyarrow as pa
 
-from core.clock import Clock, to_millis
-from core.errors import InternalError, MillstreamError, ModelError, Rejected, Unavailable
+from core.clock import Clock
+from core.errors import InternalError, ModelError, Rejected, Unavailable
+from features.words import span
 from jobs.worker.answering import metrics
-from jobs.worker.batch import Calls, count, tally
-from jobs.worker.routed import Part, RoutedScoring
+from jobs.worker.answering.asked import Answers, AskedScoring, Batch, Lane, without_score
+from jobs.worker.held import LiveRoute, Service, VersionBroken
 from jobs.worker.scoring import Scoring
 from jobs.worker.serving import Serving
 from operators.asking import Answer, Emit, Question
 from operators.error_rates import ErrorRates
+from operators.fallback_chain import MAX_REASON, FallbackChain, Level
 from pipelines.plan import ScoringPlan
-from schemas.avro import schema_text
-from schemas.codec import RecordCodec, arrow_schema
 from schemas.record import Record
 
-_encode = msgspec.json.Encoder().encode
-_TAKEN = (
-    "score", "decision", "reasons", "model", "model_version", "arm", "degraded", "level", "degraded_reason",
-    "feature_time", "decided_at", "model_ms", "decide_ms",
-)  # fmt: skip
+BROKEN_S = 0.25
+"""How long serving is waited for that is told of a version that broke; putting another one in takes less."""
 
 
 @dataclass(slots=True)
@@ -48,38 +41,49 @@ class _Waiting:
 
 
 class ScoringAnswerer:
-    """See `operators.asking.Answerer`. Belongs to one event loop; scores in a thread of its own."""
+    """See `operators.asking.Answerer`. Belongs to one event loop; each version is asked in a thread.
+
+    `scoring` makes what one thread scores with.
+    """
 
     def __init__(
         self,
         plan: ScoringPlan,
-        scoring: Scoring,
+        scoring: Callable[[], Scoring],
         serving: Serving,
         *,
         batch: int,
         clock: Clock,
         rates: ErrorRates,
     ) -> None:
-        source, enriched = plan.source.record, plan.enriched.record
-        if source is None or enriched is None:
+        if plan.source.record is None:
             raise InternalError(f"pipeline {plan.pipeline} has topics without a record")
         self._plan = plan
-        self._routed = RoutedScoring(scoring)
         self._serving = serving
         self._batch = batch
         self._clock = clock
         self._rates = rates
-        self._decode = msgspec.json.Decoder(source).decode
-        self._codec: RecordCodec[Any] = RecordCodec(source, _Own(schema_text(source.spec())), "asked")
-        self._columns = arrow_schema(enriched.spec())
-        self._missing = {field.type for field in self._columns if field.name not in source.spec().names}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scoring")
+        self._record_type = plan.source.record
+        self._decode = msgspec.json.Decoder(plan.source.record).decode
         self._waiting: deque[_Waiting] = deque()
         self._running: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[bool] | None = None
+
+        def lane(name: str) -> Lane:
+            return Lane(name, lambda: AskedScoring(plan, scoring(), clock=clock, rates=rates))
+
+        self._live, self._before = lane("scoring"), lane("scoring-before")
+        levels = [
+            Level("live", self._by_service, plan.levels.live),
+            Level("previous_version", self._by_version_before, plan.levels.previous_version),
+        ]
+        if plan.levels.decision is not None:
+            levels.append(Level("static", self._by_declaration, plan.levels.live))
+        self._chain: FallbackChain[Batch, Answers] = FallbackChain(plan.pipeline, levels)
 
     async def answer(self, question: Question, emit: Emit) -> Answer:
         """Raises Rejected for a body that is no record of the source, or that the model cannot score, and
-        Unavailable while the model does not work."""
+        Unavailable (DeadlineExceeded where the model took too long) when no level answers."""
         del emit
         record = self._record(question)
         loop = asyncio.get_running_loop()
@@ -90,7 +94,8 @@ class ScoringAnswerer:
         return await one.answer
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._live.close()
+        self._before.close()
 
     def _record(self, question: Question) -> Record:
         where = f"pipeline {self._plan.pipeline}"
@@ -98,9 +103,7 @@ class ScoringAnswerer:
             record: Record = self._decode(question.body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise Rejected(
-                f"the body is no {self._codec.record_type.__name__}",
-                fields={"": str(error)[:300]},
-                where=where,
+                f"the body is no {self._record_type.__name__}", fields={"": str(error)[:300]}, where=where
             ) from None
         if record.tenant != question.tenant:
             raise Rejected(
@@ -110,7 +113,6 @@ class ScoringAnswerer:
 
     async def _run(self) -> None:
         """Batch after batch until nobody waits."""
-        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 taken: list[_Waiting] = []
@@ -121,10 +123,9 @@ class ScoringAnswerer:
                 if not taken:
                     continue
                 metrics.BATCH.labels(self._plan.pipeline).observe(len(taken))
+                batch = Batch([(one.question, one.record) for one in taken])
                 try:
-                    answers = await loop.run_in_executor(
-                        self._thread, self._score, [(one.question, one.record) for one in taken]
-                    )
+                    answers = (await self._chain.answer(batch)).value
                 except Exception as error:
                     answers = [error] * len(taken)
                 for one, answer in zip(taken, answers, strict=True):
@@ -137,87 +138,64 @@ class ScoringAnswerer:
         finally:
             self._running = None
 
-    def _score(self, asked: Sequence[tuple[Question, Record]]) -> list[Answer | Exception]:
-        """In the thread. One answer or error per question, in order."""
-        answers: list[Answer | Exception] = [InternalError("no outcome")] * len(asked)
-        values, rows = [], []
-        for row, (_, record) in enumerate(asked):
-            try:
-                values.append(self._codec.encode(record))
-                rows.append(row)
-            except MillstreamError as error:
-                answers[row] = error
-        if not values:
-            return answers
-        # the same bytes as on the stream, so the same columns: rounded and null as the stream's are
-        decoded = self._codec.decode_batch(values)
-        for bad in decoded.bad:
-            answers[rows[bad.index]] = Rejected(bad.reason, fields={"": bad.reason}, code="invalid_record")
-        rows = [rows[index] for index in decoded.kept]
-        started_ms = to_millis(self._clock.now())
-        calls: Calls = Counter()
-        for part in self._parts(self._enriched(decoded.batch), started_ms):
-            tally(calls, part.scored)
-            places = rows if part.rows is None else [rows[row] for row in part.rows.tolist()]
-            for failed in part.failed:
-                why = failed.error
-                answers[places[failed.row]] = Rejected(
-                    why.what, fields={"": why.what}, where=why.where, code="not_scored"
-                )
-            for row, result in zip(part.scored.rows.tolist(), part.scored.results.to_pylist(), strict=True):
-                question, record = asked[places[row]]
-                answers[places[row]] = Answer(200, _encode(self._answer(question, record, result)))
-        count(self._rates, calls)
-        return answers
+    async def _by_service(self, batch: Batch) -> Answers:
+        batch.service = service = self._serving.current
+        batch.reason = f"version {service.version} took longer than {span(self._plan.levels.live)}"
+        return await self._asked(self._live, batch, service)
 
-    def _parts(self, batch: pa.RecordBatch, started_ms: int) -> list[Part]:
-        """Scored by what is in service; once more by what comes after a version that broke."""
-        asked_ms = np.full(batch.num_rows, started_ms, np.int64)
-        for last in (False, True):
-            try:
-                service = self._serving.current
-                return list(self._routed.score(batch, asked_ms, service, started_ms=started_ms))
-            except ModelError as error:
-                self._rates.count("infer", error.code, batch.num_rows)
-                if not self._serving.broke(error) or last:
-                    raise Unavailable(
-                        f"the model does not work: {error.what}", where=error.where, code="model_unavailable"
-                    ) from error
-        raise InternalError("no attempt was made")
+    async def _by_version_before(self, batch: Batch) -> Answers:
+        """Serving may have put it in the place of one that broke already."""
+        service = self._serving.current
+        if service is not batch.service:
+            route: LiveRoute | None = service.champion
+        elif batch.broken not in (None, service.version):
+            route = service.champion
+        else:
+            route = service.backup
+        if route is None:
+            raise Unavailable("there is no version before it", where=f"pipeline {self._plan.pipeline}")
+        route = replace(route, fallback=route.fallback or batch.reason)
+        return await self._asked(self._before, batch, Service((route,)))
 
-    def _enriched(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Rows of the source as rows of the enriched topic that have no features yet."""
-        rows = batch.num_rows
-        given = dict(zip(batch.schema.names, batch.columns, strict=True))
-        missing = {kind: pa.nulls(rows, kind) for kind in self._missing}
-        given["late"] = pa.repeat(pa.scalar(True), rows)
-        columns = [
-            given[name] if name in given else missing[kind]
-            for name, kind in zip(self._columns.names, self._columns.types, strict=True)
+    async def _by_declaration(self, batch: Batch) -> Answers:
+        decision, now = self._plan.levels.decision, self._clock.now()
+        if decision is None:
+            raise InternalError(f"pipeline {self._plan.pipeline} declares no decision")
+        return [
+            without_score(self._plan, question, record, decision, batch.reason, now)
+            for question, record in batch.asked
         ]
-        return pa.RecordBatch.from_arrays(columns, schema=self._columns)
 
-    def _answer(self, question: Question, record: Record, result: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "id": question.id,
-            "pipeline": question.pipeline,
-            "record_id": record.id,
-            "entity": result["entity"],
-            "occurred_at": result["occurred_at"],
-            **{name: result[name] for name in _TAKEN},
-        }
+    async def _asked(self, lane: Lane, batch: Batch, service: Service) -> Answers:
+        """What breaks, or takes too long, is counted, and told to what serves."""
+        records = len(batch.asked)
+        try:
+            return await lane.score(batch, service)
+        except Unavailable as error:
+            self._rates.count("infer", error.code, records)
+            self._because(batch, service, error.what)
+            raise
+        except ModelError as error:
+            self._rates.count("infer", error.code, records)
+            self._because(batch, service, error.what)
+            if service is batch.service and isinstance(error, VersionBroken):
+                batch.broken = error.version
+            await self._tell(error)
+            raise Unavailable(
+                f"the model does not work: {error.what}", where=error.where, code="model_unavailable"
+            ) from error
+        except asyncio.CancelledError:
+            self._rates.count("infer", "deadline_exceeded", records)
+            if len(service.routes) == 1:  # so that its health falls, and another one serves
+                service.champion.meter.errors += records
+            raise
 
+    def _because(self, batch: Batch, service: Service, what: str) -> None:
+        if service is batch.service:
+            batch.reason = f"version {service.version}: {what}"[:MAX_REASON]
 
-class _Own:
-    """The one schema of bytes that never leave the process."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def id_of(self, subject: str, text: str) -> int:
-        del subject, text
-        return 1
-
-    def schema(self, schema_id: int) -> str:
-        del schema_id
-        return self._text
+    async def _tell(self, error: ModelError) -> None:
+        """Lets another version take the place of one that broke. Where one must be loaded, that goes on."""
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(asyncio.to_thread(self._serving.broke, error))
+        await asyncio.wait({self._telling}, timeout=BROKEN_S)

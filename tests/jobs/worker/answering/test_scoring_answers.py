@@ -69,7 +69,10 @@ def answerer(
     serving = Serving(source or Source(), pipeline="small")
     serving.refresh()
     made = plan()
-    scoring = Scoring(declared(asked=True), clock=CLOCK, reader=OnlineFeatures(client, made))
+
+    def scoring() -> Scoring:
+        return Scoring(declared(asked=True), clock=CLOCK, reader=OnlineFeatures(client, made))
+
     return ScoringAnswerer(
         made, scoring, serving, batch=64, clock=CLOCK, rates=rates or ErrorRates("small", CLOCK)
     )
