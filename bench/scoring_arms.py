@@ -33,7 +33,7 @@ from features.catalog.card_activity import CARD_ACTIVITY
 from jobs.worker.batch import BatchWork
 from jobs.worker.host import Host, Route
 from jobs.worker.main import limits
-from jobs.worker.outbox import PRODUCER_SETTINGS, Outbox
+from jobs.worker.outbox import PRODUCER_SETTINGS, SessionOutbox
 from jobs.worker.readback import Readback
 from jobs.worker.scoring import Declared, Scoring
 from jobs.worker.serving import Serving
@@ -45,6 +45,7 @@ from operators.dedupe import Dedupe
 from operators.error_rates import ErrorRates
 from pipelines.catalog.fraud import BANDS, ENRICHED, RESULTS
 from pipelines.load import load_scoring
+from pipelines.outbox import Outbox
 from schemas import broker
 from schemas.avro import schema_text
 from schemas.codec import RecordCodec
@@ -88,7 +89,7 @@ def ours(corpus: Corpus, bands: Bands) -> Pass:
             rates=ErrorRates("bench", clock),
         )
         dead: set[tuple[int, int]] = set()
-        producer = broker.producer(settings(), **PRODUCER_SETTINGS)
+        outbox = Outbox(lambda: broker.producer(settings(), **PRODUCER_SETTINGS))
         host = Host(
             connect=lambda committed: broker.consumer(
                 settings(),
@@ -96,7 +97,7 @@ def ours(corpus: Corpus, bands: Bands) -> Pass:
                 on_commit=committed,
                 partition_assignment_strategy="cooperative-sticky",
             ),
-            outbox=Outbox(producer, topic=output, job="bench", clock=clock, dead=dead),
+            outbox=SessionOutbox(outbox, topic=output, job="bench", clock=clock, dead=dead),
             work=work,
             serving=serving,
             readback=Readback(

@@ -1,6 +1,5 @@
 """The supervisor daemon as `up` starts it: `stack.supervisor`, with its alerts published to Kafka."""
 
-from core.errors import Unavailable
 from core.ids import new_id
 from core.settings import settings
 from stack.state import StackAlert
@@ -16,13 +15,8 @@ def publish(alert: StackAlert) -> None:
     alert in its own file as well, so nothing is lost when Kafka is the service that keeps dying.
     """
     # imported with the first alert, so that the daemon stays small
-    from confluent_kafka import KafkaError, Message
-
-    from schemas.broker import producer
+    from pipelines.outbox import RecordOutbox
     from schemas.catalog.alerts import ALERTS, SYSTEM_TENANT, Alert
-    from schemas.codec import RecordCodec
-    from schemas.headers import event_headers
-    from schemas.keys import key_of
     from schemas.registry import SchemaRegistry
 
     record = Alert(
@@ -36,31 +30,13 @@ def publish(alert: StackAlert) -> None:
         deduplication_key=alert.deduplication_key,
         raised_at=alert.at,
     )
-    codec = RecordCodec(Alert, SchemaRegistry.of(settings()), ALERTS.subject)
-    outcome: list[KafkaError | None] = []
-
-    def delivered(error: KafkaError | None, _message: Message) -> None:
-        outcome.append(error)
-
-    client = producer(settings())
-    client.produce(
-        ALERTS.name,
-        key=key_of(record.tenant, record.subject),
-        value=codec.encode(record),
-        headers=event_headers(
-            id=record.id,
-            source="supervisor",
-            type=Alert.spec().full_name,
-            time=record.raised_at,
-            tenant=record.tenant,
-            received_at=record.raised_at,
-        ),
-        on_delivery=delivered,
-    )
-    client.flush(PUBLISH_TIMEOUT_S)
-    if not outcome or outcome[0] is not None:
-        reason = str(outcome[0]) if outcome else f"no acknowledgement in {PUBLISH_TIMEOUT_S:g} s"
-        raise Unavailable(f"the alert was not published: {reason}", where=ALERTS.name)
+    registry = SchemaRegistry.of(settings())
+    outbox = RecordOutbox(settings(), registry, source="supervisor", settle_s=PUBLISH_TIMEOUT_S)
+    try:
+        outbox.publish(ALERTS, [record])
+    finally:
+        outbox.close()
+        registry.close()
 
 
 if __name__ == "__main__":

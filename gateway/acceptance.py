@@ -12,10 +12,9 @@ from datetime import timedelta
 from typing import Protocol
 
 import msgspec
-import redis.asyncio
 
 from core.clock import Clock, SystemClock
-from pipelines.on_redis.round_trips import Command, RoundTrips
+from pipelines.on_redis.round_trips import Command, TimedValues
 from schemas.keys import entity_of
 
 KEY = "millstream:accepted:"
@@ -95,7 +94,7 @@ class InMemoryAcceptance:
             self._held.popitem(last=False)
 
 
-class RedisAcceptance:
+class RedisAcceptance(TimedValues):
     """One Redis value per (tenant, pipeline, id), with a time to live.
 
     `SET NX` then `GET` (two commands, in this order in one pipeline) instead of one script: it works on
@@ -103,32 +102,15 @@ class RedisAcceptance:
     `RoundTrips` says how the commands of many requests travel, and what an outage costs.
     """
 
-    def __init__(
-        self,
-        client: "redis.asyncio.Redis",
-        *,
-        ttl: timedelta,
-        timeout_s: float = 0.5,
-        rest_s: float = 0.5,
-        clock: Clock | None = None,
-    ) -> None:
-        self._ttl = int(ttl.total_seconds())
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(Acceptance).decode
-        self._redis = RoundTrips(
-            client,
-            where="acceptance store",
-            code="acceptance_unavailable",
-            timeout_s=timeout_s,
-            rest_s=rest_s,
-            clock=clock,
-        )
+    where = "acceptance store"
+    code = "acceptance_unavailable"
+    _decode = staticmethod(msgspec.msgpack.Decoder(Acceptance).decode)
 
     async def reserve(self, tenant: str, events: Sequence[tuple[str, Acceptance]]) -> list[Acceptance | None]:
         commands: list[Command] = []
         for id, acceptance in events:
             key = acceptance_key(tenant, acceptance.pipeline, id)
-            commands.append(("SET", key, self._encode(acceptance), "EX", self._ttl, "NX"))
+            commands.append(("SET", key, self._encode(acceptance), "PX", self._ttl_ms, "NX"))
             commands.append(("GET", key))
         answers = await self._redis.ask(commands)
         found: list[Acceptance | None] = []
@@ -141,7 +123,7 @@ class RedisAcceptance:
         for id, acceptance in events.items():
             value = self._encode(acceptance.as_accepted())
             key = acceptance_key(tenant, acceptance.pipeline, id)
-            command: Command = ("SET", key, value, "EX", self._ttl)
+            command: Command = ("SET", key, value, "PX", self._ttl_ms)
             commands.append(command if reserved else (*command, "NX"))
         await self._redis.ask(commands)
 

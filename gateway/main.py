@@ -52,10 +52,10 @@ from gateway.training_states import TrainingStates
 from gateway.transactions import TransactionsEndpoint
 from operators.generate import PIPELINE
 from pipelines.generating import REQUESTS
+from pipelines.outbox import RecordOutbox
 from pipelines.plan import Plan, ScoringPlan
 from pipelines.reviews import KafkaVerdicts
 from pipelines.serving.follower import Follower
-from pipelines.serving.log import ServingOutbox
 from pipelines.training.reading import configurations
 from schemas.broker import producer
 from schemas.catalog.training import COMMANDS, TrainingCommand
@@ -274,7 +274,7 @@ def _models(
     follower = Follower(settings, registry, clock)
     follower.start()
     exits.callback(follower.close)
-    outbox = ServingOutbox(settings, registry, source="gateway")
+    outbox = RecordOutbox(settings, registry, source="gateway")
     exits.callback(outbox.close)
     given = settings.rollout
     return ModelsEndpoint(follower, outbox, clock, answer_s=given.answer_s, min_health=given.min_health)

@@ -26,9 +26,9 @@ from gateway import strict_json
 from gateway.bodies import JSON, content_type
 from gateway.exchange import Request, Response, json_response
 from gateway.problems import CONTENT_TYPE, Problem, UnsupportedMediaType
+from pipelines.outbox import RecordOutbox
 from pipelines.serving.fleet import Fleet, VersionView, model_id, split_id
 from pipelines.serving.follower import Follower
-from pipelines.serving.log import ServingOutbox
 from pipelines.serving.safety import SafetyReport, failed_checks, swap_safety
 from schemas.catalog.alerts import SYSTEM_TENANT
 from schemas.catalog.models import COMMANDS, Check, CommandKind, ModelCommand, ModelReply, Operation, Route
@@ -83,7 +83,7 @@ class ModelsEndpoint:
     """The handlers. Commands wait at most `answer_s` for their reply."""
 
     def __init__(
-        self, follower: Follower, outbox: ServingOutbox, clock: Clock, *, answer_s: float, min_health: float
+        self, follower: Follower, outbox: RecordOutbox, clock: Clock, *, answer_s: float, min_health: float
     ) -> None:
         self._follower = follower
         self._outbox = outbox

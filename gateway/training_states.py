@@ -46,6 +46,7 @@ class TrainingStates:
         self._connect = connect or (lambda: consumer(settings, None))
         self._jobs: dict[tuple[str, str], Job] = {}
         self._mutex = threading.Lock()
+        self._trouble = ""
         self._complete, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="training-states", daemon=True)
 
@@ -87,11 +88,17 @@ class TrainingStates:
             try:
                 self._follow(reader, registry)
             except (KafkaException, MillstreamError) as error:
-                _log.warning("trainings cannot be followed; trying again", reason=str(error)[:200])
+                self._warn(str(error)[:200])
                 self._stopping.wait(_AGAIN_S)
             finally:
                 reader.close()
                 registry.close()
+
+    def _warn(self, reason: str) -> None:
+        """Once, until it is another reason, or trainings were followed in between."""
+        if reason != self._trouble:
+            self._trouble = reason
+            _log.warning("trainings cannot be followed; trying again", reason=reason)
 
     def _follow(self, reader: Consumer, registry: SchemaRegistry) -> None:
         codecs: dict[str, RecordCodec[Record]] = {
@@ -107,6 +114,7 @@ class TrainingStates:
         while not self._stopping.is_set():
             if not left:
                 self._complete.set()
+                self._trouble = ""
             for message in reader.consume(500, _POLL_S):
                 self._read(message, codecs)
             places = reader.position([TopicPartition(topic, 0) for topic in left])

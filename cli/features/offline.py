@@ -53,7 +53,7 @@ def register(group: typer.Typer) -> None:
         from core.clock import SystemClock
         from jobs.batch.correct import CorrectedTopics
         from jobs.batch.correct import correct as run
-        from jobs.writer.outbox import Outbox
+        from pipelines.outbox import Outbox
         from pipelines.references import tables
         from schemas.broker import producer
 

@@ -111,8 +111,8 @@ class _Line:
     def open(cls) -> "Iterator[_Line]":
         from core.clock import SystemClock
         from core.settings import settings
+        from pipelines.outbox import RecordOutbox
         from pipelines.serving.follower import Follower
-        from pipelines.serving.log import ServingOutbox
         from schemas.registry import SchemaRegistry
 
         registry = SchemaRegistry.of(settings())
@@ -120,7 +120,7 @@ class _Line:
         follower.start()
         try:
             follower.wait_ready(READY_S)
-            outbox = ServingOutbox(settings(), registry, source="cli")
+            outbox = RecordOutbox(settings(), registry, source="cli")
             try:
                 yield cls(follower, outbox, settings().rollout.answer_s)
             finally:

@@ -28,8 +28,8 @@ from features.offline.history import integers_fit
 from features.offline.out_of_core import DEFAULT, Limits, connected
 from features.offline.recorded_events import RecordedEvents
 from features.view import FeatureView
-from jobs.writer.outbox import Outbox
 from pipelines import recorded
+from pipelines.outbox import Outbox
 from pipelines.recorded import TIMEOUT_S, Recorded
 from schemas.broker import consumer
 from schemas.codec import RecordCodec

@@ -38,8 +38,9 @@ from jobs.rollout.registry_watch import (
     figures_of,
 )
 from models.registry import RegistryChange, RegistryWatch, open_registry
+from pipelines.outbox import RecordOutbox, codec_of
 from pipelines.serving.fleet import Fleet
-from pipelines.serving.log import ServingLog, ServingOutbox, codec_of
+from pipelines.serving.log import ServingLog
 from schemas import broker
 from schemas.catalog.alerts import ALERTS
 from schemas.catalog.models import COMMANDS, REPLIES, ROUTING, STATES, ModelCommand, ModelState, Routing
@@ -151,13 +152,13 @@ class Controller:
             session_timeout_ms=SESSION_MS,
             partition_assignment_strategy="cooperative-sticky",  # control stays where it is
         )
-        outbox: ServingOutbox | None = None
+        outbox: RecordOutbox | None = None
         log: ServingLog | None = None
         self._mine = self._joined = False
         try:
             if group.list_topics(COMMANDS.name, timeout=5.0).topics[COMMANDS.name].error is not None:
                 raise Unavailable(f"topic {COMMANDS.name} is not there", mend="run `millstream apply`")
-            outbox = ServingOutbox(self._settings, self._registry, source=self._name)
+            outbox = RecordOutbox(self._settings, self._registry, source=self._name)
             group.subscribe(
                 [COMMANDS.name], on_assign=self._taken, on_revoke=self._given, on_lost=self._given
             )
@@ -195,7 +196,7 @@ class Controller:
                 raise KafkaException(error)
         return [message for message in messages if message.error() is None]
 
-    def _turn(self, group: Consumer, outbox: ServingOutbox, messages: Sequence[Message]) -> None:
+    def _turn(self, group: Consumer, outbox: RecordOutbox, messages: Sequence[Message]) -> None:
         for message in messages:
             self._command(group, outbox, message)
         now = self._clock.now()
@@ -217,7 +218,7 @@ class Controller:
             self._logged_at = self._clock.monotonic()
             self._log_figures()
 
-    def _command(self, group: Consumer, outbox: ServingOutbox, message: Message) -> None:
+    def _command(self, group: Consumer, outbox: RecordOutbox, message: Message) -> None:
         try:
             command: Record = self._commands.decode(message.value())
         except Unavailable:
@@ -241,7 +242,7 @@ class Controller:
         )
         self._publish(group, outbox, decision)
 
-    def _route_new(self, group: Consumer, outbox: ServingOutbox, model: str) -> None:
+    def _route_new(self, group: Consumer, outbox: RecordOutbox, model: str) -> None:
         """A model whose first champion came to the registry since the last look."""
         version = self._watch.champion_of(model)
         if version is not None:
@@ -249,7 +250,7 @@ class Controller:
             moved = champion_moved(self._fleet(model), model, version, now, self._rules)
             self._publish(group, outbox, moved)
 
-    def _publish(self, group: Consumer, outbox: ServingOutbox, decision: Decision) -> None:
+    def _publish(self, group: Consumer, outbox: RecordOutbox, decision: Decision) -> None:
         if decision is NOTHING or not self._still_mine(group):
             return
         if decision.routing is not None:
@@ -287,7 +288,7 @@ class Controller:
                     continue
                 self._fleets[record.model] = fleet.routed(record)
 
-    def _assert_own(self, group: Consumer, outbox: ServingOutbox, model: str) -> None:
+    def _assert_own(self, group: Consumer, outbox: RecordOutbox, model: str) -> None:
         """Another process wrote a revision that was written before. Compaction would keep the later record,
         so the routing that counts is written once more, above both."""
         self._contested.discard(model)

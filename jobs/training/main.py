@@ -21,8 +21,8 @@ from jobs.training.on_kafka import Published
 from jobs.training.ports import Deploys
 from jobs.training.run_folder import RunFolder, RunState
 from jobs.training.scheduler import Child, Scheduler
-from jobs.writer.outbox import Outbox
 from pipelines.changes import apply_topics
+from pipelines.outbox import Outbox
 from pipelines.training.reading import configurations
 from schemas.broker import consumer, producer
 from schemas.catalog.experiments import EXPERIMENTS

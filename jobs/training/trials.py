@@ -16,6 +16,8 @@ import numpy as np
 from pipelines.training.configuration import Configuration, Trees
 
 STUDY = "study.sqlite"
+TRIALS = "trials.json"
+"""The file that a search leaves them in."""
 _ENGINE = "engine"
 _INTEGERS = ("trees", "depth")
 _LEAST_TO_PRUNE = 4

@@ -14,7 +14,8 @@ from core.errors import MillstreamError
 from core.settings import Settings
 from core.telemetry.log import logger
 from jobs.worker.serving import Serving
-from pipelines.serving.log import ServingLog, ServingOutbox
+from pipelines.outbox import RecordOutbox
+from pipelines.serving.log import ServingLog
 from schemas.catalog.models import ROUTING, STATES, Routing
 from schemas.record import Record
 from schemas.registry import SchemaRegistry
@@ -117,21 +118,21 @@ class Control:
         return newest
 
     def _tell(self) -> None:
-        outbox: ServingOutbox | None = None
+        outbox: RecordOutbox | None = None
         while not self._stop.is_set():
             self._changed.wait(self._settings.rollout.tell_s)
             self._changed.clear()
             try:
                 if outbox is None:
-                    outbox = ServingOutbox(self._settings, self._registry, source=self.instance)
-                outbox.publish(STATES, self._serving.told(self.instance), wait_s=0)
+                    outbox = RecordOutbox(self._settings, self._registry, source=self.instance)
+                outbox.publish(STATES, self._serving.told(self.instance), within_s=0)
             except MillstreamError as error:
                 _LOG.debug("states are not being told", reason=error.what)
             except Exception:
                 _LOG.exception("states are not being told")
         if outbox is not None:
             with suppress(MillstreamError):
-                outbox.publish(STATES, self._serving.leaving(self.instance), wait_s=LEAVE_S)
+                outbox.publish(STATES, self._serving.leaving(self.instance), within_s=LEAVE_S)
 
     def _open(self) -> ServingLog:
         return ServingLog(self._settings, (ROUTING,), clock=self._clock, registry=self._registry)

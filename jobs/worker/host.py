@@ -23,7 +23,7 @@ from core.telemetry.probe import Probe
 from jobs.worker import metrics
 from jobs.worker.batch import BatchWork, Outputs, refusal
 from jobs.worker.inputs import Inputs
-from jobs.worker.outbox import Outbox
+from jobs.worker.outbox import SessionOutbox
 from jobs.worker.readback import Readback
 from jobs.worker.serving import Serving
 from schemas.codec import RecordCodec
@@ -77,7 +77,7 @@ class Host:
         self,
         *,
         connect: Callable[[Callable[..., None]], Consumer],
-        outbox: Outbox,
+        outbox: SessionOutbox,
         work: BatchWork,
         serving: Serving,
         readback: Readback,

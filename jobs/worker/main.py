@@ -22,7 +22,7 @@ from jobs.worker import metrics
 from jobs.worker.batch import BatchWork
 from jobs.worker.control import Control
 from jobs.worker.host import Host, Limits, Route
-from jobs.worker.outbox import PRODUCER_SETTINGS, Outbox
+from jobs.worker.outbox import PRODUCER_SETTINGS, SessionOutbox
 from jobs.worker.rate_alerts import RateAlerts, rates_of
 from jobs.worker.readback import Readback
 from jobs.worker.scoring import Declared, Scoring
@@ -32,6 +32,7 @@ from models.registry import Following, open_registry
 from operators.dedupe import Dedupe, Horizon
 from operators.ports import FeatureReader
 from pipelines.on_redis.raised import RaisedAlerts
+from pipelines.outbox import Outbox
 from pipelines.plan import ScoringPlan
 from schemas import broker
 from schemas.codec import RecordCodec
@@ -184,8 +185,13 @@ class Worker:
         metrics.SESSIONS.labels(plan.pipeline).inc()
         dedupe = Dedupe(horizon(settings))
         dead: set[tuple[int, int]] = set()
-        producer = broker.producer(settings, **PRODUCER_SETTINGS)
-        outbox = Outbox(producer, topic=plan.results.name, job=self._name, clock=self._clock, dead=dead)
+        outbox = SessionOutbox(
+            Outbox(lambda: broker.producer(settings, **PRODUCER_SETTINGS)),
+            topic=plan.results.name,
+            job=self._name,
+            clock=self._clock,
+            dead=dead,
+        )
         host = Host(
             connect=self._consumer,
             outbox=outbox,

@@ -16,7 +16,7 @@ from core.settings import Settings
 from core.telemetry.log import logger
 from operators.error_rates import ErrorRates, Standing
 from pipelines.on_redis.raised import Due, RaisedAlerts
-from pipelines.serving.log import ServingOutbox
+from pipelines.outbox import RecordOutbox
 from pipelines.thresholds import thresholds
 from schemas.catalog.alerts import ALERTS, SYSTEM_TENANT, Alert
 from schemas.registry import SchemaRegistry
@@ -53,7 +53,7 @@ class RateAlerts:
         self._since: dict[str, int] = {}
         self._told: dict[str, Due] = {}
         self._trouble = ""
-        self._outbox: ServingOutbox | None = None
+        self._outbox: RecordOutbox | None = None
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="error-rates", daemon=True).start()
@@ -112,7 +112,7 @@ class RateAlerts:
     def _publish(self, standing: Standing, due: Due) -> None:
         if self._outbox is None:
             registry = SchemaRegistry.of(self._settings)
-            self._outbox = ServingOutbox(self._settings, registry, source=self._pipeline)
+            self._outbox = RecordOutbox(self._settings, registry, source=self._pipeline)
         alert = alert_of(self._pipeline, standing, due, now_ms=self._now_ms())
         self._outbox.publish(ALERTS, [alert])
         tell = _LOG.error if due.what == "raise" else _LOG.info

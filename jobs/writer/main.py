@@ -21,7 +21,6 @@ from features.online.layout import layout_of
 from features.online.packed_redis import RedisPackedValues
 from features.online.packed_writer import PackedWriter
 from features.online.rolling import RollingStore
-from jobs.writer.outbox import Outbox
 from jobs.writer.postgres_store import PostgresStatusStore
 from jobs.writer.runner import SinkRunner, Surroundings
 from jobs.writer.sink import Sink
@@ -29,6 +28,7 @@ from jobs.writer.sinks.offline import OfflineSink
 from jobs.writer.sinks.online import OnlineSink
 from jobs.writer.sinks.packed import PackedSink
 from jobs.writer.sinks.status import ArrivalSink, StatusSink
+from pipelines.outbox import Outbox
 from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
 from schemas.broker import admin, consumer, gathering, producer
 from schemas.codec import RecordCodec

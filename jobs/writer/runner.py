@@ -19,9 +19,9 @@ from core.errors import MillstreamError, Unavailable
 from core.telemetry.log import logger
 from jobs.writer.chunk import Chunk, Rejected, decode
 from jobs.writer.errors import BadRecord, Rewind
-from jobs.writer.outbox import Outbox
 from jobs.writer.sink import Sink, isolate
 from jobs.writer.telemetry import CHUNKS, FAILURES, HOLDING, LAG, RECORDS, REFUSED, WRITE_MS
+from pipelines.outbox import Outbox
 from schemas.codec import RecordCodec
 from schemas.dead_letters import Stage
 

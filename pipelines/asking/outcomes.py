@@ -14,12 +14,11 @@ from datetime import timedelta
 from typing import Protocol
 
 import msgspec
-import redis.asyncio
 
 from core.clock import Clock, SystemClock
 from core.errors import MillstreamError
 from pipelines.asking.failures import failure_of
-from pipelines.on_redis.round_trips import Command, RoundTrips
+from pipelines.on_redis.round_trips import Command, TimedValues
 from schemas.catalog.asking import Failure, State
 from schemas.keys import key_of
 
@@ -172,33 +171,16 @@ class InMemoryOutcomes:
             self._held.popitem(last=False)
 
 
-class RedisOutcomes:
+class RedisOutcomes(TimedValues):
     """Three values per (tenant, id) in one slot: the reservation, the end, the list of pieces.
 
     `RoundTrips` says how the commands of many requests travel, and what an outage costs.
     """
 
-    def __init__(
-        self,
-        client: "redis.asyncio.Redis",
-        *,
-        ttl: timedelta,
-        timeout_s: float = 0.5,
-        rest_s: float = 0.5,
-        clock: Clock | None = None,
-    ) -> None:
-        self._ttl_ms = ttl // timedelta(milliseconds=1)
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._reserved = msgspec.msgpack.Decoder(Reserved).decode
-        self._end = msgspec.msgpack.Decoder(End).decode
-        self._redis = RoundTrips(
-            client,
-            where="outcome store",
-            code="outcomes_unavailable",
-            timeout_s=timeout_s,
-            rest_s=rest_s,
-            clock=clock,
-        )
+    where = "outcome store"
+    code = "outcomes_unavailable"
+    _reserved = staticmethod(msgspec.msgpack.Decoder(Reserved).decode)
+    _end = staticmethod(msgspec.msgpack.Decoder(End).decode)
 
     async def reserve(self, tenant: str, id: str, reserved: Reserved) -> Standing:
         request, answer, _ = _keys(tenant, id)

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from datetime import timedelta
+from typing import Any, ClassVar
 
+import msgspec
 import redis.asyncio
 import redis.exceptions
 
@@ -82,3 +84,25 @@ class RoundTrips:
 
     def _away(self) -> Unavailable:
         return Unavailable("Redis is away", where=self._where, code=self._code)
+
+
+class TimedValues:
+    """What stores of values with a time to live have in common: MessagePack, and commands in `RoundTrips`."""
+
+    where: ClassVar[str]
+    code: ClassVar[str]
+
+    def __init__(
+        self,
+        client: "redis.asyncio.Redis",
+        *,
+        ttl: timedelta,
+        timeout_s: float = 0.5,
+        rest_s: float = 0.5,
+        clock: Clock | None = None,
+    ) -> None:
+        self._ttl_ms = ttl // timedelta(milliseconds=1)
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._redis = RoundTrips(
+            client, where=self.where, code=self.code, timeout_s=timeout_s, rest_s=rest_s, clock=clock
+        )

@@ -5,19 +5,16 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from core.clock import Clock, to_millis
 from core.errors import MillstreamError, Unavailable
 from core.settings import Settings
 from core.telemetry.log import logger
+from pipelines.outbox import codec_of
 from pipelines.serving.fleet import SILENT
 from schemas import broker
-from schemas.catalog.alerts import ALERTS
-from schemas.catalog.models import COMMANDS, REPLIES, ROUTING, STATES
-from schemas.codec import RecordCodec
-from schemas.headers import event_headers
-from schemas.keys import key_of
+from schemas.catalog.models import ROUTING, STATES
 from schemas.record import Record
 from schemas.registry import SchemaRegistry
 from schemas.topic import Topic
@@ -25,7 +22,6 @@ from schemas.topic import Topic
 _LOG = logger("serving.log")
 _TIMEOUT_S = 5.0
 _READ = 500
-ACK_S = 10.0
 
 
 class ServingLog:
@@ -122,56 +118,3 @@ class ServingLog:
         except MillstreamError as error:
             _LOG.warning("not readable", topic=message.topic(), offset=message.offset(), error=error.what)
             return None
-
-
-class ServingOutbox:
-    """Publishes records of model serving, and alerts, with `acks=all`. Thread-safe; keeps one producer."""
-
-    def __init__(self, settings: Settings, registry: SchemaRegistry, *, source: str) -> None:
-        self._source = source
-        self._codecs = {
-            topic.name: codec_of(topic, registry) for topic in (ROUTING, COMMANDS, REPLIES, STATES, ALERTS)
-        }
-        self._producer: Producer = broker.producer(settings, linger_ms=0)
-
-    def publish(self, topic: Topic, records: Sequence[Record], *, wait_s: float = ACK_S) -> None:
-        """Returns when all are acknowledged; raises Unavailable when they are not in time. With `wait_s` 0
-        they are only queued: for what is told again in a moment."""
-        failed: list[KafkaError | None] = []
-        codec = self._codecs[topic.name]
-        spec = codec.spec
-        for record in records:
-            entity, at = getattr(record, spec.entity or ""), getattr(record, spec.time or "")
-            try:
-                self._producer.produce(
-                    topic.name,
-                    key=key_of(record.tenant, entity),
-                    value=codec.encode(record),
-                    headers=event_headers(
-                        id=record.id,
-                        source=self._source,
-                        type=spec.full_name,
-                        time=at,
-                        tenant=record.tenant,
-                        received_at=at,
-                    ),
-                    on_delivery=lambda error, _: failed.append(error) if error is not None else None,
-                )
-            except (BufferError, KafkaException) as error:
-                raise Unavailable(f"Kafka takes nothing: {error}", where=topic.name) from error
-        if wait_s == 0:
-            self._producer.poll(0)
-            return
-        left = self._producer.flush(wait_s)
-        if left or failed:
-            reason = failed[0].str() if failed and failed[0] is not None else f"not within {wait_s:g} s"
-            raise Unavailable(f"not acknowledged: {reason}", where=topic.name, code="kafka_unavailable")
-
-    def close(self) -> None:
-        self._producer.flush(2.0)
-
-
-def codec_of(topic: Topic, registry: SchemaRegistry) -> RecordCodec[Record]:
-    if topic.record is None:
-        raise Unavailable(f"topic {topic.name} has no record")
-    return RecordCodec(topic.record, registry, topic.subject, max_bytes=topic.max_bytes)

@@ -1,7 +1,8 @@
 """What the tests of asking start and kill: `python -m tests.asking.processes KIND DOMAIN [PAUSE_MS]`.
 
 `gateway`: a gateway that serves the small pipeline. `scoring`: the answering process with a model that is a
-formula. `echo`: an answering host whose answers take as long as the payment's amount says, in milliseconds;
+formula that takes PAUSE_MS; `levels`: the same, where a version has 0.2 s to answer and then "review" is
+decided. `echo`: an answering host whose answers take as long as the payment's amount says, in milliseconds;
 it notes in Redis, under `echo:DOMAIN`, what it began, finished and was cancelled in.
 """
 
@@ -9,6 +10,8 @@ import asyncio
 import os
 import sys
 import time
+from dataclasses import replace
+from datetime import timedelta
 
 import msgspec
 import redis
@@ -22,6 +25,7 @@ from gateway.main import run as serve
 from jobs.worker.answering.main import AnsweringHost, stopped_by_signal
 from jobs.worker.answering.main import run as answer
 from operators.asking import Answer, Emit, Question
+from pipelines.plan import Levels
 from tests.jobs.worker.payments import plan
 from tests.jobs.worker.worker_process import Source
 
@@ -76,5 +80,9 @@ if __name__ == "__main__":
         serve(settings(), {domain: plan(domain)})
     elif kind == "echo":
         uvloop.run(echo(domain))
+    elif kind == "levels":
+        within = timedelta(seconds=0.2)
+        made = replace(plan(domain), levels=Levels(within, within, decision="review"))
+        answer(made, settings(), source=Source(float(more[0]) / 1000))
     else:
         answer(plan(domain), settings(), source=Source(float(more[0]) / 1000))

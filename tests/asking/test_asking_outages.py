@@ -1,6 +1,7 @@
 """What still works while Redis or the broker is away, and that all of it works again after."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -8,8 +9,9 @@ import pytest
 
 from core.ids import new_id
 from stack.local import Stack
-from tests.asking.world import World, payment, until, world
+from tests.asking.world import Process, World, payment, until, world
 from tests.features.redis_server import RedisServer, own_redis
+from tests.jobs.worker.on_kafka import Alerts
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
@@ -27,9 +29,13 @@ def here(stack: Stack, server: RedisServer) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def http(here: World) -> Iterator[httpx.Client]:
-    gateway, worker = here.start("gateway"), here.start("scoring", "0")
-    gateway.wait_ready()
+def worker(here: World) -> Process:
+    return here.start("scoring", "0")
+
+
+@pytest.fixture(scope="module")
+def http(here: World, worker: Process) -> Iterator[httpx.Client]:
+    gateway = here.start("gateway").wait_ready()
     worker.wait_ready()
     with here.client(gateway) as client:
         yield client
@@ -87,3 +93,26 @@ def test_without_the_broker_asking_is_refused_and_goes_on_after(
     until(lambda: level(here, http) == "live", "it works again", 60)
     for _ in range(20):
         assert level(here, http) == "live"
+
+
+def test_a_model_that_hangs_is_answered_for_and_raises_an_alert(
+    here: World, http: httpx.Client, worker: Process, tmp_path: Path
+) -> None:
+    """The declared decision, with a warning; and the rate of what the model did not answer."""
+    file, told = tmp_path / "rates.toml", Alerts(here.domain)
+    file.write_text('[[threshold]]\noperator = "infer"\nrate = 0.5\nminutes = 1\ncalls = 5\n')
+    assert worker.stop() == 0
+    hanging = here.start(
+        "levels", "60000", MILLSTREAM_ALERTING__THRESHOLDS=str(file), MILLSTREAM_ALERTING__PERIOD_S="0.1"
+    ).wait_ready()
+    for _ in range(5):
+        answer = ask(here, http, prefer="wait=60")
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        assert (body["decision"], body["level"], body["degraded"]) == ("review", "static", True)
+        assert (body["score"], body["model_version"]) == (None, None)
+        assert body["warning"].startswith("answered by static: version 1")
+    until(lambda: told.kinds() == ["error_rate"], "the alert is raised", 60)
+    assert told.all()[0].subject == "infer"
+    assert 'fallback_answers_total{chain="' in httpx.get(f"{hanging.url}/metrics").text
+    assert hanging.stop() == 0, "what hangs keeps no process"

@@ -21,9 +21,9 @@ from features.online.packed_writer import PackedWriter
 from gateway.keys import create_key
 from jobs.batch.correct import CorrectedTopics, correct
 from jobs.batch.rebuild import rebuild_windows
-from jobs.writer.outbox import Outbox
 from pipelines import recorded
 from pipelines.load import load_features
+from pipelines.outbox import Outbox
 from pipelines.plan import FeaturesPlan
 from schemas.broker import producer
 from stack.local import Stack

@@ -10,10 +10,8 @@ from jobs.training.classification.prepare import parts_of, times_of
 from jobs.training.fold_scores import Task, both_classes
 from jobs.training.processes import judges
 from jobs.training.splitting import rolling_origins
-from jobs.training.trials import Trial, Trials, text_of
+from jobs.training.trials import TRIALS, Trial, Trials, text_of
 from jobs.training.workspace import Workspace
-
-TRIALS = "trials.json"
 
 
 def search(space: Workspace) -> dict[str, Any]:

@@ -11,10 +11,8 @@ from jobs.training.forecasting.fitting import Task, judge
 from jobs.training.forecasting.prepare import prepared_of, scale_of
 from jobs.training.forecasting.windows import usable, windows
 from jobs.training.processes import judges
-from jobs.training.trials import Trials, text_of
+from jobs.training.trials import TRIALS, Trials, text_of
 from jobs.training.workspace import Workspace
-
-TRIALS = "trials.json"
 
 
 def search(space: Workspace) -> dict[str, Any]:

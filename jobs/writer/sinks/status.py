@@ -12,10 +12,10 @@ import msgspec
 from core.clock import Clock
 from jobs.writer.chunk import Chunk
 from jobs.writer.errors import BadRecord
-from jobs.writer.outbox import UNKNOWN_PARTITION, Outbox
 from jobs.writer.outcomes import alert, decided, reviewed
 from jobs.writer.sink import Direct
 from jobs.writer.status_store import Arrival, StatusStore
+from pipelines.outbox import UNKNOWN_PARTITION, Outbox
 from pipelines.plan import ScoringPlan
 from schemas.catalog.alerts import Alert
 from schemas.catalog.decisions import Decision, StatusChange, Verdict

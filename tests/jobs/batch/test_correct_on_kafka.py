@@ -25,10 +25,10 @@ from features.offline.tabular import register
 from jobs.batch.backfill import backfill
 from jobs.batch.correct import Corrected, CorrectedTopics, correct
 from jobs.writer.chunk import decode
-from jobs.writer.outbox import Outbox
 from jobs.writer.sinks.offline import OfflineSink
 from pipelines import recorded
 from pipelines.offline import read_offline
+from pipelines.outbox import Outbox
 from schemas.avro import schema_text
 from schemas.broker import admin, consumer, producer
 from schemas.catalog.user_events import UserEvent

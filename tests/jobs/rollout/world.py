@@ -17,9 +17,9 @@ from confluent_kafka.admin import NewTopic
 from core.clock import SystemClock
 from core.ids import new_id
 from core.settings import settings
+from pipelines.outbox import RecordOutbox, codec_of
 from pipelines.serving.fleet import Fleet
 from pipelines.serving.follower import Follower
-from pipelines.serving.log import ServingOutbox, codec_of
 from schemas import broker
 from schemas.avro import schema_text
 from schemas.catalog.alerts import ALERTS, SYSTEM_TENANT, Alert
@@ -92,7 +92,7 @@ class World(Bench):
         self.versions = VersionFolder(folder)
         self.clock = SystemClock()
         self.follower = Follower(settings(), self.registry, self.clock)
-        self.outbox = ServingOutbox(settings(), self.registry, source="test")
+        self.outbox = RecordOutbox(settings(), self.registry, source="test")
         self.replies: dict[str, list[ModelReply]] = {}
 
     def version(self, version: str, **traits: Any) -> None:

@@ -16,9 +16,11 @@ from confluent_kafka.admin import NewTopic
 
 from core.ids import new_id
 from core.settings import settings
+from pipelines.changes import apply_topics
 from pipelines.plan import ScoringPlan
 from schemas import broker
 from schemas.avro import schema_text
+from schemas.catalog.alerts import ALERTS, Alert
 from schemas.catalog.decisions import Decision
 from schemas.codec import RecordCodec
 from schemas.keys import key_of
@@ -171,3 +173,38 @@ class WorkerProcess:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait(timeout=10)
+
+
+def end_of_alerts() -> int:
+    reader = broker.consumer(settings(), None)
+    try:
+        return broker.watermarks(reader, TopicPartition(ALERTS.name, 0), 20)[1]
+    finally:
+        reader.close()
+
+
+class Alerts:
+    """What comes on the alerts topic from now on, of one source."""
+
+    def __init__(self, source: str) -> None:
+        apply_topics([ALERTS], settings())
+        self._source = source
+        self._start = end_of_alerts()
+        self._codec: RecordCodec[Alert] = RecordCodec(Alert, SchemaRegistry.of(settings()), ALERTS.subject)
+
+    def all(self) -> list[Alert]:
+        reader = broker.consumer(settings(), None)
+        try:
+            end, position, found = end_of_alerts(), self._start, list[Alert]()
+            reader.assign([TopicPartition(ALERTS.name, 0, position)])
+            while position < end:
+                for message in reader.consume(100, timeout=0.05):
+                    assert message.error() is None
+                    found.append(self._codec.decode(message.value() or b""))
+                    position = (message.offset() or 0) + 1
+            return [alert for alert in found if alert.source == self._source]
+        finally:
+            reader.close()
+
+    def kinds(self) -> list[str]:
+        return [alert.kind for alert in self.all()]

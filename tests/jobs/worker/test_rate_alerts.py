@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import redis
-from confluent_kafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,54 +17,15 @@ from core.ids import new_id
 from core.settings import Alerting, Settings, settings
 from jobs.worker.rate_alerts import RateAlerts, alert_of, rates_of
 from operators.error_rates import ErrorRates, Standing, Threshold
-from pipelines.changes import apply_topics
 from pipelines.on_redis.raised import Due, RaisedAlerts
-from schemas import broker
-from schemas.catalog.alerts import ALERTS, SYSTEM_TENANT, Alert
-from schemas.codec import RecordCodec
-from schemas.registry import SchemaRegistry
+from schemas.catalog.alerts import SYSTEM_TENANT
 from stack.local import Stack
-from tests.jobs.worker.on_kafka import Bench, until
+from tests.jobs.worker.on_kafka import Alerts, Bench, until
 from tests.jobs.worker.payments import BREAKS, payment
 
 pytestmark = pytest.mark.services
 SEVERE = Threshold("infer", 0.1, calls=10, severity="critical")
 MINUTE = timedelta(minutes=1)
-
-
-def end_of_alerts() -> int:
-    reader = broker.consumer(settings(), None)
-    try:
-        return broker.watermarks(reader, TopicPartition(ALERTS.name, 0), 20)[1]
-    finally:
-        reader.close()
-
-
-class Alerts:
-    """What comes on the alerts topic from now on, of one source."""
-
-    def __init__(self, source: str) -> None:
-        apply_topics([ALERTS], settings())
-        self._source = source
-        self._start = end_of_alerts()
-        self._codec: RecordCodec[Alert] = RecordCodec(Alert, SchemaRegistry.of(settings()), ALERTS.subject)
-
-    def all(self) -> list[Alert]:
-        reader = broker.consumer(settings(), None)
-        try:
-            end, position, found = end_of_alerts(), self._start, list[Alert]()
-            reader.assign([TopicPartition(ALERTS.name, 0, position)])
-            while position < end:
-                for message in reader.consume(100, timeout=0.05):
-                    assert message.error() is None
-                    found.append(self._codec.decode(message.value() or b""))
-                    position = (message.offset() or 0) + 1
-            return [alert for alert in found if alert.source == self._source]
-        finally:
-            reader.close()
-
-    def kinds(self) -> list[str]:
-        return [alert.kind for alert in self.all()]
 
 
 class Watcher:

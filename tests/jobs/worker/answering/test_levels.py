@@ -1,4 +1,4 @@
-"""Levels of asked scoring: what is in service, the version before it, a declared decision; each in its time."""
+"""Levels of asked scoring: what is in service, the version before it, a declared decision, each in time."""
 
 import asyncio
 import json
