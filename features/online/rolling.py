@@ -21,6 +21,7 @@ from typing import Any, cast
 import msgspec
 import pyarrow as pa
 import redis
+from redis.exceptions import NoScriptError
 
 from core.clock import to_millis
 from core.errors import InvalidInput
@@ -146,10 +147,9 @@ class RollingStore:
         at_ms = to_millis(at)
         results: list[ReadResult] = []
         for begin in range(0, len(entities), _PIPELINED):
-            with self._client.pipeline(transaction=False) as pipe:
-                for entity in entities[begin : begin + _PIPELINED]:
-                    self._read(keys=self.keys(tenant, entity), args=self._range(at_ms), client=pipe)
-                results += [self._answer(found, at_ms, None) for found in pipe.execute()]
+            part = entities[begin : begin + _PIPELINED]
+            stored = self._read_all([(tenant, entity, at_ms) for entity in part])
+            results += [self._answer(found, at_ms, None) for found in stored]
         return results
 
     def read_rows(self, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -157,19 +157,33 @@ class RollingStore:
         feature (int64 or float64, null where there is no value)."""
         events = events_of(self.view, batch)
         results: list[ReadResult] = []
-        if len(events) == 1:  # without a pipeline, which would ask first whether the script is known
-            tenant, entity, id, at, values = events[0]
-            found = self._read(keys=self.keys(tenant, entity), args=self._range(at))
-            return feature_columns(self.view, [self._answer(found, at, (id, at, values))])
         for begin in range(0, len(events), _PIPELINED):
             part = events[begin : begin + _PIPELINED]
-            with self._client.pipeline(transaction=False) as pipe:
-                for tenant, entity, _, at, _ in part:
-                    self._read(keys=self.keys(tenant, entity), args=self._range(at), client=pipe)
-                stored = pipe.execute()
+            stored = self._read_all([(tenant, entity, at) for tenant, entity, _, at, _ in part])
             for (_, _, id, at, values), found in zip(part, stored, strict=True):
                 results.append(self._answer(found, at, (id, at, values)))
         return feature_columns(self.view, results)
+
+    def _read_all(self, asked: Sequence[tuple[str, str, int]]) -> list[Any]:
+        """What is stored for each (tenant, entity, time in ms), in one round trip; in a second one for a
+        server that started anew. A script in redis-py's pipeline would ask first whether it is known."""
+        calls = [(*self.keys(tenant, entity), *self._range(at)) for tenant, entity, at in asked]
+        found = self._execute(calls)
+        forgotten = [at for at, answer in enumerate(found) if isinstance(answer, NoScriptError)]
+        if forgotten:
+            self._client.script_load(_READ)
+            for at, answer in zip(forgotten, self._execute([calls[at] for at in forgotten]), strict=True):
+                found[at] = answer
+        for answer in found:
+            if isinstance(answer, Exception):
+                raise answer
+        return found
+
+    def _execute(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        with self._client.pipeline(transaction=False) as pipe:
+            for call in calls:
+                pipe.evalsha(self._read.sha, 3, *call)
+            return list(pipe.execute(raise_on_error=False))
 
     def keys(self, tenant: str, entity: str) -> list[str]:
         """The entity's keys; what is in braces decides the slot."""
