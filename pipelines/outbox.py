@@ -64,12 +64,13 @@ class Outbox:
             ),
         )
 
-    def send_batch(self, topic: str, messages: Sequence[dict[str, Any]]) -> None:
-        """Queue many, each a dictionary of `value`, `key` and `partition`, in one call of the client."""
+    def send_batch(self, topic: str, messages: Sequence[dict[str, Any]], *, partition: int) -> None:
+        """Queue many, each a dictionary of `value` and `key`, in one call of the client. The partition is
+        that of all: confluent-kafka 2.16 takes one of each message, and leaves it unheeded."""
         producer, began, waiting = self._open(), time.monotonic(), messages
         told = functools.partial(_note, self._errors)
         while waiting:
-            queued = producer.produce_batch(topic, waiting, on_delivery=told)
+            queued = producer.produce_batch(topic, waiting, partition, on_delivery=told)
             if queued == len(waiting):
                 return
             waiting = [message for message in waiting if "_error" in message]

@@ -3,6 +3,9 @@
 After an error the session that owns it ends, and the next one starts from the committed offsets.
 """
 
+from collections import defaultdict
+from typing import Any
+
 from core.clock import Clock
 from jobs.worker.batch import Outputs, Refused
 from jobs.worker.inputs import Inputs
@@ -32,13 +35,11 @@ class SessionOutbox:
         if len(outputs.indexes) < len(messages):
             keys = [keys[index] for index in outputs.indexes]
             partitions = [partitions[index] for index in outputs.indexes]
-        self._outbox.send_batch(
-            self._topic,
-            [
-                {"value": value, "key": key, "partition": partition}
-                for value, key, partition in zip(outputs.values, keys, partitions, strict=True)
-            ],
-        )
+        by_partition: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for value, key, partition in zip(outputs.values, keys, partitions, strict=True):
+            by_partition[partition].append({"value": value, "key": key})
+        for partition, results in by_partition.items():
+            self._outbox.send_batch(self._topic, results, partition=partition)
         for refused in outputs.refused:
             self._dead_letter(messages[refused.index], refused)
         self._outbox.check()
