@@ -5,28 +5,24 @@ per key. On a Redis Cluster a script may only touch one slot: give `keys_per_scr
 """
 
 import asyncio
-import os
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import redis
 import redis.asyncio
-from hiredis import pack_command
+from hiredis import HiredisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from core.errors import Unavailable
 from features.online.packed_codec import PREFIX_BYTES, VERSION
+from features.online.packed_connection import Connection, multi_get
 from features.online.packed_values import Entry
 
 KEYS_PER_SCRIPT = 32
 _PIPELINED = 1_024
-_NEARBY_S = 0.000_1
-_LEFT_OUT = 100
-"""Reads that only wait for their answer, after one whose answer took longer than `_NEARBY_S`."""
 
 # ARGV: time to live in ms, the values, the values to be replaced in any case ('' for none).
 # MGET, because GET fails on a key of another type. 64-bit numbers are compared in halves: Lua has doubles.
@@ -60,20 +56,6 @@ return stays
 """
 
 
-class _Connection(Protocol):
-    """What is used of a synchronous connection of redis-py, which has no types for it."""
-
-    pid: int
-
-    def send_packed_command(self, command: Sequence[bytes]) -> None: ...
-
-    def can_read(self, timeout: float) -> bool: ...
-
-    def read_response(self) -> object: ...
-
-    def disconnect(self) -> None: ...
-
-
 class RedisPackedValues:
     """See `PackedValues`. Any error of the client or of the server is Unavailable; how long that takes is
     bounded by the client's socket timeouts. May be shared by threads, and used after a fork.
@@ -86,8 +68,7 @@ class RedisPackedValues:
     def __init__(self, client: redis.Redis, *, keys_per_script: int = KEYS_PER_SCRIPT) -> None:
         self._client = client
         self._pool: redis.ConnectionPool = client.connection_pool
-        self._kept: list[_Connection] = []
-        self._left_out = 0
+        self._kept: list[Connection] = []
         self._keys_per_script = keys_per_script
         self._put = client.register_script(_PUT)
         weakref.finalize(self, _give_back, self._pool, self._kept).atexit = False
@@ -95,54 +76,41 @@ class RedisPackedValues:
     def get(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         if not keys:
             return []
-        command = pack_command(("MGET", *keys))  # type: ignore[arg-type]  # any tuple will do
+        command, count = multi_get(keys), len(keys)
         try:
             connection = self._take()
             if connection is not None:
                 try:
-                    return self._ask(connection, command)
-                except RedisConnectionError:
+                    return self._ask(connection, command, count)
+                except TimeoutError:
+                    raise
+                except OSError:
                     pass  # it was closed while nobody used it, or Redis is away: a new one tells
-            return self._ask(cast(_Connection, self._pool.get_connection()), command)
-        except (RedisError, OSError) as error:
+            return self._ask(Connection(cast(Any, self._pool.get_connection())), command, count)
+        except (RedisError, HiredisError, OSError) as error:
             raise away(error) from error
 
-    def _take(self) -> _Connection | None:
+    def _take(self) -> Connection | None:
         """A kept connection of this process; those of the process it was forked from are forgotten."""
         while self._kept:
             try:
                 connection = self._kept.pop()
             except IndexError:  # another thread was faster
                 return None
-            if connection.pid == os.getpid():
+            if connection.of_this_process:
                 return connection
         return None
 
-    def _ask(self, connection: _Connection, command: bytes) -> list[bytes | None]:
+    def _ask(self, connection: Connection, command: bytes, count: int) -> list[bytes | None]:
         """The connection is kept if it answered."""
         try:
-            connection.send_packed_command((command,))
-            self._await(connection)
-            found = connection.read_response()
+            found = connection.get(command, count)
         except BaseException:
-            connection.disconnect()  # an answer may still be on its way
-            self._pool.release(cast(redis.Connection, connection))
+            connection.opened.disconnect()  # an answer may still be on its way
+            self._pool.release(cast(redis.Connection, connection.opened))
             raise
         self._kept.append(connection)
-        return cast("list[bytes | None]", found)
-
-    def _await(self, connection: _Connection) -> None:
-        """Ask for the answer over and over for as long as a Redis nearby takes, rather than sleep: a core
-        that has gone idle takes 20 to 40 us to wake up, twice what the answer takes. After a try in vain the
-        next ones are left out, so that a Redis far away costs 1 us a read."""
-        if self._left_out:
-            self._left_out -= 1
-            return
-        until = time.perf_counter() + _NEARBY_S
-        while not connection.can_read(0):
-            if time.perf_counter() > until:
-                self._left_out = _LEFT_OUT
-                return
+        return found
 
     def put(self, entries: Sequence[Entry], ttl_ms: int) -> list[bytes | None]:
         stays: list[bytes | None] = []
@@ -188,8 +156,8 @@ class AsyncRedisPackedValues:
     """See `AsyncPackedValues`. timeout_s: the longest that one `get` takes, connecting included.
 
     Connections are taken from the client's pool and kept, which saves the pool's checks, a third of a call's
-    work; one that was closed meanwhile is replaced. The command is packed by hiredis: redis-py's coroutines
-    pack in Python, which for 500 keys takes as long as all the rest of the call.
+    work; one that was closed meanwhile is replaced. redis-py's coroutines pack a command key by key, which
+    for 500 keys takes as long as all the rest of the call: `multi_get` makes it in one piece.
     """
 
     def __init__(self, client: "redis.asyncio.Redis", *, timeout_s: float = 0.5) -> None:
@@ -200,7 +168,7 @@ class AsyncRedisPackedValues:
     async def get(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         if not keys:
             return []
-        command = pack_command(("MGET", *keys))  # type: ignore[arg-type]  # any tuple will do
+        command = multi_get(keys)
         try:
             async with asyncio.timeout(self._timeout_s):
                 if self._kept:
@@ -222,9 +190,9 @@ class AsyncRedisPackedValues:
         return cast("list[bytes | None]", found)
 
 
-def _give_back(pool: redis.ConnectionPool, connections: list[_Connection]) -> None:
+def _give_back(pool: redis.ConnectionPool, connections: list[Connection]) -> None:
     while connections:
-        pool.release(cast(redis.Connection, connections.pop()))
+        pool.release(cast(redis.Connection, connections.pop().opened))
 
 
 def away(error: Exception) -> Unavailable:
