@@ -77,7 +77,7 @@ class PackedCodec:
         self.nulls = slice(PREFIX_BYTES + VERSION.size, PREFIX_BYTES + VERSION.size + self.null_bytes)
         """Where the bits of the nulls are."""
         self._slots = struct.Struct(f"<{self.nulls.stop}x{slots}")
-        self._joined = struct.Struct(f"<{PREFIX_BYTES}xq8x{self.null_bytes}x{slots}{CHECKSUM_BYTES}x")
+        self._joined = struct.Struct(f"<{PREFIX_BYTES}sq8x{self.null_bytes}s{slots}{CHECKSUM_BYTES}x")
         self._no_nulls = bytes(self.null_bytes)
         self.width = self.fixed.size + (0 if self.strings else CHECKSUM_BYTES)
         """Bytes of a value; with strings, before the first of them."""
@@ -132,16 +132,18 @@ class PackedCodec:
         million.
         """
         width = self.width
-        if len(joined) != count * width:
-            return False
-        for at in range(PREFIX_BYTES):
-            if joined[at::width] != self.prefix[at : at + 1] * count:
-                return False
+        return (
+            len(joined) == count * width
+            and all(joined[at::width] == self.prefix[at : at + 1] * count for at in range(PREFIX_BYTES))
+            and self._checksums_right(joined, count)
+        )
+
+    def _checksums_right(self, joined: bytes, count: int) -> bool:
         if count <= _RUN:
             return crc32(joined) == self._checksums[count]
-        view = memoryview(joined)
-        runs = (view[at : at + _RUN * width] for at in range(0, len(joined), _RUN * width))
-        return all(crc32(run) == self._checksums[len(run) // width] for run in runs)
+        view, length = memoryview(joined), _RUN * self.width
+        runs = (view[at : at + length] for at in range(0, len(joined), length))
+        return all(crc32(run) == self._checksums[len(run) // self.width] for run in runs)
 
     def decode(self, data: bytes) -> Unpacked:
         """One value; raises Unreadable."""
@@ -177,13 +179,15 @@ class PackedCodec:
             raise Unreadable("damaged")
         return found
 
-    def unpack_joined(self, joined: bytes) -> list[tuple[Value, ...]] | None:
-        """Per value its event time and its fields, of values that `check_joined` took; None if one of them
-        has a null."""
-        for at in range(self.nulls.start, self.nulls.stop):
-            if any(joined[at :: self.width]):
-                return None
-        return list(self._joined.iter_unpack(joined))
+    def unpack_joined(self, joined: bytes, count: int) -> tuple[list[int], list[list[Value]]] | None:
+        """The event times, and by field all it has, of one value or more; None unless `check_joined` takes
+        them and no field of theirs is null."""
+        if len(joined) != count * self.width or not self._checksums_right(joined, count):
+            return None
+        prefixes, times, nulls, *fields = map(list, zip(*self._joined.iter_unpack(joined), strict=True))
+        if prefixes.count(self.prefix) != count or nulls.count(self._no_nulls) != count:
+            return None
+        return times, fields
 
     def null_fields(self, nulls: bytes) -> list[int]:
         """The fields whose bit is set."""

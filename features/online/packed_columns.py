@@ -5,13 +5,15 @@ field (int64, float64, bool, string); `status`, a struct of one dictionary-encod
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from features.online.packed import PackedField, PackedLayout, Value
-from features.online.packed_block import BlockColumns, Bools, Longs
+from features.online.packed_bands import AgeBands
+from features.online.packed_block import Block, BlockColumns, Bools, Longs
 from features.online.packed_codec import PREFIX_BYTES, PackedCodec, Unreadable
 
 STATUSES = ("fresh", "stale", "missing", "expired", "truncated")
@@ -22,6 +24,8 @@ _ARROW = {"long": pa.int64(), "double": pa.float64(), "boolean": pa.bool_(), "st
 _DICTIONARY = pa.array(STATUSES, pa.string())
 _OWN = 2
 """Columns before those of the fields: event time and age."""
+_KEPT = 256
+"""Columns of statuses that are kept, by band and rows: 2 KB each with 48 fields."""
 
 
 def schema_of(layout: PackedLayout) -> pa.Schema:
@@ -39,9 +43,10 @@ def schema_of(layout: PackedLayout) -> pa.Schema:
 class PackedColumns:
     """Decodes for one layout. `unreadable(reason)` is told of each value that reads as missing for that."""
 
-    def __init__(self, codec: PackedCodec, unreadable: Callable[[str], None]) -> None:
+    def __init__(self, codec: PackedCodec, bands: AgeBands, unreadable: Callable[[str], None]) -> None:
         self.schema = schema_of(codec.layout)
         self._codec = codec
+        self._bands = bands
         self._unreadable = unreadable
         self._fields = codec.layout.fields
         self._fresh_ms = codec.layout.fresh_ms
@@ -49,8 +54,8 @@ class PackedColumns:
         self._ttls = [codec.layout.field_ttl_ms(field) for field in self._fields]
         self._ttls_ms = np.array(self._ttls, dtype=np.int64)[:, None]
         self._no_empty = np.array([field.empty is None for field in self._fields])[:, None]
-        self._shortest_ttl = min(self._ttls)
         self._status = self.schema.field("status")
+        self._one_band = lru_cache(_KEPT)(self._statuses_of_band)
         # numbers are made as one block, the others one by one
         numbers = [at for at in codec.slots if self._fields[at].kind != "boolean"]
         self._numbers = np.array(numbers, dtype=np.int64)
@@ -67,9 +72,12 @@ class PackedColumns:
         heads_of = np.frombuffer(heads, dtype=np.uint8).reshape(rows, self._codec.width)
         times = _longs(heads_of[:, PREFIX_BYTES : PREFIX_BYTES + 8])[0]
         slots = _longs(heads_of[:, self._slots])
-        age = now_ms - times
-        null, gone = self._masks(heads_of, age, missing)
-        batch = self._number_columns(times, age, slots, (null, gone, missing))
+        block = self._block.block(rows)
+        np.subtract(now_ms, times, out=block.words[1])
+        block.words[0], age = times, block.words[1]
+        youngest, oldest = (self._bands.of(age.min()), self._bands.of(age.max())) if rows else (0, 0)
+        null, gone = self._masks(heads_of, age, missing, expired=bool(self._bands.empty[oldest]))
+        batch = self._number_columns(block, slots, (null, gone, missing))
         others: dict[int, pa.Array] = {}
         for at in self._booleans:
             mask = None if null is None else null[at]
@@ -84,35 +92,36 @@ class PackedColumns:
             )
         for at in sorted(others):  # each finds all before it in place
             batch = batch.add_column(_OWN + at, self.schema.field(_OWN + at), others[at])
-        return batch.append_column(self._status, self._statuses(age, missing))
+        one = missing is None and youngest == oldest
+        statuses = self._one_band(oldest, rows) if one else self._statuses(age, missing)
+        return batch.append_column(self._status, statuses)
 
     def _number_columns(
-        self, times: Longs, age: Longs, slots: Longs, masks: tuple[Bools | None, Bools | None, Bools | None]
+        self, block: Block, slots: Longs, masks: tuple[Bools | None, Bools | None, Bools | None]
     ) -> pa.RecordBatch:
-        """The batch of all columns but booleans, strings and statuses."""
+        """The batch of all columns but booleans, strings and statuses; event times and ages are in place."""
         null, gone, missing = masks
-        words = np.empty((_OWN + len(self._numbers), len(times)), dtype=np.int64)
-        words[0], words[1] = times, age
-        words[_OWN:] = slots[self._number_slots] if self._booleans else slots
+        numbers = block.words[_OWN:]
+        numbers[:] = slots[self._number_slots] if self._booleans else slots
         if gone is not None:
-            np.copyto(words[_OWN:], self._empty, where=gone[self._numbers])
+            np.copyto(numbers, self._empty, where=gone[self._numbers])
         if null is None:
-            return self._block.batch(words, None)
-        nulls = np.zeros(words.shape, dtype=np.bool_)
+            return block.batch(None)
+        nulls = np.zeros(block.words.shape, dtype=np.bool_)
         if missing is not None:
             nulls[:_OWN] = missing
         nulls[_OWN:] = null[self._numbers]
-        return self._block.batch(words, nulls)
+        return block.batch(nulls)
 
     def _masks(
-        self, heads: npt.NDArray[np.uint8], age: Longs, missing: Bools | None
+        self, heads: npt.NDArray[np.uint8], age: Longs, missing: Bools | None, *, expired: bool
     ) -> tuple[Bools | None, Bools | None]:
         """Per field and row: what is null in the end, and what reads as empty; None for nowhere."""
         bits = heads[:, self._codec.nulls]
         null: Bools | None = None
         if bits.any():
             null = np.unpackbits(bits, axis=1, count=len(self._fields), bitorder="little").T.astype(np.bool_)
-        if missing is None and not (len(age) and age.max() > self._shortest_ttl):
+        if missing is None and not expired:
             return null, None
         gone = age > self._ttls_ms
         if missing is not None:
@@ -123,8 +132,11 @@ class PackedColumns:
         """The fixed parts of all rows, joined (blank where missing); the strings per row; which rows are
         missing, None for none."""
         if not self._codec.strings:
-            absent = [row for row, value in enumerate(values) if value is None]
-            joined = b"".join([self._codec.blank if value is None else value for value in values])
+            absent = [row for row, value in enumerate(values) if value is None] if None in values else []
+            present = (
+                [self._codec.blank if value is None else value for value in values] if absent else values
+            )
+            joined = b"".join(present)  # type: ignore[arg-type]  # none of them is None
             if self._codec.check_joined(joined, len(values)):
                 return joined, [], _mask(absent, len(values))
         return self._readable_one_by_one(values)
@@ -171,10 +183,22 @@ class PackedColumns:
             codes[age > ttl] = EXPIRED
             if missing is not None:
                 codes[missing] = MISSING
-            found[ttl] = pa.DictionaryArray.from_arrays(pa.array(codes), _DICTIONARY, safe=False)
-        return pa.Array.from_buffers(
-            self._status.type, len(age), [None], children=[found[ttl] for ttl in self._ttls]
-        )
+            found[ttl] = _told(codes)
+        return self._struct([found[ttl] for ttl in self._ttls], len(age))
+
+    def _statuses_of_band(self, band: int, rows: int) -> pa.Array:
+        """The column `status` of so many rows of one band."""
+        statuses = self._bands.statuses[band].values()
+        found = {status: _told(np.full(rows, STATUSES.index(status), dtype=np.int8)) for status in statuses}
+        return self._struct([found[status] for status in statuses], rows)
+
+    def _struct(self, statuses: list[pa.Array], rows: int) -> pa.Array:
+        return pa.Array.from_buffers(self._status.type, rows, [None], children=statuses)
+
+
+def _told(codes: npt.NDArray[np.int8]) -> pa.Array:
+    """The statuses of these codes."""
+    return pa.DictionaryArray.from_arrays(pa.array(codes), _DICTIONARY, safe=False)
 
 
 def _mask(rows: Sequence[int], count: int) -> Bools | None:

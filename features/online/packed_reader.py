@@ -11,7 +11,6 @@ All of a value's features have its event time. A null that was written is a valu
 """
 
 import asyncio
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -22,7 +21,8 @@ import pyarrow as pa
 from core.clock import Clock, SystemClock, from_millis, to_millis
 from core.errors import InternalError, MillstreamError, QueueFull, TooLarge, Unavailable
 from core.telemetry.metrics import counter
-from features.online.packed import PackedField, PackedLayout, Value
+from features.online.packed import PackedLayout, Value
+from features.online.packed_bands import AgeBands
 from features.online.packed_codec import PackedCodec, Unreadable, version_of
 from features.online.packed_columns import PackedColumns
 from features.online.packed_values import AsyncPackedValues, PackedValues
@@ -57,7 +57,7 @@ class PackedRead(msgspec.Struct, frozen=True, eq=False):
     @property
     def statuses(self) -> dict[str, Status]:
         """By feature, in the order of the layout."""
-        return self._form.statuses[self._band].copy()
+        return self._form.statuses(self._band).copy()
 
     @property
     def event_time(self) -> datetime | None:
@@ -80,23 +80,19 @@ class PackedLists(msgspec.Struct, frozen=True, eq=False):
     _form: "_Form"
     values: dict[str, list[Value]]
     """By feature, in the order of the layout."""
-    event_times_ms: list[int | None]
-    ages_ms: list[int | None]
+    event_times_ms: Sequence[int | None]
+    ages_ms: Sequence[int | None]
     _bands: list[int]
 
     @property
     def statuses(self) -> dict[str, list[Status]]:
         """By feature, in the order of the layout."""
-        told = [self._form.statuses[band] for band in self._bands]
+        told = [self._form.statuses(band) for band in self._bands]
         return {name: [statuses[name] for statuses in told] for name in self.values}
 
 
 class _Form:
-    """A layout, made ready for reading.
-
-    Statuses change with age at a few spans only: the times to live and `fresh_for`. Between two of them lies
-    a band, in which they are known beforehand. The last band is that of what is missing.
-    """
+    """A layout, made ready for reading."""
 
     def __init__(self, layout: PackedLayout) -> None:
         self._layout = layout
@@ -104,22 +100,9 @@ class _Form:
         self._strings = bool(self._codec.strings)
         # a dictionary of many names is made twice as fast from a struct as from pairs
         self._named = msgspec.defstruct("Values", [(name, Value) for name in layout.names])
-        self.columns = PackedColumns(self._codec, self._count)
-        spans = {layout.field_ttl_ms(field) for field in layout.fields}
-        if layout.fresh_ms is not None:
-            spans.add(layout.fresh_ms)
-        self._spans = sorted(spans)
-        missing: dict[str, Status] = dict.fromkeys(layout.names, "missing")
-        self.statuses = [
-            {field.name: self._status(field, age) for field in layout.fields}
-            for age in (*self._spans, self._spans[-1] + 1)
-        ]
-        self.statuses.append(missing)
-        self._empty = [
-            {field.name: field.empty for field in layout.fields if band[field.name] in ("expired", "missing")}
-            for band in self.statuses
-        ]
-        self._missing = PackedRead(self, (), len(self.statuses) - 1, None, None)
+        self._bands = AgeBands(layout)
+        self.columns = PackedColumns(self._codec, self._bands, self._count)
+        self._missing = PackedRead(self, (), self._bands.missing, None, None)
 
     def read(self, data: bytes | None, now_ms: int) -> PackedRead:
         if data is None:
@@ -133,21 +116,21 @@ class _Form:
             return self._missing
         event_time_ms, _ = version_of(data)
         age = now_ms - event_time_ms
-        # the band: how many of the spans are shorter than the age
-        return PackedRead(self, found, bisect_left(self._spans, age), event_time_ms, age)
+        return PackedRead(self, found, self._bands.of(age), event_time_ms, age)
 
     def lists(self, values: Sequence[bytes | None], now_ms: int) -> PackedLists:
+        whole = None
         if values and not self._strings and None not in values:
-            joined = b"".join(values)  # type: ignore[arg-type]  # none of them is None
-            rows = (
-                self._codec.unpack_joined(joined) if self._codec.check_joined(joined, len(values)) else None
-            )
-            if rows is not None:
-                times, *lists = map(list, zip(*rows, strict=True))
-                ages = [now_ms - time for time in times]
-                bands = [bisect_left(self._spans, age) for age in ages]
-                if not self._empty[max(bands)]:  # the older, the more is expired
-                    return PackedLists(self, msgspec.structs.asdict(self._named(*lists)), times, ages, bands)
+            whole = self._codec.unpack_joined(b"".join(values), len(values))  # type: ignore[arg-type]  # no None
+        if whole is not None:
+            times, columns = whole
+            ages = [now_ms - time for time in times]
+            oldest = self._bands.of(max(ages))
+            if not self._bands.empty[oldest]:
+                one = self._bands.of(min(ages)) == oldest
+                bands = [oldest] * len(ages) if one else [self._bands.of(age) for age in ages]
+                by_name = msgspec.structs.asdict(self._named(*columns))
+                return PackedLists(self, by_name, times, ages, bands)
         reads = [self.read(data, now_ms) for data in values]
         named = [read.values for read in reads]
         return PackedLists(
@@ -159,18 +142,15 @@ class _Form:
         )
 
     def values(self, found: bytes | tuple[Value, ...], band: int) -> dict[str, Value]:
-        empty = self._empty[band]
+        empty = self._bands.empty[band]
         if len(empty) == len(self._layout.names):
             return empty.copy()
         values = self._codec.unpack(found) if isinstance(found, bytes) else found
         named = msgspec.structs.asdict(self._named(*values))
         return named | empty if empty else named
 
-    def _status(self, field: PackedField, age_ms: int) -> Status:
-        if age_ms > self._layout.field_ttl_ms(field):
-            return "expired"
-        fresh_ms = self._layout.fresh_ms
-        return "stale" if fresh_ms is not None and age_ms > fresh_ms else "fresh"
+    def statuses(self, band: int) -> dict[str, Status]:
+        return self._bands.statuses[band]
 
     def _count(self, reason: str) -> None:
         UNREADABLE.labels(self._layout.view, reason).inc()

@@ -313,6 +313,30 @@ class PackedBehaviour:
             assert set(told) == {"missing"}
         assert counted("online_packed_unreadable", view=layout.view, reason="damaged") == 3 * len(whole)
 
+    @SETTINGS
+    @given(data=st.data(), layout=st.sampled_from(LAYOUTS))
+    def test_whole_absent_damaged_and_foreign_values_of_one_read_do_not_mix(
+        self, backend: Backend, reader: PackedReader, data: Any, layout: PackedLayout
+    ) -> None:
+        tenant, codec = fresh_tenant(), PackedCodec(layout)
+        foreign = PackedCodec(replace(layout, digest="5a" * 32))
+        states = data.draw(st.lists(st.sampled_from(["whole", "absent", "damaged", "foreign"]), max_size=8))
+        wanted = []
+        for at, state in enumerate(states):
+            age, values = data.draw(st.integers(0, 130_000)), data.draw(values_of(layout))
+            stored = (NOW_MS - age, values) if state == "whole" else None
+            wanted.append(read_naively(layout, stored, NOW_MS))
+            value = bytearray((foreign if state == "foreign" else codec).encode(NOW_MS - age, 0, values))
+            if state == "damaged":
+                value[data.draw(st.integers(0, len(value) - 1))] ^= data.draw(st.integers(1, 255))
+            if state != "absent":
+                backend.plant(layout.key(tenant, f"e{at}"), bytes(value))
+        asked = [f"e{at}" for at in range(len(states))]
+        assert reader.read_batch(layout, tenant, asked).to_pylist() == wanted
+        lists = reader.read_lists(layout, tenant, asked)
+        assert lists.values == {name: [right[name] for right in wanted] for name in layout.names}
+        assert lists.statuses == {name: [right["status"][name] for right in wanted] for name in layout.names}
+
     def test_what_is_damaged_is_replaced_by_the_next_write_of_any_version(self, backend: Backend) -> None:
         """A rebuild writes what was there: the same version again, and a flipped time may look newer."""
         layout = replace(DEMAND, view=f"repaired{next(numbers)}")
