@@ -106,8 +106,7 @@ class RedisPackedValues:
         try:
             found = connection.get(command, count)
         except BaseException:
-            connection.opened.disconnect()  # an answer may still be on its way
-            self._pool.release(cast(redis.Connection, connection.opened))
+            _disconnect(self._pool, connection)  # an answer may still be on its way
             raise
         self._kept.append(connection)
         return found
@@ -192,7 +191,12 @@ class AsyncRedisPackedValues:
 
 def _give_back(pool: redis.ConnectionPool, connections: list[Connection]) -> None:
     while connections:
-        pool.release(cast(redis.Connection, connections.pop().opened))
+        _disconnect(pool, connections.pop())
+
+
+def _disconnect(pool: redis.ConnectionPool, connection: Connection) -> None:
+    connection.opened.disconnect()
+    pool.release(cast(redis.Connection, connection.opened))
 
 
 def away(error: Exception) -> Unavailable:

@@ -141,7 +141,7 @@ def test_a_refusal_says_why() -> None:
 
 
 def test_silence_ends_with_the_timeout_of_the_connection(pair: Pair) -> None:
-    pair._sock.settimeout(0.05)
+    pair._sock.settimeout(0.05)  # seconds, as redis-py sets it
     with pytest.raises(TimeoutError):
         Connection(pair).get(multi_get([b"a"]), 1)
     pair._sock.close()
