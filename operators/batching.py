@@ -46,12 +46,18 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Scored:
-    """A caller's answer. `probabilities` (rows,), float32, NaN in the rows that `failed` names."""
+    """A caller's answer. `probabilities` (rows,), float32, NaN in the rows that `failed` names. `model_ms`:
+    the call that they were scored in, which others may have shared."""
 
     model: str
     version: str
     probabilities: Matrix
     failed: tuple[FailedRow, ...] = ()
+    model_ms: float = 0.0
+
+
+Called = tuple[Inferred, float]
+"""What a call of the model gave, and its milliseconds."""
 
 
 @dataclass(eq=False, slots=True)
@@ -171,7 +177,7 @@ class Batching:
             loop.call_soon(self._run if self._queue else self._next)  # who did not fit has waited enough
             return
 
-        def returned(done: "asyncio.Future[Inferred]") -> None:
+        def returned(done: "asyncio.Future[Called]") -> None:
             self._answer(batch, done.result)
             self._run()  # what came meanwhile has waited enough
 
@@ -193,7 +199,7 @@ class Batching:
             self._queue.popleft()
         return batch
 
-    def _call(self, scorer: Scorer, matrix: Matrix) -> Inferred:
+    def _call(self, scorer: Scorer, matrix: Matrix) -> Called:
         begun = self._clock.monotonic()
         inferred = infer_matrix(matrix, scorer)
         took = self._clock.monotonic() - begun
@@ -202,12 +208,12 @@ class Batching:
         meters = self._metered(scorer)
         meters.rows.observe(rows)
         meters.model_ms.observe(took * 1e3)
-        return inferred
+        return inferred, took * 1e3
 
-    def _answer(self, batch: Sequence[_Waiting], inferred: Callable[[], Inferred]) -> None:
+    def _answer(self, batch: Sequence[_Waiting], called: Callable[[], Called]) -> None:
         """Give everyone who still waits its part, or the error that the call ended with."""
         try:
-            parts = _scored(batch[0].scorer, inferred(), [len(one.matrix) for one in batch])
+            parts = _scored(batch[0].scorer, called(), [len(one.matrix) for one in batch])
         except Exception as error:
             for one in batch:
                 if not one.future.done():
@@ -235,8 +241,9 @@ class Batching:
         return meters
 
 
-def _scored(scorer: Scorer, inferred: Inferred, callers: Sequence[int]) -> list[Scored]:
+def _scored(scorer: Scorer, called: Called, callers: Sequence[int]) -> list[Scored]:
     """The part of each caller, who brought so many rows, in order."""
+    inferred, model_ms = called
     scores = inferred.probabilities
     if inferred.failed:
         scores = np.full(sum(callers), np.nan, np.float32)
@@ -247,7 +254,7 @@ def _scored(scorer: Scorer, inferred: Inferred, callers: Sequence[int]) -> list[
         failed = tuple(
             FailedRow(bad.row - start, bad.error) for bad in inferred.failed if start <= bad.row < end
         )
-        found.append(Scored(scorer.name, scorer.version, scores[start:end], failed))
+        found.append(Scored(scorer.name, scorer.version, scores[start:end], failed, model_ms))
         start = end
     return found
 

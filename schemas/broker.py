@@ -11,6 +11,7 @@
   creates a topic by naming it.
 """
 
+import socket
 import time
 import uuid
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from core.errors import Unavailable
 from core.settings import Settings
 
 LINGER_MS = 2
@@ -95,6 +97,19 @@ def watermarks(reader: Consumer, place: TopicPartition, timeout_s: float) -> tup
             if error.args[0].code() not in _LEADER_MOVES or time.monotonic() > end:
                 raise
             time.sleep(_AGAIN_S)
+
+
+def require(settings: Settings, timeout_s: float = 1.0) -> None:
+    """Raises Unavailable where no bootstrap address takes a connection, each tried for `timeout_s`; for who
+    can go on without Kafka and would wait out a client's timeout."""
+    for address in settings.kafka.address.split(","):
+        host, _, port = address.strip().rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+            return
+        except (OSError, ValueError):
+            continue
+    raise Unavailable("no broker takes a connection", where=settings.kafka.address)
 
 
 def gathering(wait_ms: float) -> dict[str, Any]:

@@ -5,6 +5,9 @@
     POST /api/v1/models/{name}/score                     {"records": [{...}]} -> {"scores": [...]}
     GET  /health, /ready, /metrics
 
+A version is named by `versions/{version}` where it alone may answer. A canary gives each assignment unit one
+version: `assignment_unit` and `tenant`, in the request or in its parameters, name it.
+
 No key is asked for and there are no tenants: it is for callers inside, on loopback unless told otherwise.
 """
 
@@ -13,7 +16,6 @@ import time
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
 
 from core.errors import InvalidInput, MillstreamError, ModelError, TooLarge, UnknownName
 from core.settings import Serving as Settings
@@ -22,11 +24,11 @@ from core.telemetry.metrics import LATENCY_MS, counter, exposition, histogram
 from core.telemetry.probe import Probe
 from jobs.serving import tensors
 from jobs.serving.answers import JSON, Headers, encode, error_answer
-from jobs.serving.models import Door, Models, Served
-from operators.batching import Scored
+from jobs.serving.models import Asked, Door, Models, Served
 from operators.ports import Matrix
 
 BODY_READ_S = 30.0
+PREVIOUS = "previous_version"
 _TEXT: Headers = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _LOG = logger("serving")
 _REQUESTS = counter("serving_requests_total", "Requests, by route and status", ("route", "status"))
@@ -51,10 +53,12 @@ class Exchange(Protocol):
 
 
 class ScoreRequest(msgspec.Struct, frozen=True):
-    """`records` is decoded by the model's own reader."""
+    """`records` is decoded by the model's own reader. `tenant` and `assignment_unit` say whose they are."""
 
     records: msgspec.Raw
     schema_fingerprint: str | None = None
+    tenant: str = ""
+    assignment_unit: str | None = None
 
 
 class ScoreError(msgspec.Struct, frozen=True):
@@ -63,12 +67,17 @@ class ScoreError(msgspec.Struct, frozen=True):
 
 
 class ScoreResponse(msgspec.Struct, frozen=True):
-    """`scores` has null where a row failed; `errors` says why."""
+    """`scores` has null where a row failed; `errors` says why. `degraded`: the version before the one in
+    service answers, and why."""
 
     model: str
     version: str
+    arm: str
     scores: list[float | None]
     errors: list[ScoreError]
+    degraded: bool = False
+    level: str = "live"
+    degraded_reason: str | None = None
 
 
 _score_request = msgspec.json.Decoder(ScoreRequest).decode
@@ -113,49 +122,57 @@ class Application:
             case ["", "v2", "models", name, "infer"]:
                 return await self._infer(self._models.find(name), body)
             case ["", "v2", "models", name, "versions", version, "infer"]:
-                served = self._models.find(name)
-                current = served.door.model.version
-                if version != current:
-                    raise UnknownName("model version", version[:64], [current], where=f"model {name}")
-                return await self._infer(served, body)
+                return await self._infer(self._models.find(name), body, version)
             case ["", "api", "v1", "models", name, "score"]:
                 return await self._score(self._models.find(name), body)
         raise UnknownName("path", "/".join(parts)[:200], ["/v2/models/NAME/infer"])
 
-    async def _infer(self, served: Served, body: bytes) -> Answer:
-        door = served.door
+    async def _infer(self, served: Served, body: bytes, version: str | None = None) -> Answer:
         request = tensors.parse(body)
-        scored = await self._scored(served, door, tensors.matrix_of(request, door.model.signature))
+        tenant, unit = tensors.unit_of(request)
+
+        def read(door: Door) -> Matrix:
+            return tensors.matrix_of(request, door.model.signature)
+
+        answered = await served.answer(Asked(read, tenant, unit, version))
+        scored, route = answered.scored, answered.route
         if scored.failed:
             raise scored.failed[0].error
         output = tensors.OutputTensor(
-            door.model.signature.output.name,
+            answered.door.model.signature.output.name,
             [len(scored.probabilities)],
             "FP32",
             scored.probabilities.tolist(),
         )
-        response = tensors.InferResponse(scored.model, scored.version, [output], request.id)
+        parameters = None
+        if route.fallback is not None:
+            parameters = {"degraded": True, "level": PREVIOUS, "degraded_reason": route.fallback}
+        response = tensors.InferResponse(scored.model, scored.version, [output], request.id, parameters)
         return 200, JSON, encode(response)
 
     async def _score(self, served: Served, body: bytes) -> Answer:
-        door = served.door
         request: ScoreRequest = tensors.decoded(_score_request, body, "no request for scores")
-        if request.schema_fingerprint is not None:
-            tensors.check_fingerprint({tensors.FINGERPRINT: request.schema_fingerprint}, door.model.signature)
-        scored = await self._scored(served, door, door.rows.read(request.records, pointer="/records"))
+
+        def read(door: Door) -> Matrix:
+            if request.schema_fingerprint is not None:
+                given = {tensors.FINGERPRINT: request.schema_fingerprint}
+                tensors.check_fingerprint(given, door.model.signature)
+            return door.rows.read(request.records, pointer="/records")
+
+        answered = await served.answer(Asked(read, request.tenant, request.assignment_unit))
+        scored, route = answered.scored, answered.route
         scores: list[float | None] = scored.probabilities.tolist()
         for bad in scored.failed:
             scores[bad.row] = None
         if scored.failed and len(scored.failed) == len(scores):
             raise scored.failed[0].error
         errors = [ScoreError(f"/records/{bad.row}", bad.error.what) for bad in scored.failed]
-        return 200, JSON, encode(ScoreResponse(scored.model, scored.version, scores, errors))
-
-    async def _scored(self, served: Served, door: Door, matrix: Matrix) -> Scored:
-        if not len(matrix):
-            return Scored(door.model.name, door.model.version, np.empty(0, np.float32))
-        deadline = asyncio.get_running_loop().time() + self._settings.timeout_s
-        return await served.batching.score(door.model, matrix, deadline=deadline)
+        response = ScoreResponse(scored.model, scored.version, route.arm, scores, errors)
+        if route.fallback is not None:
+            response = msgspec.structs.replace(
+                response, degraded=True, level=PREVIOUS, degraded_reason=route.fallback
+            )
+        return 200, JSON, encode(response)
 
     def _get(self, method: str, parts: list[str]) -> Answer:
         if method not in ("GET", "HEAD"):

@@ -1,7 +1,12 @@
-"""The serving process: models loaded and followed, one HTTP listener, a clean end."""
+"""The serving process: models loaded and followed as workers follow them, one HTTP listener, a clean end.
+
+Each model has the thread that reads its routing and the one that tells its states. With Kafka away, or
+without a routing, the registry's champion serves (docs/adr/0014).
+"""
 
 import asyncio
 import signal
+import threading
 from collections.abc import Mapping
 
 import uvloop
@@ -10,25 +15,29 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server as Granian
 
 from core import collector
+from core.clock import SystemClock
 from core.errors import InvalidInput, MillstreamError, StackError
 from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.probe import Probe
 from jobs.serving.application import Application
 from jobs.serving.models import Models, Served
+from jobs.worker.control import Control
 from jobs.worker.serving import ModelSource
 from models.load import StoredModels
 from models.registry import Following, open_registry
 from models.store import CHAMPION, Registry
 from operators.batching import Bounds
+from schemas.registry import SchemaRegistry
 
 STOP_S = 10.0
 RETRY_S = 2.0
+WHO = "serving"
 _LOG = logger("serving")
 
 
 def run(settings: Settings, names: list[str] | None = None) -> None:
-    """Serve the champions of these models (all that the store has) until SIGTERM or SIGINT.
+    """Serve these models (all that the store has) until SIGTERM or SIGINT.
 
     A model that is not there yet is waited for; until then `/ready` says so. Raises InvalidInput where there
     is no model to wait for, and StackError when the port is taken.
@@ -63,7 +72,15 @@ async def serve(settings: Settings, found: Mapping[str, ModelSource], *, stop: a
     """`run` inside a loop of the caller's, until `stop` is set."""
     own = settings.serving
     bounds = Bounds(rows=own.rows, wait_s=own.wait_ms / 1000, queued=own.queued_rows)
-    served = {name: Served(name, source, bounds) for name, source in found.items()}
+    registry, leave = SchemaRegistry.of(settings), threading.Event()
+    controls = {
+        name: Control(settings, registry, source, model=name, pipeline=WHO, clock=SystemClock(), stop=leave)
+        for name, source in found.items()
+    }
+    served = {
+        name: Served(name, control.serving, bounds, timeout_s=own.timeout_s)
+        for name, control in controls.items()
+    }
     probe = Probe()
     granian = Granian(
         Application(Models(served), own, probe),
@@ -78,7 +95,7 @@ async def serve(settings: Settings, found: Mapping[str, ModelSource], *, stop: a
     )
     loop = asyncio.get_running_loop()
     listening = loop.create_task(granian.serve(), name="granian")
-    loading = loop.create_task(_load(served, probe), name="load models")
+    loading = loop.create_task(_load(controls, probe), name="load models")
     stopped = loop.create_task(stop.wait())
     beat = loop.create_task(_beat(probe))
     try:
@@ -99,18 +116,19 @@ async def serve(settings: Settings, found: Mapping[str, ModelSource], *, stop: a
         for task in (stopped, loading, beat, listening):
             task.cancel()
         await asyncio.gather(stopped, loading, beat, listening, return_exceptions=True)
-        for one in served.values():
-            one.serving.stop()
+        leave.set()
+        for control in controls.values():
+            await loop.run_in_executor(None, control.close)
         probe.close()
 
 
-async def _load(served: Mapping[str, Served], probe: Probe) -> None:
+async def _load(controls: Mapping[str, Control], probe: Probe) -> None:
     """Start every model in a thread, again and again until it is there; then the process is ready."""
     loop = asyncio.get_running_loop()
-    for name, one in served.items():
+    for name, control in controls.items():
         while True:
             try:
-                await loop.run_in_executor(None, one.serving.start)
+                await loop.run_in_executor(None, control.start)
                 break
             except MillstreamError as error:
                 _LOG.warning("waiting for a model", model=name, error=str(error), retry_in_s=RETRY_S)
@@ -118,7 +136,7 @@ async def _load(served: Mapping[str, Served], probe: Probe) -> None:
             await asyncio.sleep(RETRY_S)
     collector.calm()
     probe.set_ready(True)
-    _LOG.info("serving", models=sorted(served))
+    _LOG.info("serving", models=sorted(controls))
 
 
 async def _beat(probe: Probe) -> None:

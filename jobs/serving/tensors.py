@@ -19,6 +19,7 @@ from models.signature import Signature
 
 MATRIX = "inputs"
 FINGERPRINT = "schema_fingerprint"
+TENANT, UNIT = "tenant", "assignment_unit"
 _NUMBERS = frozenset(
     ("FP16", "FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BOOL")
 )
@@ -58,6 +59,7 @@ class InferResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     model_version: str
     outputs: list[OutputTensor]
     id: str | None = None
+    parameters: dict[str, Any] | None = None
 
 
 _request = msgspec.json.Decoder(InferRequest).decode
@@ -97,6 +99,20 @@ def check_fingerprint(parameters: Mapping[str, Any] | None, signature: Signature
     given = (parameters or {}).get(FINGERPRINT)
     if given is not None and given != signature.fingerprint:
         raise _wrong({f"/parameters/{FINGERPRINT}": f"the model has {signature.fingerprint}"})
+
+
+def unit_of(request: InferRequest) -> tuple[str, str | None]:
+    """Tenant and assignment unit, by the request's parameters or else its id. Raises Rejected."""
+    given = request.parameters or {}
+    tenant, unit = given.get(TENANT, ""), given.get(UNIT, request.id)
+    wrong = {
+        f"/parameters/{name}": "text is needed"
+        for name, value in ((TENANT, tenant), (UNIT, unit or ""))
+        if not isinstance(value, str)
+    }
+    if wrong:
+        raise _wrong(wrong)
+    return tenant, unit
 
 
 def metadata(name: str, version: str, signature: Signature) -> dict[str, Any]:

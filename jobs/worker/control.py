@@ -13,9 +13,10 @@ from core.clock import Clock
 from core.errors import MillstreamError
 from core.settings import Settings
 from core.telemetry.log import logger
-from jobs.worker.serving import Serving
+from jobs.worker.serving import ModelSource, Serving
 from pipelines.outbox import RecordOutbox
 from pipelines.serving.log import ServingLog
+from schemas import broker
 from schemas.catalog.models import ROUTING, STATES, Routing
 from schemas.record import Record
 from schemas.registry import SchemaRegistry
@@ -31,14 +32,15 @@ class Control:
     """Follows the control topic: own assignment, no group, from the beginning. The newest revision counts.
 
     Where there is no control topic, or no routing of this model, `serving` serves the registry's champion,
-    and goes over to a routing as soon as there is one.
+    and goes over to a routing as soon as there is one. `pipeline` says who serves, in states and metrics;
+    what `source` gives is served.
     """
 
     def __init__(
         self,
         settings: Settings,
         registry: SchemaRegistry,
-        serving: Serving,
+        source: ModelSource,
         *,
         model: str,
         pipeline: str,
@@ -47,7 +49,14 @@ class Control:
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self._serving = serving
+        self.serving = Serving(
+            source,
+            pipeline=pipeline,
+            model=model,
+            retries=settings.rollout.health_retries,
+            first_batches=settings.rollout.first_batches,
+            clock=clock,
+        )
         self._model = model
         self._clock = clock
         self._stop = stop
@@ -55,7 +64,7 @@ class Control:
         self._log: ServingLog | None = None
         self._changed = threading.Event()
         self._telling: threading.Thread | None = None
-        serving.on_change = self._changed.set
+        self.serving.on_change = self._changed.set
 
     def start(self) -> None:
         """Put a model in service, by the routing or without, then follow in the background. Raises what
@@ -63,11 +72,12 @@ class Control:
         if self._telling is None:
             self._telling = threading.Thread(target=self._tell, name="telling", daemon=True)
             self._telling.start()
-        self._serving.start(self._first())
+        self.serving.start(self._first())
         threading.Thread(target=self._run, name="control", daemon=True).start()
 
     def close(self) -> None:
-        """Tell that this worker leaves; call it once `stop` is set."""
+        """Follow no more, and tell that this worker leaves; call it once `stop` is set."""
+        self.serving.stop()
         self._changed.set()
         if self._telling is not None:
             self._telling.join(LEAVE_S)
@@ -78,7 +88,7 @@ class Control:
             if self._log is None:
                 self._log = self._open()
             records = [*self._log.catch_up(FIRST_S), *self._log.read(0.05)]
-            return self._newest(records) or self._serving.routing
+            return self._newest(records) or self.serving.routing
         except MillstreamError as error:
             _LOG.info("no routing to follow yet, the registry's champion serves", reason=error.what)
             self._close()
@@ -104,7 +114,7 @@ class Control:
         while not self._stop.is_set():
             routing = self._newest(log.read(READ_S))
             if routing is not None:
-                self._serving.follow(routing)
+                self.serving.follow(routing)
 
     def _newest(self, records: Iterable[tuple[Record, int]]) -> Routing | None:
         newest: Routing | None = None
@@ -125,16 +135,17 @@ class Control:
             try:
                 if outbox is None:
                     outbox = RecordOutbox(self._settings, self._registry, source=self.instance)
-                outbox.publish(STATES, self._serving.told(self.instance), within_s=0)
+                outbox.publish(STATES, self.serving.told(self.instance), within_s=0)
             except MillstreamError as error:
                 _LOG.debug("states are not being told", reason=error.what)
             except Exception:
                 _LOG.exception("states are not being told")
         if outbox is not None:
             with suppress(MillstreamError):
-                outbox.publish(STATES, self._serving.leaving(self.instance), within_s=LEAVE_S)
+                outbox.publish(STATES, self.serving.leaving(self.instance), within_s=LEAVE_S)
 
     def _open(self) -> ServingLog:
+        broker.require(self._settings)
         return ServingLog(self._settings, (ROUTING,), clock=self._clock, registry=self._registry)
 
     def _close(self) -> None:

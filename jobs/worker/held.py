@@ -1,6 +1,7 @@
 """Held: one loaded version with its figures, and `Service`, what a batch is scored by. No threads here."""
 
 import hashlib
+import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -87,6 +88,15 @@ class Meter:
         return found
 
 
+def percent(outputs: Matrix, scorer: Scorer) -> Matrix:
+    """Outputs of a model on the scale of the figures, 0 to 100 over its range."""
+    low, high = scorer.output_range
+    if (low, high) == (0.0, 1.0):
+        return outputs * np.float32(100)
+    scaled: Matrix = np.clip((outputs - low) / (high - low) * 100, 0, 100).astype(np.float32)
+    return scaled
+
+
 class Held:
     """A version in this process. `lock` is taken by whoever uses the scorer while it is not live, and by
     what makes it live, so that two threads never score with it."""
@@ -157,13 +167,27 @@ class Service:
     ) -> list[tuple[LiveRoute, npt.NDArray[np.int64]]]:
         """The routes that have rows, each with its rows, ascending. Equal (tenant, unit), equal route."""
         places = cache.places(self.salt, tenants, units)
-        found = []
-        low = 0.0
-        for route in self.routes[1:]:  # so that a share that grows keeps the units that it has
-            found.append((route, np.flatnonzero((places >= low) & (places < low + route.share))))
-            low += route.share
-        found.append((self.champion, np.flatnonzero(places >= low)))
+        found = [
+            (route, np.flatnonzero((places >= low) & (places < high))) for route, low, high in self._bands()
+        ]
         return [(route, rows) for route, rows in found if len(rows)]
+
+    def route_of(self, tenant: str, unit: str) -> LiveRoute:
+        """The route of one assignment unit; the same that `parts` gives it."""
+        if len(self.routes) == 1:
+            return self.champion
+        place = place_of(self.salt, unit_key(tenant, unit))
+        return next(route for route, low, high in self._bands() if low <= place < high)
+
+    def _bands(self) -> list[tuple[LiveRoute, float, float]]:
+        """Where each route's units stand. The champion comes last, so that a share that grows keeps the units
+        that it has."""
+        bands = []
+        low = 0.0
+        for route in self.routes[1:]:
+            bands.append((route, low, low + route.share))
+            low += route.share
+        return [*bands, (self.champion, low, math.inf)]
 
 
 class Assignments:
@@ -179,12 +203,17 @@ class Assignments:
         known = self._known
         out = np.empty(len(units), np.float64)
         for row, (tenant, unit) in enumerate(zip(tenants.to_pylist(), units.to_pylist(), strict=True)):
-            key = f"{tenant}|{unit}"
+            key = unit_key(tenant, unit)
             place = known.get(key)
             if place is None:
                 place = known[key] = place_of(salt, key)
             out[row] = place
         return out
+
+
+def unit_key(tenant: str, unit: str) -> str:
+    """An assignment unit as it is hashed."""
+    return f"{tenant}|{unit}"
 
 
 def place_of(salt: str, unit: str) -> float:

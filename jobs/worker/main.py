@@ -26,7 +26,7 @@ from jobs.worker.outbox import PRODUCER_SETTINGS, SessionOutbox
 from jobs.worker.rate_alerts import RateAlerts, rates_of
 from jobs.worker.readback import Readback
 from jobs.worker.scoring import Declared, Scoring
-from jobs.worker.serving import ModelSource, Serving
+from jobs.worker.serving import ModelSource
 from models.load import StoredModels
 from models.registry import Following, open_registry
 from operators.dedupe import Dedupe, Horizon
@@ -111,16 +111,16 @@ class Worker:
         registry = SchemaRegistry.of(settings)
         self._decoder = _codec(plan.enriched, registry)
         self._encoder = _codec(plan.results, registry)
-        self._serving = serving_of(plan, settings, source, clock)
         self._control = Control(
             settings,
             registry,
-            self._serving,
+            source,
             model=plan.infer.model,
             pipeline=plan.pipeline,
             clock=clock,
             stop=stop,
         )
+        self._serving = self._control.serving
         self._redis = redis.Redis.from_url(
             settings.redis.address, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
         )
@@ -150,7 +150,6 @@ class Worker:
             while not self._stop.is_set():
                 self._waiting(self._session, "joining")
         finally:
-            self._serving.stop()
             self._control.close()
             self._redis.close()
 
@@ -274,18 +273,6 @@ def _codec(topic: Topic, registry: SchemaRegistry) -> RecordCodec[Any]:
 def stored_models(plan: ScoringPlan, settings: Settings) -> ModelSource:
     """The versions of the plan's model in the registry of the settings."""
     return StoredModels(Following(open_registry(settings)), plan.infer.model)
-
-
-def serving_of(plan: ScoringPlan, settings: Settings, source: ModelSource, clock: Clock) -> Serving:
-    """What serves the plan's model, with the retries and first batches of the settings."""
-    return Serving(
-        source,
-        pipeline=plan.pipeline,
-        model=plan.infer.model,
-        retries=settings.rollout.health_retries,
-        first_batches=settings.rollout.first_batches,
-        clock=clock,
-    )
 
 
 def _stopper(stop: threading.Event) -> Any:

@@ -5,8 +5,9 @@ units; one that breaks fails the batch with VersionBroken, and the same batch is
 version is in its place. Rows that a version fails on are scored by the one before it where there is one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from jobs.worker.scoring import Scored, Scoring
 from jobs.worker.shadows import Shadows
 from operators.fallback import MAX_REASON
 from operators.infer import FailedRow, infer
+from operators.ports import Matrix, Scorer
 
 UNFIT = 0.05
 """Share of its first rows that a new version may fail on while the one before it scores them."""
@@ -62,7 +64,7 @@ class RoutedScoring:
                 failed = ()
             yield Part(rows, scored, failed)
             if service.shadows and route.fallback is None:
-                self._shadows.offer(scored.inputs, service.shadows)
+                self._shadows.offer(scored.inputs.num_rows, partial(infer, scored.inputs), service.shadows)
 
     def _parts(self, batch: pa.RecordBatch, service: Service) -> list[tuple[LiveRoute, Rows | None]]:
         """Routes with their rows; None is every row."""
@@ -90,25 +92,47 @@ class RoutedScoring:
                 fallback=route.fallback,
             )
         except ModelError as error:
-            route.meter.errors += batch.num_rows
-            raise VersionBroken(route.version, error.what) from error
-        if scored.failed and route.meter.calls < service.first_batches:
-            self._require_fit(scored, route, service)
-        route.meter.add(scored.scores, len(scored.failed), scored.model_ms)
+            raise broken(route, batch.num_rows, error) from error
+
+        def again(scorer: Scorer) -> int:
+            return len(infer(_failed_rows(scored), scorer).ok)
+
+        count(route, service, scored.scores, scored.failed, scored.model_ms, again)
         return scored
 
-    def _require_fit(self, scored: Scored, route: LiveRoute, service: Service) -> None:
-        """Raise VersionBroken when the version before it scores what a new one fails on."""
-        before = service.spare(route)
-        if before is None:
-            return
-        failed = scored.inputs.take(pa.array([row.row for row in scored.failed]))
+
+def broken(route: LiveRoute, rows: int, error: ModelError) -> VersionBroken:
+    """What a call of so many rows that failed as a whole is raised as; counted."""
+    route.meter.errors += rows
+    return VersionBroken(route.version, error.what)
+
+
+def count(
+    route: LiveRoute,
+    service: Service,
+    scores: Matrix,
+    failed: Sequence[FailedRow],
+    call_ms: float,
+    again: Callable[[Scorer], int],
+) -> None:
+    """Count a call in the version's figures: its `scores` (0 to 100), the rows that failed, its time.
+
+    Raises VersionBroken when one of a new version's first calls fails on rows that the version before it can
+    score; `again` says how many of them a scorer can.
+    """
+    before = service.spare(route)
+    if failed and before is not None and route.meter.calls < service.first_batches:
         try:
-            good = len(infer(failed, before.scorer).ok)
+            good = again(before.scorer)
         except ModelError:
-            return
-        if good > UNFIT * scored.inputs.num_rows:
-            total = scored.inputs.num_rows
+            good = 0
+        total = len(scores) + len(failed)
+        if good > UNFIT * total:
             what = f"fails on {good} of {total} first rows that version {before.version} can score"
             route.meter.errors += good
-            raise VersionBroken(route.version, f"{what}: {scored.failed[0].error.what}")
+            raise VersionBroken(route.version, f"{what}: {failed[0].error.what}")
+    route.meter.add(scores, len(failed), call_ms)
+
+
+def _failed_rows(scored: Scored) -> pa.RecordBatch:
+    return scored.inputs.take(pa.array([row.row for row in scored.failed]))

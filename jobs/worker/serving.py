@@ -84,6 +84,11 @@ class Serving:
         """The one that is followed."""
         return self._routing
 
+    @property
+    def versions(self) -> list[str]:
+        """Those that are held here."""
+        return list(self._held)
+
     def start(self, routing: Routing | None = None) -> None:
         """Serve what the routing wants, or without one the champion; raises what the source raises when
         nothing can be served. Without one the champion is followed in the background, until there is one."""

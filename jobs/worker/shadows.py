@@ -6,55 +6,55 @@ The loop hands over a batch and never waits: where the thread is behind, a batch
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
-import pyarrow as pa
-
-from core.errors import MillstreamError
+from core.errors import ModelError
 from core.telemetry.log import logger
-from jobs.worker.held import Held
-from operators.infer import infer
+from jobs.worker.held import Held, percent
+from operators.infer import Inferred
+from operators.ports import Scorer
 
 _LOG = logger("worker.shadows")
 WAITING = 4
+Call = Callable[[Scorer], Inferred]
+"""Scores the rows with a version."""
 
 
 class Shadows:
     """One thread, started with the first batch that is offered."""
 
     def __init__(self) -> None:
-        self._waiting: queue.Queue[tuple[pa.RecordBatch, Sequence[Held]]] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[tuple[int, Call, Sequence[Held]]] = queue.Queue(WAITING)
         self._thread: threading.Thread | None = None
 
-    def offer(self, batch: pa.RecordBatch, shadows: Sequence[Held]) -> None:
-        """Score `batch` with them, some time, or not at all."""
+    def offer(self, rows: int, call: Call, shadows: Sequence[Held]) -> None:
+        """Score `rows` rows with them, some time, or not at all."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="shadows", daemon=True)
             self._thread.start()
         try:
-            self._waiting.put_nowait((batch, shadows))
+            self._waiting.put_nowait((rows, call, shadows))
         except queue.Full:
             for held in shadows:
-                held.meter.skipped += batch.num_rows
+                held.meter.skipped += rows
 
     def _run(self) -> None:
         while True:
-            batch, shadows = self._waiting.get()
+            rows, call, shadows = self._waiting.get()
             for held in shadows:
                 try:
-                    self._score(batch, held)
+                    self._score(call, held)
                 except Exception as error:
-                    held.meter.errors += batch.num_rows
-                    if isinstance(error, MillstreamError):
+                    held.meter.errors += rows
+                    if isinstance(error, ModelError):
                         held.state, held.reason = "failed", error.what
                     _LOG.warning("a shadow failed", version=held.version, error=f"{error}")
 
-    def _score(self, batch: pa.RecordBatch, held: Held) -> None:
+    def _score(self, call: Call, held: Held) -> None:
         with held.lock:
             if held.live or not held.usable or held.scorer is None:
                 return
             began = time.perf_counter()
-            inferred = infer(batch, held.scorer)
+            inferred = call(held.scorer)
             took_ms = (time.perf_counter() - began) * 1000
-        held.meter.add(inferred.probabilities * np.float32(100), len(inferred.failed), took_ms)
+        held.meter.add(percent(inferred.probabilities, held.scorer), len(inferred.failed), took_ms)

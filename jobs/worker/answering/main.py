@@ -36,7 +36,6 @@ from jobs.worker.main import (
     REDIS_TIMEOUT_S,
     SESSION_MS,
     OnlineFeatures,
-    serving_of,
     stored_models,
 )
 from jobs.worker.rate_alerts import RateAlerts, rates_of
@@ -80,11 +79,10 @@ async def _scoring(plan: ScoringPlan, settings: Settings, source: ModelSource, p
         settings.redis.address, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
     )
     probe.check("redis", lambda: _ping(client))
-    serving = serving_of(plan, settings, source, clock)
     control = Control(
         settings,
         SchemaRegistry.of(settings),
-        serving,
+        source,
         model=plan.infer.model,
         pipeline=plan.pipeline,
         clock=clock,
@@ -105,12 +103,11 @@ async def _scoring(plan: ScoringPlan, settings: Settings, source: ModelSource, p
     def scoring() -> Scoring:
         return Scoring(declared, clock=clock, reader=OnlineFeatures(client, plan))
 
-    answerer = ScoringAnswerer(plan, scoring, serving, batch=BATCH, clock=clock, rates=host.rates)
+    answerer = ScoringAnswerer(plan, scoring, control.serving, batch=BATCH, clock=clock, rates=host.rates)
     try:
         await host.run(answerer)
     finally:
         answerer.close()
-        serving.stop()
         control.close()
         client.close()
 

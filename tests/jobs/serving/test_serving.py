@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from core.errors import DeadlineExceeded
-from core.settings import LOOPBACK, Serving, Settings
+from core.settings import LOOPBACK, Kafka, Serving, Settings
 from jobs.serving.answers import error_answer
 from jobs.serving.main import serve, sources
 from models.encode import Encoder
@@ -58,7 +58,7 @@ async def running(tmp_path: Path, own: dict[str, Any]) -> AsyncIterator[Running]
     store.publish("small", FILES, made.DESCRIPTION)
     store.set_alias("small", CHAMPION, "1")
     port = free_port()
-    settings = Settings(home=tmp_path, serving=Serving(port=port, **own))
+    settings = Settings(home=tmp_path, serving=Serving(port=port, **own), kafka=Kafka(port=free_port()))
     stop = asyncio.Event()
     task = asyncio.create_task(serve(settings, sources(settings), stop=stop))
     async with aiohttp.ClientSession() as client:
@@ -285,7 +285,7 @@ async def test_the_champion_is_followed_and_no_request_is_lost(running: Running)
 
 async def test_it_waits_for_a_model_and_says_so(tmp_path: Path) -> None:
     port = free_port()
-    settings = Settings(home=tmp_path, serving=Serving(port=port))
+    settings = Settings(home=tmp_path, serving=Serving(port=port), kafka=Kafka(port=free_port()))
     stop = asyncio.Event()
     task = asyncio.create_task(serve(settings, sources(settings, ["small"]), stop=stop))
     async with aiohttp.ClientSession() as client:
