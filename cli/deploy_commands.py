@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jobs.engines import Engine
     from pipelines.changes import Change
     from pipelines.plan import Plan
+    from stack.unit import JobSpec
 
 COLOURS = {"create": "green", "change": "yellow", "keep": "dim", "refuse": "bold red"}
 SIGNS = {"create": "+", "change": "~", "keep": "=", "refuse": "!"}
@@ -47,11 +48,16 @@ def register(app: typer.Typer) -> None:
             bool,
             typer.Option("--llm", help="answer prompts too, by the servers of `up --only llm` or LLM__URL"),
         ] = False,
+        direct: Annotated[
+            bool, typer.Option("--direct", help="serve the models over HTTP too, without Kafka on the way")
+        ] = False,
         output: Output = "table",
     ) -> None:
         """Create and change what the plan says. Applying twice changes nothing."""
         chosen = plans_named(pipelines)
-        show(apply_all(chosen, settings(), jobs=jobs, engine=engine_named(engine), llm=llm), output)
+        named = engine_named(engine)
+        changes = apply_all(chosen, settings(), jobs=jobs, engine=named, llm=llm, direct=direct)
+        show(changes, output)
 
 
 def plans_named(names: Sequence[str] | None) -> "list[Plan]":
@@ -76,9 +82,10 @@ def compiled_sql(plan: "Plan") -> str:
 
 def compare_all(plans: "Sequence[Plan]", given: Settings) -> "list[Change]":
     """Topics, schemas, Flink jobs and processes, against what is there."""
+    from cli.jobs import job_specs
     from pipelines.changes import compare
 
-    return compare(plans, given) + _compare_jobs(plans, given)
+    return compare(plans, given) + _compare_jobs(plans, given, "flink", job_specs(plans, given))
 
 
 def engine_named(name: str) -> "Engine":
@@ -92,11 +99,18 @@ def engine_named(name: str) -> "Engine":
 
 
 def apply_all(
-    plans: "Sequence[Plan]", given: Settings, *, jobs: bool, engine: "Engine" = "flink", llm: bool = False
+    plans: "Sequence[Plan]",
+    given: Settings,
+    *,
+    jobs: bool,
+    engine: "Engine" = "flink",
+    llm: bool = False,
+    direct: bool = False,
 ) -> "list[Change]":
     """Apply topics, schemas and tables, then start the jobs, and stop those that computed the same on another
-    engine; with `llm`, or where they are deployed already, those that answer prompts too. Returns what was
-    changed. Raises DeclarationError for a view that the engine cannot run, before any change."""
+    engine; with `llm` and `direct`, or where they are deployed already, those that answer prompts and those
+    that serve models directly too. Returns what was changed. Raises DeclarationError for a view that the
+    engine cannot run, before any change."""
     from cli.jobs import deployed, job_specs, other_streams, training_spec
     from cli.stack_commands import local_stack
     from pipelines.changes import apply, apply_topics
@@ -105,9 +119,11 @@ def apply_all(
     from schemas.catalog.training import TOPICS as TRAINING_TOPICS
 
     stack = local_stack(given)
-    beside, answers = deployed(stack)
-    specs = job_specs(plans, given, engine, beside=beside, llm=llm or answers)
-    pending = _compare_jobs(plans, given, engine) if jobs else []
+    before = deployed(stack)
+    specs = job_specs(
+        plans, given, engine, beside=before.pipelines, llm=llm or before.llm, direct=direct or before.direct
+    )
+    pending = _compare_jobs(plans, given, engine, specs) if jobs else []
     changes = apply(plans, given)
     apply_topics([*TRAINING_TOPICS, EXPERIMENTS, *GENERATING_TOPICS], given)
     if jobs and stack.running():
@@ -120,8 +136,9 @@ def apply_all(
     return changes + pending
 
 
-def _compare_jobs(plans: "Sequence[Plan]", given: Settings, engine: "Engine" = "flink") -> "list[Change]":
-    from cli.jobs import job_specs
+def _compare_jobs(
+    plans: "Sequence[Plan]", given: Settings, engine: "Engine", specs: "Sequence[JobSpec]"
+) -> "list[Change]":
     from cli.stack_commands import local_stack
     from jobs.on_flink.stream import job_name, running_job_names
     from pipelines.changes import Action, Change
@@ -138,7 +155,7 @@ def _compare_jobs(plans: "Sequence[Plan]", given: Settings, engine: "Engine" = "
         detail = tuple(f"{other} -> {name}" for other in before)
         changes.append(Change("sql", name, action, detail or (f"{len(plan.view.features)} features",)))
     there = {row.name for row in local_stack(given).status()} if local_stack(given).running() else set()
-    for spec in job_specs(plans, given, engine):
+    for spec in specs:
         action = Action.KEEP if spec.name in there else Action.CREATE
         changes.append(Change("worker", spec.name, action))
     return changes

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from core.ids import digest
 from core.settings import Settings
@@ -16,6 +17,7 @@ GATEWAY = "gateway"
 TRAINING = "training"
 ROLLOUT = "rollout"
 GENERATING = "generating"
+SERVING = "serving"
 PLANNED = "MILLSTREAM_PLANNED"
 """Digest of what a job was planned from; another one is another specification, so that it starts anew."""
 
@@ -27,14 +29,17 @@ def job_specs(
     *,
     beside: Iterable[str] = (),
     llm: bool = False,
+    direct: bool = False,
 ) -> list[JobSpec]:
     """The stream (Flink's keeper, or a Faust agent) and writer of each pipeline, both hosts of the worker of
     one that scores, the corrections of one whose view has windows, the one controller of model routing where
-    any scores, with `llm` what answers prompts, and one gateway for them and for the pipelines `beside`,
-    which are deployed already. Raises DeclarationError for a view that the engine cannot run."""
+    any scores, with `llm` what answers prompts, with `direct` what serves the models over HTTP, and one
+    gateway; gateway and direct serving are for the pipelines `beside` too, which are deployed already. Raises
+    DeclarationError for a view that the engine cannot run."""
     plans = list(plans)
     served = {plan.pipeline for plan in plans} | set(beside)
-    installed = [_meaning(plan) for name, plan in load_plans().items() if name in served]
+    all_served = [plan for name, plan in load_plans().items() if name in served]
+    installed = [_meaning(plan) for plan in all_served]
     read = [f"{one.name} {[(view.digest, names) for view, names in one.features]}" for one in load_services()]
     specs = [
         JobSpec(
@@ -51,6 +56,16 @@ def job_specs(
     ]
     if any(isinstance(plan, ScoringPlan) for plan in plans):
         specs.append(JobSpec(name=ROLLOUT, argv=_run(ROLLOUT), env={PLANNED: "1"}, stage=20))
+    models = sorted({plan.infer.model for plan in all_served if isinstance(plan, ScoringPlan)})
+    if direct and models:
+        specs.append(
+            JobSpec(
+                name=SERVING,
+                argv=_run(SERVING, *(part for name in models for part in ("--model", name))),
+                probe_port=settings.serving.port,
+                stage=20,
+            )
+        )
     if llm:
         planned = _short(settings.llm.model_dump_json())
         specs.append(JobSpec(name=GENERATING, argv=_run(GENERATING), env={PLANNED: planned}, stage=20))
@@ -74,12 +89,23 @@ def training_spec() -> JobSpec:
     return JobSpec(name=TRAINING, argv=_run("training"), stage=30)
 
 
-def deployed(stack: Stack) -> tuple[set[str], bool]:
-    """Pipelines that have their jobs on the stack, and whether prompts are answered there."""
+@dataclass(frozen=True)
+class Deployed:
+    """Pipelines that have their jobs on the stack, and whether prompts are answered and models are served
+    directly there."""
+
+    pipelines: frozenset[str] = frozenset()
+    llm: bool = False
+    direct: bool = False
+
+
+def deployed(stack: Stack) -> Deployed:
+    """What `job_specs` leaves as it is, unless told otherwise."""
     if not stack.running():
-        return set(), False
+        return Deployed()
     there = {row.name for row in stack.status()}
-    return {name for name in load_plans() if f"{name}-writer" in there}, GENERATING in there
+    pipelines = frozenset(name for name in load_plans() if f"{name}-writer" in there)
+    return Deployed(pipelines, GENERATING in there, SERVING in there)
 
 
 def other_streams(plans: Iterable[Plan], engine: Engine) -> list[str]:

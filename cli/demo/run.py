@@ -73,8 +73,10 @@ class Demo:
     def deploy(self, recording: Recording, *, disorder_ms: int | None) -> None:
         """The jobs of the pipeline, the stream's with a state of this run alone: its events go back in time.
         With a disorder bound, as a replay of recorded time needs them."""
-        beside, llm = deployed(self.stack)
-        specs = job_specs([self.plan], self.settings, beside=beside, llm=llm)
+        there = deployed(self.stack)
+        specs = job_specs(
+            [self.plan], self.settings, beside=there.pipelines, llm=there.llm, direct=there.direct
+        )
         for spec in specs:
             self.stack.add_job(self._for_replay(spec, recording, disorder_ms))
         self.stack.wait_ready([spec.name for spec in specs], READY_S)
