@@ -1,12 +1,13 @@
-"""Asking over Kafka: `POST /api/v1/pipelines/fraud/infer`, from a client's request to its answer.
+"""Asking over Kafka: `POST /api/v1/pipelines/fraud/infer`, against MLServer with the same booster.
 
-    one at a time   each asked when the one before was answered
-    at once         so many clients, each asking again when it was answered; requests a second
-    steadily        at a rate, each when it is due; latency counts from when it was due
+Ours takes a payment, publishes it as a request, reads the card's features from the online store, scores,
+decides, gives reasons, stores the outcome and answers over Kafka. MLServer takes the finished row of inputs
+and gives its score. The scores of 200 payments are compared first. The client is the same for both
+(`bench.http_peers`); on the same cores, it is part of every figure.
 
 On a stack of its own (broker, registry, Redis, PostgreSQL), a gateway and the answering process as `apply`
-starts them, and a model of 200 trees of depth 8 trained on generated payments. The payments are of cards
-with a history in the online store. The client, on the same cores, is part of every figure.
+starts them, and a model of 200 trees of depth 8 trained on generated payments. The payments asked about are
+those that follow on six days of generated history in the online store.
 
     python -m bench.asking
 """
@@ -14,132 +15,157 @@ with a history in the online store. The client, on the same cores, is part of ev
 import asyncio
 import json
 import os
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import httpx
 import numpy as np
+import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import redis
 
-from bench.harness import BenchResult, versions
-from bench.open_loop import steadily
+from bench.harness import ROUNDS, BenchResult, Ratio, require_equal, versions
+from bench.http_peers import CALLERS, PEER_VERSIONS, Server, mlserver, outputs, process, request, tensors
 from bench.registry import text
-from core.errors import InternalError
-from core.settings import Settings, settings
+from core.errors import StackError
+from core.settings import LOOPBACK, Settings, settings
 from features.online.rolling import RollingStore
 from gateway.keys import create_key
 from jobs.sources.generated import LABEL, SOURCE, generate
 from jobs.training.fraud import streaming, train_fraud
-from models.store import ModelStore
+from models.encode import Encoder, Matrix
+from models.signature import parse
+from models.store import SIGNATURE, ModelStore, StoredModel
 from pipelines.changes import apply
 from pipelines.load import load_scoring
 from pipelines.plan import ScoringPlan
 from stack.local import Stack
 from stack.managed import free_port
 
+C32, P50_MS, P99_MS = 5.0, 5.0, 15.0
 SERVICES = {"kafka", "registry", "redis", "postgres"}
 PORTS = (
     "KAFKA__PORT", "KAFKA__CONTROLLER_PORT", "REGISTRY__PORT", "REGISTRY__MANAGEMENT_PORT", "REDIS__PORT",
     "POSTGRES__PORT", "GATEWAY__PORT",
 )  # fmt: skip
 TRAINING = streaming(5_000)
-WARM_UP, ALONE, AT_ONCE, CLIENTS, RATE, STEADY = 300, 2_000, 8_000, (32, 64), 200.0, 2_000
-CARDS_ROWS = 20_000
-TENANT = "bench"
+HISTORY, ASKED, COMPARED = 20_000, 2_000, 200
 READY_S = 120.0
+TENANT = "bench"
 PATH = "/api/v1/pipelines/fraud/infer"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where to ask, with which key, about which payments; `matrix` has their rows of inputs."""
+
+    gateway: int
+    answering: int
+    key: str
+    bodies: list[bytes]
+    matrix: Matrix
+    stored: StoredModel
+    processes: dict[str, int]
 
 
 def bench() -> BenchResult:
-    """Figures without a peer of their own: whoever compares takes them from here."""
-    with _own_stack() as given:
-        key = create_key(given, TENANT)
-        url = f"http://127.0.0.1:{given.gateway.port}"
-        figures = asyncio.run(_measured(url, key, _bodies(WARM_UP + ALONE)))
+    """Ratios `asked_c32`, `asked_c1_p50_ms`, `asked_c1_p99_ms`."""
+    with ExitStack() as running:
+        given = running.enter_context(own_stack())
+        peer = running.enter_context(mlserver(given.stored))
+        headers = (f"Authorization: Bearer {given.key}", "Prefer: wait=20")
+        ours = Server(given.gateway, [request(given.gateway, PATH, body, headers) for body in given.bodies])
+        theirs = Server(peer, tensors(peer, given.stored.name, given.matrix))
+        _require_equal_scores(ours, theirs)
+        for server in (ours, theirs):
+            asyncio.run(server.burst())  # warm
+        figures: dict[str, list[float]] = {}
+        rates, middles, highs = [], [], []
+        for _ in range(ROUNDS):
+            a1 = asyncio.run(theirs.burst())
+            waited, spent = _queue_wait(given.answering), _processor(given.processes)
+            b1, b2 = asyncio.run(ours.burst()), asyncio.run(ours.burst())
+            _note(figures, "over Kafka, c=32 queue wait ms", _mean(waited, _queue_wait(given.answering)))
+            asked = round(3.0 / b1) + round(3.0 / b2)
+            for name, seconds in _processor(given.processes).items():
+                _note(
+                    figures,
+                    f"over Kafka, processor of {name}: us/request",
+                    (seconds - spent[name]) / asked * 1e6,
+                )
+            a2 = asyncio.run(theirs.burst())
+            rates.append((a1 + a2) / (b1 + b2))
+            _note(figures, "over Kafka, requests/s", 2 / (b1 + b2))
+            _note(figures, "MLServer beside it, requests/s", 2 / (a1 + a2))
+            waited = _queue_wait(given.answering)
+            took = [second * 1e3 for _ in range(2) for second in asyncio.run(ours.singly())]
+            _note(figures, "over Kafka, c=1 queue wait ms", _mean(waited, _queue_wait(given.answering)))
+            peers = asyncio.run(theirs.singly())
+            middles.append(statistics.median(took))
+            highs.append(statistics.quantiles(took, n=100)[-1])
+            _note(figures, "MLServer beside it, c=1 p50 ms", statistics.median(peers) * 1e3)
+            _note(figures, "MLServer beside it, c=1 p99 ms", statistics.quantiles(peers, n=100)[-1] * 1e3)
     trees = TRAINING.trees
-    sizes = {"trees": trees.trees, "depth": trees.depth, "asked alone": ALONE, "at once": AT_ONCE}
-    return BenchResult("asking", [], versions(("confluent-kafka", "granian", "onnxruntime")), sizes, figures)
-
-
-async def _measured(url: str, key: str, bodies: Sequence[bytes]) -> dict[str, float]:
-    headers = {"authorization": f"Bearer {key}", "content-type": "application/json", "prefer": "wait=20"}
-    figures: dict[str, float] = {}
-    async with aiohttp.ClientSession(
-        base_url=url, headers=headers, connector=aiohttp.TCPConnector(limit=0)
-    ) as session:
-
-        async def ask(body: bytes, since: float) -> float:
-            async with session.post(PATH, data=body) as answer:
-                said = await answer.read()
-                if answer.status != 200 or b'"level":"live"' not in said:
-                    raise InternalError(f"answered {answer.status}: {said[:300]!r}")
-            return (time.perf_counter() - since) * 1000
-
-        for body in bodies[:WARM_UP]:
-            await ask(body, 0.0)
-        alone = [await ask(body, time.perf_counter()) for body in bodies[WARM_UP:]]
-        figures |= _percentiles("one at a time", alone)
-        for clients in CLIENTS:
-            numbers = iter(range(AT_ONCE))
-
-            async def client(numbers: Iterator[int] = numbers) -> list[float]:
-                return [await ask(bodies[number % len(bodies)], time.perf_counter()) for number in numbers]
-
-            began = time.perf_counter()
-            took = await asyncio.gather(*(client() for _ in range(clients)))
-            figures[f"{clients} clients, requests/s"] = AT_ONCE / (time.perf_counter() - began)
-            figures |= _percentiles(f"{clients} clients", [one for part in took for one in part])
-        steady = await steadily(
-            lambda number, due: ask(bodies[number % len(bodies)], due), rate=RATE, count=STEADY
-        )
-        figures |= _percentiles(f"{RATE:g}/s", steady)
-    return figures
-
-
-def _percentiles(name: str, took_ms: Sequence[float]) -> dict[str, float]:
-    middle, high = np.percentile(took_ms, (50, 99))
-    return {f"{name}, p50 ms": float(middle), f"{name}, p99 ms": float(high)}
-
-
-def _bodies(count: int) -> list[bytes]:
-    """Payments of generated cards, as a client sends them."""
-    now = datetime.now(UTC).isoformat()
-    rows = generate(count, seed=7).drop_columns(["tenant", "id", LABEL]).to_pylist()
-    kept = [{name: value for name, value in row.items() if value is not None} for row in rows]
-    return [json.dumps(row | {"occurred_at": now}).encode() for row in kept]
-
-
-def _history(given: Settings, plan: ScoringPlan) -> None:
-    """What the cards that are asked about did in the last day."""
-    rows = generate(CARDS_ROWS, seed=7)
-    now = datetime.now(UTC)
-    ages = np.random.default_rng(7).uniform(60, 86_400, rows.num_rows)
-    times = [now - timedelta(seconds=float(age)) for age in ages]
-    rows = rows.set_column(
-        rows.schema.get_field_index("occurred_at"),
-        "occurred_at",
-        pa.array(times, pa.timestamp("ms", tz="UTC")),
+    return BenchResult(
+        bench="models-asked",
+        ratios=[
+            Ratio(
+                "asked_c32", tuple(rates), C32, False, "requests/s of 32 callers: over Kafka, to MLServer's"
+            ),
+            Ratio("asked_c1_p50_ms", tuple(middles), P50_MS, True, "over Kafka, one caller: median, ms"),
+            Ratio("asked_c1_p99_ms", tuple(highs), P99_MS, True, "over Kafka, one caller: 99 of 100, ms"),
+        ],
+        versions=versions(("confluent-kafka", "granian", "onnxruntime"), **PEER_VERSIONS),
+        sizes={"trees": trees.trees, "depth": trees.depth, "callers": CALLERS, "payments asked": ASKED},
+        figures={name: statistics.median(values) for name, values in figures.items()},
     )
-    rows = rows.set_column(
-        rows.schema.get_field_index("tenant"), "tenant", pa.array([TENANT] * rows.num_rows)
-    )
-    with redis.Redis.from_url(given.redis.address) as client:
-        store = RollingStore(client, plan.view)
-        for batch in rows.to_batches(max_chunksize=5_000):
-            store.write(batch)
+
+
+def _require_equal_scores(ours: Server, theirs: Server) -> None:
+    found = [asyncio.run(Server(one.port, one.requests[:COMPARED]).answers()) for one in (ours, theirs)]
+    levels = {answer["level"] for answer in found[0]}
+    require_equal("every card's features were read", levels, {"live"})
+    mine = [answer["score"] / 100 for answer in found[0]]
+    peers = outputs(found[1])
+    close = bool(np.allclose(mine, peers, atol=1e-5))
+    require_equal(f"scores ({mine[:3]}, {peers[:3]})", close, True)
+
+
+def _queue_wait(port: int) -> tuple[float, float]:
+    """Sum in ms and count of the time from Kafka to taken up."""
+    found = {}
+    for line in httpx.get(f"http://{LOOPBACK}:{port}/metrics", timeout=10).text.splitlines():
+        for what in ("sum", "count"):
+            if line.startswith(f"millstream_answering_queue_ms_{what}{{"):
+                found[what] = float(line.rsplit(" ", 1)[1])
+    return found.get("sum", 0.0), found.get("count", 0.0)
+
+
+def _mean(before: tuple[float, float], after: tuple[float, float]) -> float:
+    return (after[0] - before[0]) / max(after[1] - before[1], 1)
+
+
+def _processor(processes: dict[str, int]) -> dict[str, float]:
+    """Processor seconds of each process so far."""
+    return {name: sum(psutil.Process(pid).cpu_times()[:2]) for name, pid in processes.items()}
+
+
+def _note(figures: dict[str, list[float]], name: str, value: float) -> None:
+    figures.setdefault(name, []).append(value)
 
 
 @contextmanager
-def _own_stack() -> Iterator[Settings]:
+def own_stack() -> Iterator[Asked]:
     """Services, gateway and answering process in a folder of their own."""
     with ExitStack() as exits:
         home = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="millstream-bench-")))
@@ -151,52 +177,73 @@ def _own_stack() -> Iterator[Settings]:
         settings.cache_clear()
         given, plan = settings(), load_scoring("fraud")
         sys.stderr.write("training a model, starting services\n")
-        train_fraud(
-            generate(40_000), source=SOURCE, configuration=TRAINING, store=ModelStore(given.root / "models")
-        )
+        store = ModelStore(given.root / "models")
+        train_fraud(generate(40_000), source=SOURCE, configuration=TRAINING, store=store)
         stack = Stack(given)
         stack.up(only=SERVICES, resume_jobs=False)
         exits.callback(stack.down)
         apply([plan], given)
-        _history(given, plan)
+        stored = store.resolve(plan.infer.model)
+        bodies, matrix = payments(given, plan, stored)
+        processes = {
+            row.name: row.pid for row in stack.status() if row.pid and row.name in ("kafka", "redis")
+        }
+        answering = free_port()
         for job, variable, port in (
-            ("answering", "MILLSTREAM_PROBE_PORT", free_port()),
+            ("answering", "MILLSTREAM_PROBE_PORT", answering),
             ("gateway", "MILLSTREAM_GATEWAY__PORT", given.gateway.port),
         ):
-            exits.enter_context(_process(job, {variable: str(port)}, port))
-        yield given
+            command = [sys.executable, "-P", "-m", "cli", "run", job, "--pipeline", "fraud"]
+            started = process(command, {variable: str(port)}, ROOT, f"http://{LOOPBACK}:{port}/ready")
+            processes[job] = exits.enter_context(started)
+        _wait_for_replies(given.gateway.port)
+        yield Asked(
+            given.gateway.port, answering, create_key(given, TENANT), bodies, matrix, stored, processes
+        )
+
+
+def _wait_for_replies(port: int) -> None:
+    """A gateway is ready before it reads replies."""
+    until = time.monotonic() + READY_S
+    while httpx.get(f"http://{LOOPBACK}:{port}/health", timeout=10).json()["checks"]["replies"] != "ok":
+        if time.monotonic() > until:
+            raise StackError(f"the gateway reads no replies within {READY_S:g} s", where=f"port {port}")
+        time.sleep(0.05)
+
+
+def payments(given: Settings, plan: ScoringPlan, stored: StoredModel) -> tuple[list[bytes], Matrix]:
+    """Fill the online store with six days; the payments that follow, as a client sends them and as inputs."""
+    rows = generate(HISTORY + ASKED, seed=7).drop_columns([LABEL])
+    at = rows.column("occurred_at")
+    now = datetime.now(UTC).replace(microsecond=0)
+    moved = pc.add(at, pc.subtract(pa.scalar(now, at.type), at[HISTORY - 1]))
+    asked_at = pc.if_else(pc.greater(moved, pa.scalar(now, at.type)), pa.scalar(now, at.type), moved)
+    rows = rows.set_column(rows.schema.get_field_index("occurred_at"), "occurred_at", asked_at)
+    tenants = pa.array([TENANT] * rows.num_rows)
+    rows = rows.set_column(rows.schema.get_field_index("tenant"), "tenant", tenants)
+    asked = rows.slice(HISTORY).combine_chunks().to_batches()[0]
+    with redis.Redis.from_url(given.redis.address) as client:
+        online = RollingStore(client, plan.view)
+        for batch in rows.slice(0, HISTORY).to_batches(max_chunksize=5_000):
+            online.write(batch)
+        read: Any = online.read_rows(asked)
+    columns = {name: asked.column(name) for name in asked.schema.names}
+    columns |= {name: read[name] for name in plan.view.feature_names}
+    encoder = Encoder(parse(stored.read(SIGNATURE), where=stored.where))
+    matrix = encoder.encode_table(pa.table({name: columns[name] for name in encoder.signature.columns}))
+    sent = asked.drop_columns(["tenant", "id"]).to_pylist()
+    return [_body(row) for row in sent], matrix
+
+
+def _body(row: dict[str, Any]) -> bytes:
+    kept = {name: value for name, value in row.items() if value is not None}
+    return json.dumps(kept | {"occurred_at": row["occurred_at"].isoformat()}).encode()
 
 
 def _restore(name: str, value: str | None) -> None:
     os.environ.pop(name, None)
     if value is not None:
         os.environ[name] = value
-
-
-@contextmanager
-def _process(job: str, env: dict[str, str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cli", "run", job, "--pipeline", "fraud"], env={**os.environ, **env}
-    )
-    try:
-        deadline = time.monotonic() + READY_S
-        while not _ready(port):
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise InternalError(f"{job} is not ready within {READY_S:g} s")
-            time.sleep(0.1)
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _ready(port: int) -> bool:
-    try:
-        checks: dict[str, Any] = httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).json()["checks"]
-        ready = httpx.get(f"http://127.0.0.1:{port}/ready", timeout=2).status_code == 200
-        return ready and checks.get("replies", "ok") == "ok"
-    except httpx.HTTPError:
-        return False
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from bench.harness import BenchResult, Ratio, quiet
 
-PARTS = ("bench.models_trees", "bench.models_served", "bench.models_guards", "bench.models_llm")
+PARTS = (
+    "bench.models_trees", "bench.models_served", "bench.asking", "bench.models_guards", "bench.models_llm",
+)  # fmt: skip
 
 
 def bench() -> BenchResult:
