@@ -49,6 +49,7 @@ class LoadedModel:
     ) -> None:
         self.manifest = manifest
         self.signature = encoder.signature
+        self._inputs = self.signature.columns
         self._encoder = encoder
         self._engine = ChosenEngine(choice)
         self._explainer = explainer
@@ -69,7 +70,7 @@ class LoadedModel:
     @property
     def inputs(self) -> Sequence[str]:
         """The columns to be read, in the order of the matrix."""
-        return self.signature.columns
+        return self._inputs
 
     @property
     def output_range(self) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -115,6 +116,7 @@ def result_batch(
     return pa.RecordBatch.from_arrays([columns[name] for name in RESULT_SCHEMA.names], schema=RESULT_SCHEMA)
 
 
+@lru_cache(maxsize=64)
 def no_reasons(rows: int) -> pa.ListArray:
     """A reasons column of empty lists."""
     return _lists(np.zeros(rows + 1, np.int32), pa.array([], pa.utf8()), pa.array([], pa.float32()))

@@ -23,6 +23,7 @@ from core.clock import Clock, to_millis
 from core.errors import InternalError, MillstreamError, Rejected, Unavailable
 from jobs.worker.batch import Calls, count, tally
 from jobs.worker.held import Service
+from jobs.worker.results import Constants
 from jobs.worker.routed import RoutedScoring
 from jobs.worker.scoring import Scoring
 from operators.asking import Answer, Question
@@ -37,6 +38,7 @@ _TAKEN = (
     "score", "decision", "reasons", "model", "model_version", "arm", "degraded", "level", "degraded_reason",
     "feature_time", "decided_at", "model_ms", "decide_ms",
 )  # fmt: skip
+_KEPT = ["entity", "occurred_at", *_TAKEN]
 
 Answers = list[Answer | Exception]
 
@@ -64,7 +66,15 @@ class AskedScoring:
         self._rates = rates
         self._codec: RecordCodec[Any] = RecordCodec(source, _Own(schema_text(source.spec())), "asked")
         self._columns = arrow_schema(enriched.spec())
-        self._missing = {field.type for field in self._columns if field.name not in source.spec().names}
+        given = arrow_schema(source.spec())
+        self._kinds = list({field.type for field in self._columns if given.get_field_index(field.name) < 0})
+        # of each column of the enriched topic its place in the source, or in the nulls that follow on it
+        self._places = [
+            place if place >= 0 else len(given) + self._kinds.index(field.type)
+            for field, place in ((field, given.get_field_index(field.name)) for field in self._columns)
+        ]
+        self._late = self._columns.get_field_index("late")
+        self._constants = Constants(scoring.declared.batch)
 
     def score(self, batch: Batch, service: Service, given_up: threading.Event) -> Answers:
         """One answer or error per question, in order. Raises VersionBroken where a version does not work.
@@ -99,7 +109,8 @@ class AskedScoring:
                 answers[places[failed.row]] = Rejected(
                     why.what, fields={"": why.what}, where=why.where, code="not_scored"
                 )
-            for row, result in zip(part.scored.rows.tolist(), part.scored.results.to_pylist(), strict=True):
+            results = part.scored.results.select(_KEPT).to_pylist()
+            for row, result in zip(part.scored.rows.tolist(), results, strict=True):
                 question, record = asked[places[row]]
                 entity, at = result["entity"], result["occurred_at"]
                 taken = {name: result[name] for name in _TAKEN}
@@ -110,13 +121,9 @@ class AskedScoring:
     def _enriched(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Rows of the source as rows of the enriched topic that have no features yet."""
         rows = batch.num_rows
-        given = dict(zip(batch.schema.names, batch.columns, strict=True))
-        missing = {kind: pa.nulls(rows, kind) for kind in self._missing}
-        given["late"] = pa.repeat(pa.scalar(True), rows)
-        columns = [
-            given[name] if name in given else missing[kind]
-            for name, kind in zip(self._columns.names, self._columns.types, strict=True)
-        ]
+        given = batch.columns + [self._constants.nulls(kind, rows) for kind in self._kinds]
+        columns = [given[place] for place in self._places]
+        columns[self._late] = self._constants.column(True, pa.bool_(), rows)
         return pa.RecordBatch.from_arrays(columns, schema=self._columns)
 
 
