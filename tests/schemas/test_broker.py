@@ -1,5 +1,6 @@
 """Kafka clients: where keys land, the defaults, and a round trip on librdkafka's mock cluster."""
 
+import socket
 import time
 from typing import Any
 from uuid import uuid4
@@ -7,8 +8,9 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from core.settings import Settings
-from schemas.broker import consumer, consumer_config, producer, producer_config, watermarks
+from core.errors import Unavailable
+from core.settings import Kafka, Settings
+from schemas.broker import consumer, consumer_config, producer, producer_config, require, watermarks
 from schemas.keys import key_of
 
 
@@ -146,3 +148,11 @@ def test_watermarks_reports_any_other_fault_at_once() -> None:
     with pytest.raises(KafkaException):
         watermarks(reader, TopicPartition("t", 0), 20)
     assert reader.left == [(0, 1)]
+
+
+def test_a_broker_that_takes_no_connection_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        require(Settings(kafka=Kafka(bootstrap=f"127.0.0.1:1,127.0.0.1:{port}")))
+    with pytest.raises(Unavailable, match="no broker"):
+        require(Settings(kafka=Kafka(bootstrap=f"nowhere,127.0.0.1:{port}")))

@@ -193,6 +193,7 @@ def assigned(made: Service, tenants: list[str], units: list[str]) -> list[str]:
         assert where.tolist() == sorted(where.tolist())
         for row in where.tolist():
             out[row] = route.version
+            assert made.route_of(tenants[row], units[row]) is route  # one at a time as all together
     return out
 
 
