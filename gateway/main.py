@@ -42,6 +42,8 @@ from gateway.push.hub import Hub
 from gateway.push.positions import Signer, position_secret
 from gateway.push.reader import PushReader
 from gateway.push.session import Sessions
+from gateway.registry_webhook import PATH as REGISTRY_WEBHOOK
+from gateway.registry_webhook import registry_webhook
 from gateway.reviews import ReviewsEndpoint
 from gateway.routing import Route, Router
 from gateway.schema_watch import SchemaWatch
@@ -245,6 +247,7 @@ class Assembly:
             clock,
         )
         models = _models(settings, registry, clock, exits) if scoring else None
+        webhook = registry_webhook(settings, cache, publisher, registry, clock)
         router = Router(
             (
                 Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
@@ -262,6 +265,7 @@ class Assembly:
                     "POST", f"{TRAINING}/{{id}}/acknowledge", principals.TRAINING_WRITE, training.acknowledge
                 ),
                 *(_model_routes(models) if models else ()),
+                Route("POST", REGISTRY_WEBHOOK, principals.PUBLIC, webhook.post),
                 *health.routes(),
             )
         )

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Annotated
 
 import msgspec
 
@@ -34,7 +35,7 @@ class ModelNotice(msgspec.Struct, frozen=True):
 
 
 class _Data(msgspec.Struct, frozen=True):
-    name: str
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     version: str | None = None
     alias: str | None = None
 
@@ -62,7 +63,7 @@ def read_webhook(
         if said.entity not in _ENTITIES:
             return None
         data = msgspec.json.decode(said.data, type=_Data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"no webhook of a model registry: {error}", mend="send MLflow's payload") from error
     return ModelNotice(said.entity, said.action, data.name, data.version, data.alias)
 
@@ -81,6 +82,8 @@ def _verify(headers: Mapping[str, str], body: bytes, secret: str, now: datetime)
     if not any(hmac.compare_digest(expected, one.encode()) for one in offered):
         raise Denied("the webhook's signature is not ours", mend="give MLflow the secret of this side")
     # only now: an unsigned time says nothing
+    if not delivery:
+        raise Denied("the webhook has no delivery id", mend="send MLflow's headers")
     if not timestamp.isascii() or not timestamp.isdigit() or len(timestamp) > 12:
         raise Denied(f"the webhook's timestamp {timestamp[:20]!r}", mend="send seconds since 1970")
     if abs(to_millis(now) - int(timestamp) * 1000) > OLDEST / timedelta(milliseconds=1):

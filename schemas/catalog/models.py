@@ -18,7 +18,7 @@ BUCKETS = 20
 """Buckets of a score sketch: scores 0 to 100 in steps of 5, the last one closed."""
 
 Mode = Literal["live", "shadow"]
-CommandKind = Literal["deploy", "swap", "rollback", "load", "remove"]
+CommandKind = Literal["deploy", "swap", "rollback", "load", "remove", "look"]
 Strategy = Literal["shadow", "canary", "all"]
 State = Literal["loading", "health_check", "ready", "active", "deprecated", "failed"]
 Outcome = Literal["accepted", "done", "refused", "conflict", "unknown", "failed"]
@@ -71,6 +71,8 @@ class Routing(Record, frozen=True, kw_only=True):
     deprecated: Annotated[list[str], Meta(description="served before, newest first; held loaded")] = []
     failed: Annotated[list[str], Meta(description="refused; not tried again until loaded again")] = []
     champion: Annotated[str | None, Meta(description="the registry's champion that was acted on last")] = None
+    promoted: Annotated[list[str], Meta(description="what its alias is being moved to, newest last")] = []
+    noted: Annotated[Int32, Meta(description="last revisions that only took note of the registry")] = 0
     operation: Operation | None = None
     command: Annotated[str | None, Meta(description="id of the command that led here")] = None
     reason: str = ""
@@ -80,11 +82,12 @@ class Routing(Record, frozen=True, kw_only=True):
 
 @record(entity="model", time="sent_at", namespace=NAMESPACE)
 class ModelCommand(Record, frozen=True, kw_only=True):
-    """Something to be done with a model's versions; `id` is answered once by a ModelReply."""
+    """Something to be done with a model's versions; `id` is answered once by a ModelReply. A `look` changes
+    nothing by itself: the registry may have news, and is asked at once."""
 
     model: str
-    kind: Annotated[CommandKind, Meta(description="deploy, swap, rollback, load or remove")]
-    version: Annotated[str | None, Meta(description="the target; none for a rollback")] = None
+    kind: Annotated[CommandKind, Meta(description="deploy, swap, rollback, load, remove or look")]
+    version: Annotated[str | None, Meta(description="the target; none for a rollback or a look")] = None
     expected_revision: Annotated[Int64 | None, Meta(description="refused when it is another one")] = None
     strategy: Annotated[Strategy | None, Meta(description="of a deploy: shadow, canary or all")] = None
     steps: Annotated[list[Step], Meta(description="of a canary, in rising shares")] = []
