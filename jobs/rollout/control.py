@@ -10,6 +10,7 @@ from difflib import get_close_matches
 
 from msgspec.structs import replace
 
+from jobs.rollout.aliases import noted, promised
 from jobs.rollout.decision import (
     COMPATIBILITY,
     FAILOVER,
@@ -37,7 +38,12 @@ def champion_moved(fleet: Fleet, model: str, version: str, now: datetime, rules:
 
     While an operation is under way nothing happens; it is for the caller to tell of the champion again.
     Without a living worker there is nobody to check it: it is routed, and the workers check it as they start.
+    A champion that was moved there to say what serves (see `aliases`) is only noted.
     """
+    return promised(_champion_moved(fleet, model, version, now, rules))
+
+
+def _champion_moved(fleet: Fleet, model: str, version: str, now: datetime, rules: Rules) -> Decision:
     routing = fleet.routing
     if routing is None:
         return Decision(
@@ -53,17 +59,19 @@ def champion_moved(fleet: Fleet, model: str, version: str, now: datetime, rules:
                 decided_at=now,
             )
         )
-    if routing.champion == version or routing.operation is not None:
+    if routing.operation is not None or (routing.champion == version and not routing.promoted):
         return NOTHING
-    reason = f"version {version} is the registry's champion"
     if version == active_of(routing):
-        return Decision(revised(routing, now, reason, champion=version))
+        return Decision(noted(routing, version, now))
+    if version in (routing.champion, *routing.promoted):
+        return NOTHING  # where it was before, or where a move before the last one left it
+    reason = f"version {version} is the registry's champion"
     if not fleet.instances:
         after = whole_at_once(routing, version, now, rules, reason)
     else:
         command = f"{CHAMPION}:{version}:{routing.revision + 1}"
         after = begun(routing, now, command=command, kind=CHAMPION, target=version)
-    return Decision(replace(after, champion=version))
+    return Decision(replace(after, champion=version, promoted=[]))
 
 
 def commanded(
@@ -76,13 +84,22 @@ def commanded(
 ) -> Decision:
     """Do what a command says, or refuse it with the reason. `registered`: the versions in the registry, None
     when it did not answer. A command that was done before changes nothing."""
+    return promised(_commanded(fleet, command, now, rules, registered))
+
+
+def _commanded(
+    fleet: Fleet, command: ModelCommand, now: datetime, rules: Rules, registered: Collection[str] | None
+) -> Decision:
+    if command.kind == "look":
+        return _answered(command, "done", now, fleet.routing, "the registry is asked")
     routing = fleet.routing
     if routing is None:
         return _answered(command, "unknown", now, None, f"no model {command.model!r} is served")
     if command.id == routing.command:
         return _done_before(routing, command, now)
-    if command.expected_revision not in (None, routing.revision):
-        reason = f"revision {command.expected_revision} was expected, it is {routing.revision}"
+    expected = command.expected_revision
+    if expected is not None and not routing.revision - routing.noted <= expected <= routing.revision:
+        reason = f"revision {expected} was expected, it is {routing.revision}"
         return _answered(command, "conflict", now, routing, reason)
     if command.kind == "rollback":
         return _rollback(fleet, routing, command, now, rules)
@@ -104,6 +121,18 @@ def commanded(
 
 def passed(fleet: Fleet, now: datetime, rules: Rules) -> Decision:
     """Some time passed, or workers told something: move the operation on, fail over, give up what broke."""
+    found = promised(_passed(fleet, now, rules))
+    routing = fleet.routing
+    if found is not NOTHING or routing is None:
+        return found
+    after = promised(Decision(routing)).routing  # of a controller that made no promises
+    if after is None or after is routing:
+        return NOTHING
+    again = revised(routing, now, routing.reason, promoted=after.promoted, noted=routing.noted + 1)
+    return Decision(again)
+
+
+def _passed(fleet: Fleet, now: datetime, rules: Rules) -> Decision:
     routing = fleet.routing
     if routing is None:
         return NOTHING

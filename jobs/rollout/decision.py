@@ -53,7 +53,7 @@ def revised(routing: Routing, now: datetime, reason: str, **changes: Any) -> Rou
         revision=revision,
         decided_at=now,
         reason=reason,
-        **changes,
+        **{"noted": 0, **changes},
     )
 
 

@@ -13,10 +13,10 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from msgspec.structs import replace
@@ -27,16 +27,12 @@ from core.errors import MillstreamError, Unavailable
 from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.probe import Probe, ProbeServer
+from jobs.rollout.aliases import AliasMove, alias_move
 from jobs.rollout.control import champion_moved, commanded, passed
 from jobs.rollout.decision import NOTHING, Decision, Rules
 from jobs.rollout.operations import CHAMPION
-from jobs.rollout.registry_watch import (
-    ChampionWatch,
-    MetricsLog,
-    ModelNames,
-    Served,
-    figures_of,
-)
+from jobs.rollout.registry_watch import AliasWatch, ModelNames
+from jobs.rollout.registry_writer import RegistryWriter, RegistryWrites, Served, figures_of
 from models.registry import RegistryChange, RegistryWatch, open_registry
 from pipelines.outbox import RecordOutbox, codec_of
 from pipelines.serving.fleet import Fleet
@@ -59,33 +55,51 @@ MINUTE_S = 60.0
 BACKOFF_FIRST_S, BACKOFF_LONGEST_S = 0.5, 10.0
 
 
-def run(settings: Settings, *, registry: ModelNames | None = None, metrics: MetricsLog | None = None) -> None:
-    """Control until SIGTERM or SIGINT. Call it from the main thread: it installs signal handlers."""
+class Aliases(ModelNames, RegistryWrites, Protocol):
+    """A registry, as far as the controller reads and writes it."""
+
+
+def run(settings: Settings, *, registry: Aliases | None = None) -> None:
+    """Control until SIGTERM or SIGINT. Call it from the main thread: it installs signal handlers. `registry`:
+    another one than that of the settings."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopper(stop))
     probe = Probe()
     probe.beat("loop")
     server = ProbeServer(probe).start()
-    models = open_registry(settings)
-    changes = RegistryWatch(models, timedelta(seconds=settings.mlflow.poll_s), _tell)
-    if registry is None:  # the cache, which this process keeps up with MLflow
+    clock = SystemClock()
+    if registry is None:  # read from the cache, which this process keeps up with MLflow
+        models = open_registry(settings)
+        watch = AliasWatch(models.cache, every_s=settings.rollout.poll_s)
+        writer = RegistryWriter(models, watch.look, clock=clock)
+
+        def tell(change: RegistryChange) -> None:
+            _tell(change)
+            watch.wake()
+
+        changes = RegistryWatch(models, timedelta(seconds=settings.mlflow.poll_s), tell)
         changes.start()
-    watch = ChampionWatch(registry or models.cache, metrics or models, every_s=settings.rollout.poll_s)
+        news, ends = changes.wake, [changes.stop]
+    else:
+        watch = AliasWatch(registry, every_s=settings.rollout.poll_s)
+        writer = RegistryWriter(registry, watch.look, clock=clock)
+        news, ends = watch.wake, []
     watch.start()
+    writer.start()
     collector.calm()
     try:
-        Controller(settings, watch, clock=SystemClock(), probe=probe, stop=stop).run()
+        Controller(settings, watch, writer, news, clock=clock, probe=probe, stop=stop).run()
     finally:
-        watch.stop()
-        changes.stop()
+        for end in (writer.stop, watch.stop, *ends):
+            end()
         probe.close()
         server.stop()
     _LOG.info("controller stopped")
 
 
 def _tell(change: RegistryChange) -> None:
-    """What changed in MLflow is in the cache now, where routing sees it at its next look."""
+    """What changed in MLflow is in the cache now."""
     _LOG.info(
         "registry changed",
         model=change.name,
@@ -109,13 +123,23 @@ def rules_of(settings: Settings) -> Rules:
 
 
 class Controller:
-    """Sessions, one after the other; each begins with what is on Kafka."""
+    """Sessions, one after the other; each begins with what is on Kafka. `news` has the registry looked at."""
 
     def __init__(
-        self, settings: Settings, watch: ChampionWatch, *, clock: Clock, probe: Probe, stop: threading.Event
+        self,
+        settings: Settings,
+        watch: AliasWatch,
+        writer: RegistryWriter,
+        news: Callable[[], None],
+        *,
+        clock: Clock,
+        probe: Probe,
+        stop: threading.Event,
     ) -> None:
         self._settings = settings
         self._watch = watch
+        self._writer = writer
+        self._news = news
         self._clock = clock
         self._probe = probe
         self._stop = stop
@@ -167,6 +191,7 @@ class Controller:
                 if not self._mine:
                     self._probe.set_ready(self._joined, "joining")  # to take over
                     if log is not None:
+                        self._writer.hold()
                         log.close()
                         log = None
                     continue
@@ -180,6 +205,7 @@ class Controller:
                 self._read(log.read(BUSY_S if self._busy() else IDLE_S))
                 self._turn(group, outbox, messages)
         finally:
+            self._writer.hold()
             if log is not None:
                 log.close()
             if outbox is not None:
@@ -197,23 +223,25 @@ class Controller:
         return [message for message in messages if message.error() is None]
 
     def _turn(self, group: Consumer, outbox: RecordOutbox, messages: Sequence[Message]) -> None:
+        moving = self._writer.hold()
         for message in messages:
             self._command(group, outbox, message)
+            if self._mine:  # one by one: the routing knows the last command alone when it comes again
+                done = TopicPartition(COMMANDS.name, message.partition(), message.offset() + 1)
+                group.commit(offsets=[done], asynchronous=False)
         now = self._clock.now()
         for model, version in self._watch.champions.items():
-            fleet = self._fleet(model)
-            self._publish(group, outbox, champion_moved(fleet, model, version, now, self._rules))
+            if model != moving:
+                self._publish(
+                    group, outbox, champion_moved(self._fleet(model), model, version, now, self._rules)
+                )
         for model in list(self._fleets):
             self._publish(group, outbox, passed(self._fleet(model), self._clock.now(), self._rules))
         for model in list(self._contested):
             self._assert_own(group, outbox, model)
+        if self._mine:
+            self._writer.want(self._moves())
         self._probe.set_ready(self._settled(), "the registry's champions are not routed yet")
-        if messages and self._mine:
-            last = {message.partition(): message.offset() + 1 for message in messages}
-            group.commit(
-                offsets=[TopicPartition(COMMANDS.name, p, offset) for p, offset in last.items()],
-                asynchronous=False,
-            )
         if self._clock.monotonic() - self._logged_at >= MINUTE_S:
             self._logged_at = self._clock.monotonic()
             self._log_figures()
@@ -231,7 +259,9 @@ class Controller:
             return
         if not isinstance(command, ModelCommand):
             return
-        if self._fleet(command.model).routing is None:
+        if command.kind == "look":
+            self._news()
+        elif self._fleet(command.model).routing is None:
             self._route_new(group, outbox, command.model)
         needed = command.kind in ("load", "deploy")
         registered = self._watch.registered(command.model, command.version) if needed else None
@@ -303,13 +333,23 @@ class Controller:
     def _fleet(self, model: str) -> Fleet:
         return self._fleets.get(model, Fleet()).living(self._clock.now())
 
+    def _moves(self) -> list[AliasMove]:
+        """What the registry's aliases should be moved to."""
+        found = []
+        for model, seen in self._watch.aliases.items():
+            routing = self._fleets[model].routing if model in self._fleets else None
+            move = None if routing is None else alias_move(routing, seen)
+            if move is not None:
+                found.append(move)
+        return found
+
     def _settled(self) -> bool:
         """Whether every champion of the registry was acted on: workers that start now start with it."""
         if not self._watch.looked:
             return False
         for model, version in self._watch.champions.items():
             routing = self._fleets[model].routing if model in self._fleets else None
-            if routing is None or routing.champion != version:
+            if routing is None or version not in (routing.champion, *routing.promoted):
                 return False
             if routing.operation is not None and routing.operation.kind == CHAMPION:
                 return False
@@ -325,7 +365,7 @@ class Controller:
             for version in fleet.versions:
                 view = fleet.view(version)
                 if view is not None and view.records + view.errors:
-                    self._watch.log(Served(model, version, figures_of(view), now))
+                    self._writer.log(Served(model, version, figures_of(view), now))
 
     def _taken(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         consumer.incremental_assign(list(partitions))

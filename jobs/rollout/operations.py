@@ -47,7 +47,8 @@ def begun(
     steps: Sequence[Step] = (),
     experiment: str | None = None,
 ) -> Routing:
-    """Ask the workers to load the target beside what serves, and to check its health."""
+    """Ask the workers to load the target beside what serves, and to check its health. What the registry began
+    is no command: the last one stays known by its id."""
     held = [route.version for route in routing.routes] + routing.deprecated
     operation = Operation(
         command=command,
@@ -67,7 +68,7 @@ def begun(
         standby=routing.standby if target in held else without([*routing.standby, target]),
         failed=without(routing.failed, target),
         operation=operation,
-        command=command,
+        command=routing.command if kind == CHAMPION else command,
     )
 
 

@@ -1,20 +1,15 @@
-"""The registry as the controller sees it: a thread that looks at aliases and logs metrics, so that a slow
-registry never holds up a rollout."""
+"""The registry as the controller sees it: a thread that looks at aliases, so that a slow registry never holds
+up a rollout."""
 
-import queue
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 from core.errors import MillstreamError
 from core.telemetry.log import logger
-from pipelines.serving.fleet import VersionView
+from models.store import CHAMPION
 
 _LOG = logger("rollout.registry")
-CHAMPION = "champion"
-WAITING = 1000
 
 
 class ModelNames(Protocol):
@@ -29,41 +24,39 @@ class ModelNames(Protocol):
         ...
 
 
-class MetricsLog(Protocol):
-    """Where the figures of serving versions go, once a minute."""
+class AliasWatch:
+    """From `start` to `stop`. `aliases` is the newest answer, by model; while the registry is away, or what
+    it says of a model cannot be read, that of before stays."""
 
-    def log_metrics(self, name: str, version: str, metrics: Mapping[str, float], at: datetime) -> None: ...
-
-
-@dataclass(frozen=True)
-class Served:
-    """The figures of one version at one time."""
-
-    model: str
-    version: str
-    values: Mapping[str, float]
-    at: datetime
-
-
-class ChampionWatch:
-    """From `start` to `stop`. `champions` is the newest answer; while the registry is away it stays."""
-
-    def __init__(self, registry: ModelNames, metrics: MetricsLog, *, every_s: float) -> None:
+    def __init__(self, registry: ModelNames, *, every_s: float) -> None:
         self._registry = registry
-        self._metrics = metrics
         self._every_s = every_s
-        self._stop = threading.Event()
+        self._stopped = threading.Event()
+        self._news = threading.Event()
+        self._looking = threading.Lock()
+        self._thread: threading.Thread | None = None
         self._versions: dict[str, list[str]] = {}
-        self._served: queue.Queue[Served] = queue.Queue(WAITING)
-        self.champions: Mapping[str, str] = {}
+        self.aliases: Mapping[str, Mapping[str, str]] = {}
         self.looked = False
         """Whether the registry has answered once."""
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="registry-watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="alias-watch", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
-        self._stop.set()
+        self._stopped.set()
+        self._news.set()
+        if self._thread is not None:
+            self._thread.join(5.0)
+
+    def wake(self) -> None:
+        """There may be news: look at once."""
+        self._news.set()
+
+    @property
+    def champions(self) -> dict[str, str]:
+        return {name: known[CHAMPION] for name, known in self.aliases.items() if CHAMPION in known}
 
     def registered(self, model: str, version: str | None) -> Collection[str] | None:
         """The versions of a model, asked anew when `version` is not among the known ones; None when the
@@ -85,57 +78,30 @@ class ChampionWatch:
             _LOG.warning("the registry does not answer", reason=error.what)
             return None
 
-    def log(self, served: Served) -> None:
-        """Have the figures logged; dropped while a thousand others wait."""
-        try:
-            self._served.put_nowait(served)
-        except queue.Full:
-            _LOG.warning("figures dropped: the registry takes none", model=served.model)
-
     def look(self) -> None:
-        """Ask once. Raises what the registry raises."""
-        champions: dict[str, str] = {}
-        versions: dict[str, list[str]] = {}
-        for name in self._registry.names():
-            versions[name] = self._registry.versions(name)
-            champion = self._registry.aliases(name).get(CHAMPION)
-            if champion is not None:
-                champions[name] = champion
-        self._versions, self.champions, self.looked = versions, champions, True
+        """Ask once: what it finds is newer than the call. Raises what the registry raises where it names no
+        models."""
+        with self._looking:
+            aliases: dict[str, Mapping[str, str]] = {}
+            versions: dict[str, list[str]] = {}
+            for name in self._registry.names():
+                try:
+                    versions[name], aliases[name] = (
+                        self._registry.versions(name),
+                        self._registry.aliases(name),
+                    )
+                except MillstreamError as error:
+                    _LOG.warning("a model cannot be read", model=name, reason=error.what)
+                    versions[name] = self._versions.get(name, [])
+                    aliases[name] = self.aliases.get(name, {})
+            self._versions, self.aliases, self.looked = versions, aliases, True
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stopped.is_set():
+            self._news.clear()
             try:
                 self.look()
-                while not self._served.empty():
-                    one = self._served.get_nowait()
-                    self._metrics.log_metrics(one.model, one.version, one.values, one.at)
             except Exception as error:  # a registry is other people's code; routing goes on without it
-                what = (
-                    error.what if isinstance(error, MillstreamError) else f"{type(error).__name__}: {error}"
-                )
-                _LOG.warning("the registry does not answer", reason=what)
-            self._stop.wait(self._every_s)
-
-
-def figures_of(view: VersionView) -> dict[str, float]:
-    """What is logged of a version: counts of the last minute, latency, health and its scores' quartiles."""
-    values = {
-        "records": float(view.records),
-        "errors": float(view.errors),
-        "latency_ms": view.latency_ms,
-        "health": view.health,
-        "share": view.share,
-    }
-    total, seen = sum(view.scores), 0
-    if total:
-        width = 100.0 / len(view.scores)
-        middles = [(bucket + 0.5) * width for bucket in range(len(view.scores))]
-        values["score_mean"] = sum(m * n for m, n in zip(middles, view.scores, strict=True)) / total
-        wanted = {"score_p25": 0.25, "score_p50": 0.5, "score_p75": 0.75, "score_p95": 0.95}
-        for bucket, count in enumerate(view.scores):
-            seen += count
-            for name in [name for name, part in wanted.items() if seen >= part * total]:
-                values[name] = middles[bucket]
-                del wanted[name]
-    return values
+                known = isinstance(error, MillstreamError)
+                _LOG.warning("the registry does not answer", reason=str(error), exc_info=not known)
+            self._news.wait(self._every_s)
