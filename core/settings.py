@@ -210,6 +210,7 @@ class Mlflow(Section):
     webhook_secret: str | None = Field(
         None, min_length=16, description="signs the registry's webhooks; none are taken without it"
     )
+    serving_days: int = Field(7, ge=1, le=3650, description="days for which metrics of serving are kept")
 
 
 class Rollout(Section):
@@ -264,6 +265,8 @@ class Training(Section):
         None, description="folder of TOML files; each takes the place of the shipped one of its model"
     )
     webhook_timeout_s: float = Field(5.0, gt=0, description="longest wait for an answer to a notice")
+    kept_runs: int = Field(20, ge=1, description="newest runs whose folders are kept, however old")
+    kept_days: float = Field(90.0, ge=0, description="age in days up to which all runs' folders are kept")
 
 
 class Settings(BaseSettings):

@@ -14,8 +14,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -23,11 +23,13 @@ import msgspec
 from filelock import FileLock
 
 from core.clock import Clock, SystemClock
-from core.errors import InvalidInput, ModelRefused, UnknownName
+from core.errors import InvalidInput, ModelRefused, Unavailable, UnknownName
 from core.ids import digest
+from core.telemetry.log import logger
 from models import manifest as manifests
 from models.manifest import Description, FileEntry, Manifest
 
+_LOG = logger("models.store")
 MODEL, BOOSTER, SIGNATURE, GOLDEN, MANIFEST = (
     "model.onnx", "booster.ubj", "signature.json", "golden.arrow", "manifest.json",
 )  # fmt: skip
@@ -71,10 +73,12 @@ class _Alias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A version in the store, its manifest read but its files not yet verified."""
+    """A version in the store, its manifest read but its files not yet verified. `again` brings a damaged one
+    from where it came from, where that is known."""
 
     folder: Path
     manifest: Manifest
+    again: Callable[[], "StoredModel"] | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -89,7 +93,27 @@ class StoredModel:
         return f"model {self.name} {self.version} in {self.folder}"
 
     def read(self, file: str) -> bytes:
-        """The bytes of a file, verified against the manifest; raises ModelRefused."""
+        """The bytes of a file, verified against the manifest. A damaged one is brought again, once.
+
+        Raises ModelRefused, and Unavailable where it is damaged and cannot be brought now.
+        """
+        try:
+            return self._read(file)
+        except ModelRefused as error:
+            if self.again is None or file not in self.manifest.files:
+                raise
+            _LOG.warning("damaged, fetched again", where=self.where, reason=error.what)
+            fresh = self.again()
+            if fresh.manifest != self.manifest:
+                raise Unavailable(
+                    "its manifest was damaged too and is whole now", where=self.where, mend="load it again"
+                ) from error
+            return fresh._read(file)
+
+    def mended_by(self, again: Callable[[], "StoredModel"]) -> "StoredModel":
+        return replace(self, again=again)
+
+    def _read(self, file: str) -> bytes:
         entry = self.manifest.files.get(file)
         if entry is None or not _FILE.fullmatch(file):
             raise _refused(f"the manifest has no file {file!r}", self.where)
@@ -124,14 +148,20 @@ class ModelStore:
         return sorted(found, key=int)
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Alias to version."""
+        """Alias to version, without those that cannot be read."""
         folder = self._folder(name)
         if not folder.is_dir():
             return {}
         files = sorted(
             path.name for path in folder.iterdir() if path.is_file() and _NAME.fullmatch(path.name)
         )
-        return {alias: self._alias(name, alias).version for alias in files}
+        found = {}
+        for alias in files:
+            try:
+                found[alias] = self._alias(name, alias).version
+            except ModelRefused as error:  # `resolve` refuses it; the others are none the worse for it
+                _LOG.warning("an alias cannot be read", model=name, alias=alias, reason=error.what)
+        return found
 
     def publish(self, name: str, files: Mapping[str, bytes], description: Description) -> StoredModel:
         """Write a new version, complete or not at all; no alias moves. Raises InvalidInput."""
@@ -213,7 +243,7 @@ class ModelStore:
         folder.mkdir(parents=True, exist_ok=True)
         final, staged, replaced = folder / version, folder / f".keep-{version}", folder / f".old-{version}"
         with self.fetching(name):  # the system frees it when its holder is killed
-            if not self.holds(name, version, digest(manifest)):
+            if not self.intact(name, version, digest(manifest)):
                 shutil.rmtree(staged, ignore_errors=True)  # of a holder that was killed
                 shutil.rmtree(replaced, ignore_errors=True)
                 staged.mkdir()
@@ -238,6 +268,18 @@ class ModelStore:
         if not _VERSION.fullmatch(version) or not path.is_file():
             return False
         return manifest_sha256 is None or digest(path.read_bytes()) == manifest_sha256
+
+    def intact(self, name: str, version: str, manifest_sha256: str | None = None) -> bool:
+        """Whether it is here (see `holds`) and every file is what its manifest says."""
+        if not self.holds(name, version, manifest_sha256):
+            return False
+        try:
+            stored = self.resolve(name, version)
+            for file in stored.manifest.files:
+                stored.read(file)
+        except ModelRefused:
+            return False
+        return True
 
     def point(self, name: str, alias: str, version: str, manifest_sha256: str) -> None:
         """Point an alias at a version that a registry has; it need not be here yet."""

@@ -39,4 +39,5 @@ def open_registry(settings: Settings) -> ModelRegistry:
     else:
         place = server(given.uri)
         cache = root / f"models-{digest(place.uri.encode())[:12]}"
-    return ModelRegistry(Connection(place, timeout_s=given.timeout_s), ModelStore(cache))
+    connection = Connection(place, timeout_s=given.timeout_s)
+    return ModelRegistry(connection, ModelStore(cache), serving_days=given.serving_days)

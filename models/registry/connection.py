@@ -73,7 +73,7 @@ class Connection:
 
     def __init__(self, place: Place, *, timeout_s: int) -> None:
         self.place = place
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._lock = threading.Lock()
         self._client: Any = None
 
@@ -107,7 +107,7 @@ class Connection:
     def _opened(self) -> Any:
         with self._lock:
             if self._client is None:
-                _prepare(self._timeout_s)
+                _prepare(self.timeout_s)
                 from mlflow.tracking import MlflowClient
 
                 logging.getLogger("mlflow").setLevel(logging.WARNING)

@@ -7,7 +7,7 @@ version is brought into it once, verified.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from models.registry.known import (
     known_version,
     tags_of,
 )
+from models.registry.serving_metrics import SERVING_DAYS, ServingMetrics
 from models.store import (
     CHAMPION,
     MANIFEST,
@@ -49,8 +50,6 @@ from models.store import (
 
 _LOG = logger("models.registry")
 EXPERIMENT = "millstream"
-SERVING = "serving/"
-MOST_METRICS = 1_000
 _PAGE, _MOST_PAGES = 1_000, 100
 _PARAMETERS_AT_ONCE = 100
 
@@ -61,15 +60,26 @@ class ModelRegistry:
     Every call that MLflow must answer raises Unavailable when it does not, within the set time.
     """
 
-    def __init__(self, connection: Connection, cache: ModelStore, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        cache: ModelStore,
+        *,
+        clock: Clock | None = None,
+        serving_days: int = SERVING_DAYS,
+    ) -> None:
         self.cache = cache
         self._connection = connection
         self._clock = clock or SystemClock()
-        self._runs: dict[tuple[str, str], str] = {}
+        self._serving = ServingMetrics(connection, self._known, days=serving_days)
 
     @property
     def where(self) -> str:
         return str(self._connection.place)
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
 
     def names(self) -> list[str]:
         return sorted(self._aliases_by_name())
@@ -119,14 +129,13 @@ class ModelRegistry:
         """A version by its number or by an alias, from the cache, brought there where it is missing.
 
         A number that is cached is not asked for; an alias is, and its last known version is taken where
-        MLflow is away and that version is cached. Raises UnknownName for what is not there, InvalidInput for
-        what is no name, ModelRefused for a version without digest or with files that are not its own.
+        MLflow is away and that version is cached. Files that turn out to be damaged in the cache are brought
+        again, once. Raises UnknownName for what is not there, InvalidInput for what is no name, ModelRefused
+        for a version without digest or with files that are not its own.
         """
         checked_name(name, "model")
         if is_version(reference):
-            if self.cache.holds(name, reference):
-                return self.cache.resolve(name, reference)
-            return self._fetched(name, reference)
+            return self._kept(name, reference) or self._fetched(name, reference)
         checked_name(reference, "alias")
         try:
             known = self._known(name)
@@ -135,7 +144,7 @@ class ModelRegistry:
             if version is None or not self.cache.holds(name, version):
                 raise
             _LOG.warning("the alias may have moved, the cached one is taken", model=name, error=error.what)
-            return self.cache.resolve(name, reference)
+            return self._mending(self.cache.resolve(name, reference))
         if reference not in known.aliases:
             if not known.versions:
                 raise UnknownName("model", name, self.names())
@@ -143,6 +152,13 @@ class ModelRegistry:
         stored = self._fetched(name, known.aliases[reference], known)
         self.remember(known, reference)  # only now: until it is here, followers keep what they have
         return stored
+
+    def fetch(self, name: str, reference: str = CHAMPION) -> StoredModel:
+        """`resolve`, with every file of the cached version held against its digest, and brought again from
+        MLflow where one is damaged. Raises ModelRefused where it is damaged there too."""
+        if not is_version(reference):
+            reference = self.resolve(name, reference).version
+        return self._fetched(checked_name(name, "model"), reference, whole=True)
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias at a version that is whole. A champion that gives way becomes `previous`, which is
@@ -156,6 +172,34 @@ class ModelRegistry:
                     client.set_registered_model_alias(name, PREVIOUS, before)
                 client.set_registered_model_alias(name, alias, stored.version)
             self.remember(self._known(name), alias, PREVIOUS)
+
+    def settle_aliases(
+        self, name: str, champion: str, previous: str | None, *, instead_of: Sequence[str]
+    ) -> bool:
+        """Point both aliases where a controller has them, `previous` first; None takes it away. Whatever is
+        there already stays, so the same call again mends one that was cut short.
+
+        False, and nothing is changed, where the champion is neither there nor at one of `instead_of`: then
+        somebody else has moved it. A `previous` that the registry has not is passed over. Raises UnknownName
+        for a champion that it has not.
+        """
+        with self._connection.writing():
+            known = self._known(checked_name(name, "model"))
+            now = known.aliases.get(CHAMPION)
+            if now not in (None, champion, *instead_of):
+                return False
+            if champion not in known.complete:
+                raise UnknownName("model version", champion, known.complete, where=f"model {name}")
+            with self._connection.asking(f"move the aliases of model {name}") as client:
+                before = known.aliases.get(PREVIOUS)
+                if previous is None and before is not None:
+                    client.delete_registered_model_alias(name, PREVIOUS)
+                elif previous != before and previous in known.complete:
+                    client.set_registered_model_alias(name, PREVIOUS, previous)
+                if now != champion:
+                    client.set_registered_model_alias(name, CHAMPION, champion)
+            self.remember(self._known(name), CHAMPION, PREVIOUS)
+        return True
 
     def remember(self, known: KnownModel, *aliases: str) -> None:
         """Keep these aliases in the cache, for those who follow them there; what is gone is forgotten. One on
@@ -180,6 +224,7 @@ class ModelRegistry:
         if known.run_id:
             with self._connection.asking(f"read the metrics of {stored.where}") as client:
                 metrics = dict(client.get_run(known.run_id).data.metrics)
+        metrics = {**metrics, **self._serving.newest(name, stored.version)}
         on_it = tuple(sorted(alias for alias, version in model.aliases.items() if version == stored.version))
         return Described(known, on_it, stored.manifest, metrics)
 
@@ -214,34 +259,10 @@ class ModelRegistry:
         )
 
     def log_metrics(self, name: str, version: str, metrics: Mapping[str, float], at: datetime) -> None:
-        """Add what a version did in service, as `serving/<metric>` of its run at that time, in one call.
-
-        The same metrics of the same time are kept once. At most 1,000, all finite; raises InvalidInput.
-        """
-        from math import isfinite
-
-        where = f"model {name} {version}"
-        bad = sorted(key for key, value in metrics.items() if not isfinite(value))
-        if bad or len(metrics) > MOST_METRICS:
-            raise InvalidInput(
-                f"{len(metrics)} metrics, not a number: {bad[:5]}",
-                where=where,
-                mend="log finite numbers only",
-            )
-        if not metrics:
-            return
-        run_id = self._run(name, version)
-        millis = to_millis(at)
-        with self._connection.writing(), self._connection.asking(f"log metrics of {where}") as client:
-            from mlflow.entities import Metric
-
-            client.log_batch(
-                run_id,
-                metrics=[
-                    Metric(f"{SERVING}{key}", float(value), millis, millis // 60_000)
-                    for key, value in sorted(metrics.items())
-                ],
-            )
+        """Add what a version did in service, as `serving/<metric>` at that time, in one call; see
+        `ServingMetrics`. At most 1,000, all finite; raises InvalidInput, and UnknownName for a version that
+        is not there."""
+        self._serving.log(name, version, metrics, at)
 
     def _prepare(self, name: str) -> str:
         """The experiment; makes it and the registered model where they are not there."""
@@ -288,8 +309,25 @@ class ModelRegistry:
             raise
         return self.cache.keep(signed, files)
 
-    def _fetched(self, name: str, version: str, model: KnownModel | None = None) -> StoredModel:
-        """The version in the cache, brought from MLflow by one process where it is not."""
+    def _kept(self, name: str, version: str) -> StoredModel | None:
+        """The version in the cache; None where it is not, or its manifest is damaged."""
+        if not self.cache.holds(name, version):
+            return None
+        try:
+            return self._mending(self.cache.resolve(name, version))
+        except ModelRefused as error:
+            _LOG.warning("damaged in the cache", model=name, version=version, reason=error.what)
+            return None
+
+    def _mending(self, stored: StoredModel) -> StoredModel:
+        """One whose files are brought again where they are damaged."""
+        return stored.mended_by(lambda: self.fetch(stored.name, stored.version))
+
+    def _fetched(
+        self, name: str, version: str, model: KnownModel | None = None, *, whole: bool = False
+    ) -> StoredModel:
+        """The version in the cache, brought from MLflow by one process where it is not; with `whole` also
+        where a file of it is damaged."""
         known = (model or self._known(name)).versions.get(version)
         if known is None:
             complete = self.versions(name)
@@ -306,9 +344,10 @@ class ModelRegistry:
                 mend=f"register it: `millstream models register {name} --from-version {version}`",
             )
         with self.cache.fetching(name):
-            if not self.cache.holds(name, version, known.manifest_sha256):
+            there = self.cache.intact if whole else self.cache.holds
+            if not there(name, version, known.manifest_sha256):
                 self._bring(known, where)
-        return self.cache.resolve(name, version)
+        return self._mending(self.cache.resolve(name, version))
 
     def _bring(self, known: KnownVersion, where: str) -> None:
         source = self._source(known.name, known.version)
@@ -374,17 +413,3 @@ class ModelRegistry:
             if not known:
                 raise UnknownName("model", name, self.names()) from error
             raise UnknownName("model version", version, known, where=f"model {name}") from error
-
-    def _run(self, name: str, version: str) -> str:
-        key = (name, version)
-        if key not in self._runs:
-            known = self._known(checked_name(name, "model")).versions
-            if version not in known:
-                raise UnknownName("model version", version, known, where=f"model {name}")
-            run_id = known[version].run_id
-            if not run_id:
-                raise InvalidInput(
-                    "it has no run to log to", where=f"model {name} {version}", mend="register it"
-                )
-            self._runs[key] = run_id
-        return self._runs[key]

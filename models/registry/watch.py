@@ -20,6 +20,7 @@ from models.registry.registry import ModelRegistry
 _LOG = logger("models.registry.watch")
 JITTER = 0.2
 LONGEST_BACKOFF = 8
+STOP_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,11 @@ class RegistryChange:
 
 @dataclass
 class _Told:
+    """`refused`: the aliases whose version must not be served."""
+
     versions: set[str] = field(default_factory=set)
     aliases: dict[str, str] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
 
 
 class RegistryWatch:
@@ -67,37 +71,53 @@ class RegistryWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Returns when the look in progress is over."""
+        """Waits for the look in progress, at most ten seconds: MLflow may be slow, and a model large."""
         self._stopped.set()
         self._news.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(STOP_S)
 
     def wake(self) -> None:
         """There may be news: look at once."""
         self._news.set()
 
     def look(self) -> int:
-        """Look once; how many changes were told. Raises Unavailable, and what `on_change` raises."""
+        """Look once; how many changes were told. A model that cannot be read now, or whose change `on_change`
+        raised on, does not keep the others from their turn: what was raised first is raised at the end."""
         with self._looking:
             models = self._registry.models()
             first = self._told is None
             told = self._told = self._told if self._told is not None else {}
-            count = 0
+            count, failed = 0, None
             for name in sorted(models.keys() | told.keys()):
                 model = models.get(name, KnownModel(name, {}, {}))
                 seen = told.get(name)
                 if seen is None:
                     seen = told[name] = _Told(set(_judged(model)) if first else set())
-                for change in self._changes(model, seen):
-                    if change.alias is not None and change.problem is None:
-                        self._registry.remember(model, change.alias)
-                    self._on_change(change)
-                    _note(seen, change)
-                    count += 1
+                try:
+                    count += self._tell(model, seen)
+                except Exception as error:
+                    failed = failed or error
+                    continue
                 if name not in models:
                     del told[name]
+            if failed is not None:
+                raise failed
             return count
+
+    def _tell(self, model: KnownModel, seen: "_Told") -> int:
+        count = 0
+        for change in self._changes(model, seen):
+            if change.alias is not None and change.problem is None:
+                self._registry.remember(model, change.alias)
+            self._on_change(change)
+            _note(seen, change)
+            count += 1
+        cached = self._registry.cache.aliases(model.name) if seen.aliases else {}
+        lost = [alias for alias in seen.aliases if alias not in cached and alias not in seen.refused]
+        if lost:  # damaged in the cache, or taken away there
+            self._registry.remember(model, *lost)
+        return count
 
     def _changes(self, model: KnownModel, seen: _Told) -> Iterator[RegistryChange]:
         present = _judged(model)
@@ -151,5 +171,9 @@ def _note(seen: _Told, change: RegistryChange) -> None:
             seen.versions.discard(str(change.version))
         case "alias_moved":
             seen.aliases[str(change.alias)] = str(change.version)
+            if change.problem is None:
+                seen.refused.discard(str(change.alias))
+            else:
+                seen.refused.add(str(change.alias))
         case "alias_removed":
             seen.aliases.pop(str(change.alias), None)

@@ -16,6 +16,7 @@ from core.errors import InvalidInput, ModelRefused, Unavailable
 from core.settings import Mlflow, Settings
 from models.load import load
 from models.registry import Following, ModelRegistry, open_registry
+from models.registry.serving_metrics import EXPERIMENT
 from models.store import CHAMPION, MANIFEST, PREVIOUS, ModelStore
 from tests.models import made
 
@@ -217,9 +218,11 @@ def test_metrics_of_service_come_back(registry: ModelRegistry, files: dict[str, 
         "serving/records": 80.0,
         "serving/latency_p99_ms": 3.5,
     }
-    run_id = str(registry.models()["small"].versions["1"].run_id)
     with registry._connection.asking("read the history") as client:
-        history = [(m.timestamp, m.value) for m in client.get_metric_history(run_id, "serving/records")]
+        (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+        history = [
+            (m.timestamp, m.value) for m in client.get_metric_history(run.info.run_id, "serving/records")
+        ]
     millis = int(at.timestamp() * 1000)
     assert sorted(history) == [(millis, 120.0), (millis + 60_000, 80.0)]
     with pytest.raises(InvalidInput, match="not a number"):
