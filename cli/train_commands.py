@@ -114,6 +114,7 @@ def _train(
     from core.settings import settings
     from jobs.training.beginning import Asked, begin, run_id
     from jobs.training.fraud import training_root
+    from jobs.training.main import prune_runs
     from jobs.training.report import lines_of, report_of
     from jobs.training.run_folder import RunFolder
     from jobs.training.runner import carry_out
@@ -138,6 +139,7 @@ def _train(
         ) as around,
     ):
         state = carry_out(folder, around, clock=clock)
+        prune_runs(settings(), around.store, clock)
     for line in lines_of(state):
         say(line)
     if json:

@@ -265,8 +265,8 @@ class Training(Section):
         None, description="folder of TOML files; each takes the place of the shipped one of its model"
     )
     webhook_timeout_s: float = Field(5.0, gt=0, description="longest wait for an answer to a notice")
-    kept_runs: int = Field(20, ge=1, description="newest runs whose folders are kept, however old")
-    kept_days: float = Field(90.0, ge=0, description="age in days up to which all runs' folders are kept")
+    kept_runs: int = Field(20, ge=1, description="newest runs of a model whose folders are kept")
+    kept_days: float = Field(90.0, ge=0, description="all folders of runs younger than so many days are kept")
 
 
 class Settings(BaseSettings):

@@ -201,13 +201,12 @@ class ModelStore:
             if not _VERSION.fullmatch(reference):
                 raise _refused(f"an alias names version {reference!r}", f"model {name}")
         folder = self._folder(name) / reference
-        path = folder / MANIFEST
-        if not path.is_file():
+        data = _bytes_of(folder / MANIFEST)
+        if data is None:
             known = self.versions(name)
             if not known:
                 raise UnknownName("model", name, self.names())
             raise UnknownName("model version", reference, known, where=f"model {name}")
-        data = path.read_bytes()
         where = f"model {name} {reference} in {folder}"
         if expected is not None and digest(data) != expected:
             raise _refused("the manifest is not the one that the alias was set on", where)
@@ -264,10 +263,10 @@ class ModelStore:
 
     def holds(self, name: str, version: str, manifest_sha256: str | None = None) -> bool:
         """Whether that version is here; with a digest: whether its manifest has it."""
-        path = self._folder(name) / version / MANIFEST
-        if not _VERSION.fullmatch(version) or not path.is_file():
+        if not _VERSION.fullmatch(version):
             return False
-        return manifest_sha256 is None or digest(path.read_bytes()) == manifest_sha256
+        data = _bytes_of(self._folder(name) / version / MANIFEST)
+        return data is not None and (manifest_sha256 is None or digest(data) == manifest_sha256)
 
     def intact(self, name: str, version: str, manifest_sha256: str | None = None) -> bool:
         """Whether it is here (see `holds`) and every file is what its manifest says."""
@@ -380,6 +379,14 @@ def _check(data: bytes, entry: FileEntry, file: str, where: str) -> None:
     found = digest(data)
     if found != entry.sha256:
         raise _refused(f"{file} has SHA-256 {found[:12]}..., the manifest says {entry.sha256[:12]}...", where)
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    """None where there is no such file, be it only for the moment in which its version is replaced."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _folders(path: Path) -> Iterable[Path]:

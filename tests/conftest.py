@@ -7,9 +7,10 @@ import pytest
 
 from core import collector
 from tests.lanes import arrange
+from tests.mlflow_fixture import mlflow_server, mlflow_tables
 from tests.stack_fixture import services_env, stack
 
-__all__ = ["own_collector", "services_env", "stack"]
+__all__ = ["mlflow_server", "mlflow_tables", "own_collector", "services_env", "stack"]
 PYTHONS_OWN = (700, 10, 10)
 
 

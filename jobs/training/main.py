@@ -13,14 +13,15 @@ from confluent_kafka import Message
 from filelock import FileLock, Timeout
 
 from core.clock import Clock, SystemClock
-from core.errors import MillstreamError, StackError
+from core.errors import MillstreamError, StackError, Unavailable
 from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.probe import Probe, ProbeServer
 from jobs.training.on_kafka import Published
 from jobs.training.ports import Deploys
-from jobs.training.run_folder import RunFolder, RunState
+from jobs.training.run_folder import RunFolder, RunState, prune
 from jobs.training.scheduler import Child, Scheduler
+from models.store import Registry
 from pipelines.changes import apply_topics
 from pipelines.outbox import Outbox
 from pipelines.training.reading import configurations
@@ -99,7 +100,27 @@ def resume(id: str, settings: Settings, *, deploys: Deploys | None = None) -> Ru
         clock=clock,
         deploys=deploys,
     ) as around:
-        return carry_out(folder, around, clock=clock)
+        state = carry_out(folder, around, clock=clock)
+    prune_runs(settings, store, clock)
+    return state
+
+
+def prune_runs(settings: Settings, store: Registry, clock: Clock) -> None:
+    """Remove the folders of old runs, as set; where the registry is away the next run does it."""
+    own = settings.training
+    try:
+        removed = prune(
+            settings.root / "training",
+            store,
+            runs_kept=own.kept_runs,
+            days_kept=own.kept_days,
+            now=clock.now(),
+        )
+    except Unavailable as error:
+        _log.warning("old runs stay: the registry does not answer", reason=error.what)
+        return
+    if removed:
+        _log.info("old runs removed", runs=removed)
 
 
 def _progress(what: str, done: float | None) -> None:

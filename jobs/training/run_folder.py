@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +21,14 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from core.errors import Conflict, InvalidInput, UnknownName
+from models.store import Registry
 from pipelines.training.configuration import Configuration
 
 Outcome = Literal["queued", "running", "succeeded", "needs_attention", "failed"]
 ENDED: tuple[Outcome, ...] = ("succeeded", "needs_attention", "failed")
 _ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _STATE = "state.json"
+_GONE = ".gone-"
 
 
 class StageState(msgspec.Struct, frozen=True):
@@ -149,6 +151,17 @@ class RunFolder:
         lock.release()
         return False
 
+    def remove(self) -> bool:
+        """Whether it is gone at once, as a whole; not while a process works on it."""
+        try:
+            with self.held():
+                gone = self.path.with_name(f"{_GONE}{self.id}")
+                self.path.rename(gone)
+        except Conflict:
+            return False
+        shutil.rmtree(gone, ignore_errors=True)
+        return True
+
     def clear(self) -> None:
         """Remove what only an unfinished run needs."""
         shutil.rmtree(self.data, ignore_errors=True)
@@ -161,6 +174,32 @@ def runs(root: Path) -> list[RunFolder]:
         return []
     names = sorted(path.name for path in folder.iterdir() if _ID.fullmatch(path.name))
     return [found for name in names if (found := RunFolder(root, name)).exists]
+
+
+def prune(root: Path, store: Registry, *, runs_kept: int, days_kept: float, now: datetime) -> list[str]:
+    """Remove the folders of old runs; returns their ids.
+
+    Kept are of each model the newest `runs_kept`, all that changed within `days_kept`, those that have not
+    ended or are worked on, and those whose version has an alias. Raises Unavailable, with nothing removed
+    of a model whose aliases the registry does not tell.
+    """
+    for gone in (root / "runs").glob(f"{_GONE}*"):  # of one that was killed
+        shutil.rmtree(gone, ignore_errors=True)
+    by_model: dict[str, list[tuple[datetime, RunFolder, RunState]]] = {}
+    for folder in runs(root):
+        try:
+            state = folder.load()
+        except InvalidInput:  # not readable: for somebody to look at
+            continue
+        by_model.setdefault(state.configuration.name, []).append((state.created_at, folder, state))
+    removed = []
+    for model, found in by_model.items():
+        found.sort(key=lambda one: (one[0], one[1].id), reverse=True)
+        oldest = now - timedelta(days=days_kept)
+        old = [one for one in found[runs_kept:] if one[2].state in ENDED and one[2].changed_at < oldest]
+        needed = set(store.aliases(model).values()) if old else set()
+        removed += [folder.id for _, folder, state in old if state.version not in needed and folder.remove()]
+    return removed
 
 
 def acknowledge(folder: RunFolder, *, by: str, at: datetime) -> RunState:

@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from core.clock import Clock
-from core.errors import MillstreamError
+from core.errors import MillstreamError, UnknownName
 from core.telemetry.log import logger
 from jobs.training.beginning import Asked, begin, ended
 from jobs.training.run_folder import RunFolder, RunState, acknowledge, runs
@@ -147,7 +147,11 @@ class Scheduler:
             if id in self._pauses and now < self._pauses[id][1]:
                 continue
             folder = RunFolder(self._root, id)
-            state = folder.load()
+            try:
+                state = folder.load()
+            except UnknownName:  # an old one that was pruned
+                self._open.discard(id)
+                continue
             if not ended(state) and not folder.busy():
                 waiting.append((state.created_at, id))
         for _, id in sorted(waiting)[: max(self._most - len(self._children), 0)]:
@@ -156,7 +160,10 @@ class Scheduler:
     def _tell(self) -> None:
         """Publish what changed; what cannot be published now is tried again at the next step."""
         for id in sorted(self._open):
-            state = RunFolder(self._root, id).load()
+            try:
+                state = RunFolder(self._root, id).load()
+            except UnknownName:  # pruned a moment ago
+                continue
             if self._published.get(id) != state:
                 try:
                     self._publish(state)

@@ -57,12 +57,12 @@ class Following:
         """See `ModelRegistry.resolve`. An alias that could not be fetched is asked for again after ten
         seconds: who follows one asks every second."""
         cache = self._registry.cache
-        version = reference if is_version(reference) else cache.pointer(name, reference)
-        if version is not None and cache.holds(name, version):
-            try:
+        try:
+            version = reference if is_version(reference) else cache.pointer(name, reference)
+            if version is not None and cache.holds(name, version):
                 return self._mending(cache.resolve(name, reference))
-            except ModelRefused as error:
-                _LOG.warning("damaged in the cache", model=name, version=version, reason=error.what)
+        except (ModelRefused, UnknownName) as error:  # unknown: just being replaced
+            _LOG.warning("damaged in the cache", model=name, reference=reference, reason=error.what)
         if is_version(reference):
             return self._fetched(name, reference)
         failed = self._failed.get((name, reference))

@@ -315,7 +315,7 @@ class ModelRegistry:
             return None
         try:
             return self._mending(self.cache.resolve(name, version))
-        except ModelRefused as error:
+        except (ModelRefused, UnknownName) as error:  # unknown: just being replaced
             _LOG.warning("damaged in the cache", model=name, version=version, reason=error.what)
             return None
 

@@ -1,4 +1,7 @@
-"""A worker or a controller as a process: `python -m ... worker DOMAIN BATCH FOLDER | controller FOLDER`."""
+"""A worker or a controller as a process: `python -m ... worker DOMAIN BATCH FOLDER | controller [FOLDER]`.
+
+A controller without a folder has the registry of the settings.
+"""
 
 import sys
 from dataclasses import replace
@@ -14,7 +17,7 @@ from tests.jobs.worker.payments import plan
 
 def main(kind: str, *given: str) -> None:
     if kind == "controller":
-        control(settings(), registry=VersionFolder(Path(given[0])))
+        control(settings(), registry=VersionFolder(Path(given[0])) if given else None)
         return
     domain, batch, folder = given
     own = plan(domain, batch=int(batch))

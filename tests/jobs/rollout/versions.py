@@ -1,12 +1,14 @@
 """Versions of a formula in a folder: a store that tests write to while processes read it.
 
-    FOLDER/MODEL/champion       the alias, as text
+    FOLDER/MODEL/champion       the alias, as text; previous, too
     FOLDER/MODEL/<n>.json       what is special about version n, see `Traits`
 
 Version n adds n/100 of a point to the score, so that every result shows which version computed it.
 """
 
 import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -64,15 +66,19 @@ class VersionFolder:
     def __init__(self, folder: Path, model: str = "") -> None:
         self.folder = folder
         self.model = model
+        self.logged: list[tuple[str, str, Mapping[str, float], datetime]] = []
 
     def put(self, model: str, version: str, traits: Traits | None = None) -> None:
         (self.folder / model).mkdir(parents=True, exist_ok=True)
         (self.folder / model / f"{version}.json").write_bytes(msgspec.json.encode(traits or Traits()))
 
     def promote(self, model: str, version: str) -> None:
-        waiting = self.folder / model / ".champion"
+        self.put_alias(model, "champion", version)
+
+    def put_alias(self, model: str, alias: str, version: str) -> None:
+        waiting = self.folder / model / f".{alias}"
         waiting.write_text(version)
-        waiting.replace(self.folder / model / "champion")
+        waiting.replace(self.folder / model / alias)
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self.folder.iterdir())
@@ -81,8 +87,23 @@ class VersionFolder:
         return sorted((path.stem for path in (self.folder / name).glob("*.json")), key=int)
 
     def aliases(self, name: str) -> dict[str, str]:
-        alias = self.folder / name / "champion"
-        return {"champion": alias.read_text()} if alias.exists() else {}
+        places = {alias: self.folder / name / alias for alias in ("champion", "previous")}
+        return {alias: place.read_text() for alias, place in places.items() if place.exists()}
+
+    def settle_aliases(
+        self, name: str, champion: str, previous: str | None, *, instead_of: Sequence[str]
+    ) -> bool:
+        if self.aliases(name).get("champion") not in (None, champion, *instead_of):
+            return False
+        if previous is None:
+            (self.folder / name / "previous").unlink(missing_ok=True)
+        else:
+            self.put_alias(name, "previous", previous)
+        self.put_alias(name, "champion", champion)
+        return True
+
+    def log_metrics(self, name: str, version: str, metrics: Mapping[str, float], at: datetime) -> None:
+        self.logged.append((name, version, metrics, at))
 
     def champion(self) -> str:
         found = self.aliases(self.model).get("champion")

@@ -50,12 +50,12 @@ def create_serving_topics() -> None:
 class Process:
     """`kill` is SIGKILL, `stop` is SIGTERM and the exit status."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, **env: str) -> None:
         (self.port,) = free_ports(1)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.jobs.rollout.processes", *arguments],
             cwd=ROOT,
-            env={**os.environ, "MILLSTREAM_PROBE_PORT": str(self.port)},
+            env={**os.environ, **env, "MILLSTREAM_PROBE_PORT": str(self.port)},
         )
 
     @property
@@ -109,8 +109,8 @@ class World(Bench):
             self.outbox.close()
 
     @contextmanager
-    def process(self, *arguments: str) -> Iterator[Process]:
-        made = Process(*arguments)
+    def process(self, *arguments: str, **env: str) -> Iterator[Process]:
+        made = Process(*arguments, **env)
         try:
             yield made
         finally:

@@ -21,8 +21,8 @@ from models.registry import ModelRegistry
 from models.registry.contents import contents
 from models.registry.known import SIGNED
 from models.store import BOOSTER, CHAMPION, GOLDEN, MANIFEST, MODEL, SIGNATURE
+from tests.mlflow_fixture import Server
 from tests.models import made
-from tests.models.registry.conftest import Server
 
 
 def client_of(registry: ModelRegistry) -> Any:
@@ -281,12 +281,12 @@ def test_a_source_outside_the_servers_artifacts_is_refused(
 
 
 def test_a_pickle_on_the_server_is_refused(
-    of_server: Callable[[str], ModelRegistry], server: Server, files: dict[str, bytes]
+    of_server: Callable[[str], ModelRegistry], mlflow_server: Server, files: dict[str, bytes]
 ) -> None:
     here = of_server("here")
     here.publish("pickled", files, made.DESCRIPTION)
     run = here.models()["pickled"].versions["1"].run_id
-    (place,) = (server.folder / "artifacts").rglob(f"{run}/artifacts/model")
+    (place,) = (mlflow_server.folder / "artifacts").rglob(f"{run}/artifacts/model")
     (place / "python_model.pkl").write_bytes(pickle.dumps([1]))
     with pytest.raises(ModelRefused, match=r"python_model\.pkl"):
         of_server("there").resolve("pickled", "1")

@@ -13,8 +13,8 @@ from core.errors import ModelRefused
 from models.registry import Following, ModelRegistry, RegistryChange, RegistryWatch
 from models.store import CHAMPION, MODEL, PREVIOUS
 from schemas.registry_webhook import read_webhook
+from tests.mlflow_fixture import Server
 from tests.models import made
-from tests.models.registry.conftest import Server
 
 OFTEN = timedelta(milliseconds=100)
 
@@ -111,7 +111,7 @@ def test_a_change_whose_call_failed_is_told_again(registry: ModelRegistry, files
 
 
 def test_a_signed_webhook_of_the_real_server_wakes_the_watch(
-    of_server: Callable[[str], ModelRegistry], server: Server, files: dict[str, bytes]
+    of_server: Callable[[str], ModelRegistry], mlflow_server: Server, files: dict[str, bytes]
 ) -> None:
     """MLflow signs and sends it; the watch alone would not look for an hour."""
     secret = "a secret of both sides"
