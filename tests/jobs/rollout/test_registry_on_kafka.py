@@ -21,7 +21,7 @@ from tests.jobs.worker.on_kafka import until
 from tests.mlflow_fixture import Server
 from tests.models import made as models
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(1200)]
 SECRET = "a secret of both sides"
 PATH = "/api/v1/registry/webhook"
 
@@ -44,7 +44,7 @@ class Registered(World):
         env = {
             "MILLSTREAM_MLFLOW__URI": self.mlflow.uri,
             "MILLSTREAM_MLFLOW__POLL_S": "3600",
-            "MILLSTREAM_MLFLOW__TIMEOUT_S": "5",
+            "MILLSTREAM_MLFLOW__TIMEOUT_S": "30",
         }
         with self.process("controller", **env) as process:
             yield process
@@ -89,22 +89,22 @@ def hook(world: Registered) -> Iterator[None]:
 
 def test_a_champion_moved_in_mlflow_is_routed_at_its_webhook(world: Registered, hook: None) -> None:
     with world.control():
-        until(lambda: world.active() == "1", "the first look", 120)
+        until(lambda: world.active() == "1", "the first look", 400)
         world.registry_of_models.set_alias(world.model, CHAMPION, "2")
-        until(lambda: world.active() == "2", "the champion of the webhook", 120)
-        until(world.noted, "the registry and the routing agree")
+        until(lambda: world.active() == "2", "the champion of the webhook", 400)
+        until(world.noted, "the registry and the routing agree", 400)
     assert world.aliases() == {"champion": "2", "previous": "1"}
 
 
 def test_aliases_follow_a_rollback_and_a_second_one(world: Registered) -> None:
     with world.control():
-        until(lambda: world.active() is not None and world.noted(), "the controller", 120)
+        until(lambda: world.active() is not None and world.noted(), "the controller", 400)
         before = world.aliases()
         for aliases in ({"champion": before["previous"], "previous": before["champion"]}, before):
-            answer = world.reply(world.ask("rollback"), deadline_s=120)
+            answer = world.reply(world.ask("rollback"), deadline_s=400)
             assert (answer.outcome, answer.target) == ("done", aliases["champion"])
-            until(lambda aliases=aliases: world.aliases() == aliases, "the aliases", 120)
-            until(world.noted, "the registry and the routing agree", 120)
+            until(lambda aliases=aliases: world.aliases() == aliases, "the aliases", 400)
+            until(world.noted, "the registry and the routing agree", 400)
         revision = world.fleet().routing.revision  # type: ignore[union-attr]
         world.reply(world.ask("look"))
         world.reply(world.ask("look"))
@@ -113,11 +113,11 @@ def test_aliases_follow_a_rollback_and_a_second_one(world: Registered) -> None:
 
 def test_a_controller_killed_while_the_registry_is_away_loses_no_alias(world: Registered) -> None:
     with world.control() as process:
-        until(lambda: world.active() is not None and world.noted(), "the controller", 120)
+        until(lambda: world.active() is not None and world.noted(), "the controller", 400)
         before = world.aliases()
         world.mlflow.stop()
         try:
-            answer = world.reply(world.ask("rollback"), deadline_s=120)
+            answer = world.reply(world.ask("rollback"), deadline_s=400)
             assert (answer.outcome, answer.target) == ("done", before["previous"])
             until(lambda: world.active() == before["previous"], "the rollback")
             process.kill()
@@ -125,8 +125,8 @@ def test_a_controller_killed_while_the_registry_is_away_loses_no_alias(world: Re
             world.mlflow.start()
     assert world.aliases() == before
     with world.control():
-        until(lambda: world.aliases()["champion"] == before["previous"], "the alias", 180)
-        until(world.noted, "the registry and the routing agree", 120)
+        until(lambda: world.aliases()["champion"] == before["previous"], "the alias", 400)
+        until(world.noted, "the registry and the routing agree", 400)
         assert world.active() == before["previous"]
     assert world.aliases() == {"champion": before["previous"], "previous": before["champion"]}
 
