@@ -1,5 +1,6 @@
 """Changes are told once each, validated, whoever made them; and no error ends the watch."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import ModelRefused
+from core.errors import ModelRefused, Unavailable
 from models.registry import Following, ModelRegistry, RegistryChange, RegistryWatch
+from models.registry.known import KnownVersion
 from models.store import CHAMPION, MODEL, PREVIOUS
 from schemas.registry_webhook import read_webhook
 from tests.mlflow_fixture import Server
@@ -169,3 +171,34 @@ def _until(true: Callable[[], bool], seconds: float = 30) -> None:
 def _no_thread_stays() -> object:
     yield
     assert not [thread for thread in threading.enumerate() if thread.name == "watch-models"]
+
+
+def test_a_model_that_cannot_be_read_keeps_no_other_from_its_turn(
+    registry: ModelRegistry, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: list[RegistryChange] = []
+    watch = RegistryWatch(registry, OFTEN, changes.append)
+    watch.look()
+    for name in ("a", "b"):
+        registry.publish(name, files, made.DESCRIPTION)
+        registry.set_alias(name, CHAMPION, "1")
+        shutil.rmtree(registry.cache.resolve(name, "1").folder)
+    bring = ModelRegistry._bring
+
+    def away(self: ModelRegistry, known: KnownVersion, where: str) -> None:
+        if known.name == "a":
+            raise Unavailable("its artifacts are away")
+        bring(self, known, where)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ModelRegistry, "_bring", away)
+        with pytest.raises(Unavailable, match="artifacts are away"):
+            watch.look()
+    assert {change.name for change in changes} == {"b"}
+    changes.clear()
+    watch.look()
+    assert {change.name for change in changes} == {"a"}
+    (registry.cache.root / "b" / CHAMPION).write_bytes(b"damaged")
+    assert watch.look() == 0
+    assert Following(registry).resolve("b").version == "1"
+    assert registry.cache.pointer("b", CHAMPION) == "1", "an alias that was damaged is there again"
