@@ -16,6 +16,7 @@ from models.registry import Following, ModelRegistry, open_registry
 from models.store import CHAMPION, GOLDEN, MANIFEST, MODEL, SIGNATURE
 from tests.models import made
 
+pytestmark = pytest.mark.timeout(1200)
 ROOT = Path(__file__).parents[3]
 WORKER = """
 import sys
@@ -82,7 +83,7 @@ def test_a_worker_has_it_brought_by_another_process(home: Path, files: dict[str,
     folder = published(registry, files)
     flip(folder / MODEL)
     worker = subprocess.run(
-        [sys.executable, "-c", WORKER, str(home)], cwd=ROOT, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", WORKER, str(home)], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert worker.stdout.split() == ["False"], worker.stderr
     assert (folder / MODEL).read_bytes() == files[MODEL]
@@ -120,5 +121,5 @@ def test_many_that_find_the_damage_at_once_get_one_whole_version(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(600)
     assert found == [files[MODEL]] * 6
