@@ -200,7 +200,7 @@ class Generate:
                     progress.queue_s += lease.queue_s
                     progress.slot_s += lease.slot_s
                     progress.batch = progress.batch or lease.batch
-                    progress.backup = lease.member.server.model != (asked.model or self.pool.active)
+                    progress.backup = lease.backup
                     if previous is not None and progress.text:
                         await self._hand_over(previous, lease, streamed, emit, progress)
                     await self._ask(asked, lease, streamed, emit, progress, claim)

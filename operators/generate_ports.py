@@ -1,6 +1,6 @@
 """What generating asks of the outside: LLM servers, a cache of answers, breakers, a ledger of paid calls."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
@@ -95,8 +95,9 @@ class LanguageServer(Protocol):
         """Tokens of the text alone; None where the server does not count. Raises nothing for its faults."""
         ...
 
-    async def probe(self) -> Health:
-        """Have it say 4 to 8 tokens. Never raises for a server's fault: that is a score of 0."""
+    async def probe(self, heard: Callable[[int], None] | None = None) -> Health:
+        """Have it say 4 to 8 tokens. Never raises for a server's fault: that is a score of 0. `heard` is told
+        how much of that it has said, in percent."""
         ...
 
     async def close(self) -> None: ...

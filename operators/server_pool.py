@@ -51,12 +51,14 @@ class Member:
 @dataclass(frozen=True)
 class Lease:
     """A slot of a server. `batch` are the answers under way there, this one included; times in seconds:
-    `queue_s` behind others, `slot_s` at the head of the queue."""
+    `queue_s` behind others, `slot_s` at the head of the queue. `backup`: another model was active when it was
+    given, and none of its servers was to be had."""
 
     member: Member
     batch: int
     queue_s: float
     slot_s: float
+    backup: bool
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class _Waiter:
     without: frozenset[str]
     came_at: float
     headed_at: float | None
-    granted: "asyncio.Future[Member]" = field(repr=False)
+    granted: "asyncio.Future[tuple[Member, bool]]" = field(repr=False)
 
 
 class ServerPool:
@@ -179,27 +181,28 @@ class ServerPool:
         if not self._waiting:
             member = self._free(model, without)
             if member is not None:
-                return self._lease(member, 0.0, 0.0)
+                member.in_flight += 1
+                return Lease(member, member.in_flight, 0.0, 0.0, self._backup(model, member))
         if len(self._waiting) >= self.queue:
             raise QueueFull(
                 f"{self.queue} questions wait for a slot already",
                 mend="try again later, or give the servers more slots",
                 retry_after_s=1.0,
             )
-        future: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[Member, bool]] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(model, without, came_at, None if self._waiting else came_at, future)
         self._waiting.append(waiter)
         try:
-            member = await future
+            member, backup = await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._release(future.result())  # granted and cancelled in the same turn
+                self._release(future.result()[0])  # granted and cancelled in the same turn
             raise
         finally:
             self._forget(waiter)
         now = self._clock.monotonic()
         headed_at = waiter.headed_at if waiter.headed_at is not None else now
-        return Lease(member, member.in_flight, headed_at - came_at, now - headed_at)
+        return Lease(member, member.in_flight, headed_at - came_at, now - headed_at, backup)
 
     def leave(self, lease: Lease) -> None:
         self._release(lease.member)
@@ -321,9 +324,8 @@ class ServerPool:
         free = [m for m in self._candidates(model, without) if m.in_flight < m.slots]
         return min(free, key=lambda member: member.in_flight / member.slots, default=None)
 
-    def _lease(self, member: Member, queue_s: float, slot_s: float) -> Lease:
-        member.in_flight += 1
-        return Lease(member, member.in_flight, queue_s, slot_s)
+    def _backup(self, model: str | None, member: Member) -> bool:
+        return model is None and member.server.model != self.active
 
     def _release(self, member: Member) -> None:
         member.in_flight -= 1
@@ -338,7 +340,7 @@ class ServerPool:
             member = self._free(waiter.model, waiter.without)
             if member is not None:
                 member.in_flight += 1
-                waiter.granted.set_result(member)
+                waiter.granted.set_result((member, self._backup(waiter.model, member)))
                 self._forget(waiter)
 
     def _forget(self, waiter: _Waiter) -> None:

@@ -75,6 +75,13 @@ class FakeServer:
             return web.json_response({"choices": [{"message": {"content": "whole"}}]})
         if behaviour == "empty":
             return web.Response(content_type="text/event-stream")
+        if behaviour == "error_in_pieces":
+            response = web.StreamResponse(status=400)
+            await response.prepare(request)
+            for part in (b'{"error": {"message": "request ex', b"ceeds the available conte", b'xt size"}}'):
+                await response.write(part)
+                await asyncio.sleep(0.02)
+            return response
         if behaviour == "hang_at_once":
             await asyncio.sleep(3600)
         if behaviour in ("reset_at_once", "no_http"):
@@ -114,7 +121,8 @@ class FakeServer:
             await asyncio.sleep(self.seconds_per_token)
         await response.write(_event({"choices": [{"delta": {}, "finish_reason": "length"}]}))
         usage = {"prompt_tokens": len(str(messages)), "completion_tokens": number}
-        await response.write(_event({"choices": [], "usage": usage}))
+        if behaviour != "no_usage":
+            await response.write(_event({"choices": [], "usage": usage}))
         if behaviour == "reset_at_the_end":
             assert request.transport is not None
             request.transport.abort()

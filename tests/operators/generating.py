@@ -20,6 +20,8 @@ from operators.server_pool import Member, ServerPool
 from tests.llm_fake import FakeServer, fake_server
 
 SILENCE_S = 0.3
+"""Of a server that a test lets hang. The others may take their time: a busy machine does."""
+PATIENT_S = 60.0
 
 
 class Heard:
@@ -54,7 +56,8 @@ class World:
         *,
         slots: int = 2,
         queue: int = 4,
-        silence_s: float = SILENCE_S,
+        silences_s: Sequence[float] = (),
+        floor: float = 0.01,
         keeping: Keeping | None = None,
         ledger: PaidCalls | None = None,
         breaker: CallBreaker | None = None,
@@ -64,7 +67,14 @@ class World:
         self.members = [
             Member(
                 HttpLanguageServer(
-                    f"s{number}", fake.model, fake.url, pooling=Pooling(silence_s=silence_s), floor=9.0
+                    f"s{number}",
+                    fake.model,
+                    fake.url,
+                    pooling=Pooling(
+                        silence_s=silences_s[number] if number < len(silences_s) else PATIENT_S,
+                        wait_s=PATIENT_S,
+                    ),
+                    floor=floor,
                 ),
                 slots=slots,
                 breaker=breaker or Unbroken(),
@@ -96,7 +106,7 @@ def asked(
     *,
     id: str = "q1",
     tenant: str = "acme",
-    within_s: float = 20.0,
+    within_s: float = 120.0,
     streamed: bool = True,
     **more: Any,
 ) -> Question:
@@ -105,7 +115,7 @@ def asked(
 
 
 def question_of(
-    body: bytes, *, id: str = "q1", tenant: str = "acme", within_s: float = 20.0, streamed: bool = True
+    body: bytes, *, id: str = "q1", tenant: str = "acme", within_s: float = 120.0, streamed: bool = True
 ) -> Question:
     deadline_at = datetime.now(UTC) + timedelta(seconds=within_s)
     return Question(tenant, id, PIPELINE, body, deadline_at, streamed)
@@ -128,7 +138,7 @@ async def world(*models: str, **more: Any) -> AsyncIterator[World]:
         yield made
 
 
-async def until(condition: Any, within_s: float = 5.0) -> None:
+async def until(condition: Any, within_s: float = 60.0) -> None:
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.005)

@@ -20,7 +20,7 @@ from core.errors import (
 )
 from operators.generate import Keeping
 from tests.llm_fake import AT_ONCE, MID_STREAM, NEVER_STOPS
-from tests.operators.generating import Heard, asked, question_of, until, words, world
+from tests.operators.generating import PATIENT_S, SILENCE_S, Heard, asked, question_of, until, words, world
 
 
 def read(body: bytes) -> dict[str, Any]:
@@ -58,10 +58,10 @@ async def test_who_does_not_listen_gets_no_pieces() -> None:
 
 @pytest.mark.parametrize("behaviour", [*AT_ONCE, *MID_STREAM])
 async def test_a_second_server_takes_over_and_the_text_is_whole(behaviour: str) -> None:
-    async with world("fake", "fake") as w:
+    async with world("fake", "fake", silences_s=[SILENCE_S if "hang" in behaviour else PATIENT_S]) as w:
         w.fakes[0].script = [behaviour]
         heard = Heard()
-        answer = read((await asyncio.wait_for(w.ask(asked(), heard), 10)).body)
+        answer = read((await asyncio.wait_for(w.ask(asked(), heard), 60)).body)
         assert heard.text == answer["text"] == words(10)
         assert answer["server"] == "s1"
         assert answer["degraded"]
