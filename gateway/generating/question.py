@@ -78,11 +78,16 @@ async def streamed(under_way: UnderWay, request: Request, parts: Parts) -> Respo
         await under_way.__aexit__(None, None, None)
         return Response(CLIENT_GONE)
     headers = [("x-accel-buffering", "no")]
-    return Response(200, content_type=EVENT_STREAM, headers=headers, parts=_closing(under_way, parts))
+    closing = _closing(under_way, parts)
+    await anext(closing)
+    return Response(200, content_type=EVENT_STREAM, headers=headers, parts=closing)
 
 
 async def _closing(under_way: UnderWay, parts: Parts) -> AsyncGenerator[bytes, None]:
+    """The first part is empty and for the caller: a generator that was begun leaves the question when it is
+    closed or forgotten, one that was not would never."""
     async with under_way:
+        yield b""
         async for part in parts(under_way):
             yield part
 

@@ -6,8 +6,8 @@ model and its template can only be exchanged together. Whatever the server does 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from typing import Any
 
 import aiohttp
@@ -15,7 +15,7 @@ import msgspec
 
 from core.errors import InvalidInput, Rejected, ServerFailed
 from core.telemetry.metrics import counter
-from models.llm.connections import Connections, Pooling
+from models.llm.connections import Call, Connections, Pooling
 from models.llm.event_stream import EventStream, TooLongLine
 from operators.generate_ports import Completion, Delta, Health, Message, Usage
 
@@ -26,8 +26,11 @@ PROBE_TOKENS = 8
 PROBE_S = 10.0
 COUNT_S = 0.25
 END_S = 0.05
+STALE = 3
+"""Kept connections that are found closed before a call is said to be lost."""
 _PROBE = Completion((Message("user", "Count from one to ten."),), max_tokens=PROBE_TOKENS, temperature=0.0)
 _ERROR_BYTES = 64 * 1024
+_COUNT_BYTES = 1024 * 1024
 _DONE = b"[DONE]"
 _FAILURES = counter("llm_server_failures_total", "Calls that an LLM server failed", ["server", "kind"])
 _encode = msgspec.json.Encoder().encode
@@ -117,24 +120,28 @@ class HttpLanguageServer:
                 if response.status in (404, 405, 501):
                     self._counts = False
                     return None
-                found = _decode_count(await response.read())
+                found = _decode_count(await _bounded(response, _COUNT_BYTES))
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError):
             return None
         return found.count if found.count is not None else len(found.tokens or ()) or None
 
-    async def probe(self) -> Health:
-        said, begun, first, tokens = "", time.monotonic(), 0.0, 0
+    async def probe(self, heard: Callable[[int], None] | None = None) -> Health:
+        said, begun, first, parts, tokens = "", time.monotonic(), 0.0, 0, 0
         try:
-            async with asyncio.timeout(PROBE_S):
-                async for delta in self.complete(_PROBE):
-                    if delta.text and not said:
-                        first = time.monotonic()
+            async with asyncio.timeout(PROBE_S), aclosing(self.complete(_PROBE)) as deltas:
+                async for delta in deltas:
+                    if delta.text:
+                        first = first or time.monotonic()
+                        parts += 1
+                        if heard is not None:
+                            heard(100 * min(parts, PROBE_TOKENS) // PROBE_TOKENS)
                     said += delta.text
                     tokens = delta.usage.completion_tokens if delta.usage else tokens
         except (ServerFailed, InvalidInput) as error:
             return Health(0.0, reason=error.what)
         except TimeoutError:
             return Health(0.0, reason=f"no {PROBE_TOKENS} tokens in {PROBE_S:g} s")
+        tokens = tokens or parts  # not every server tells its usage
         if not said.strip() or tokens < PROBE_TOKENS // 2:
             return Health(0.0, reason=f"{tokens} tokens, {len(said.strip())} characters")
         rate = (tokens - 1) / max(time.monotonic() - first, 1e-9) if tokens > 1 else 1 / (first - begun)
@@ -147,10 +154,22 @@ class HttpLanguageServer:
 
     async def _sent(self, body: bytes) -> aiohttp.ClientResponse:
         """The response to the request. llama.cpp promises to keep the connection and closes it after a
-        stream, so that the next request may be lost: there, and until the server is known, it is not kept."""
-        response = await self.connections.post(CHAT, body, keep=self._keeps)
-        self._keeps = not response.headers.get("server", "").startswith("llama.cpp")
-        return response
+        stream, so that the next request may be lost: there, and until the server is known, it is not kept.
+
+        Any server may close a kept connection while a request is on its way. Where nothing was answered on
+        one that had served before, the request is sent again."""
+        stale = 0
+        while True:
+            call = Call()
+            try:
+                response = await self.connections.post(CHAT, body, keep=self._keeps, call=call)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not call.reused or stale == STALE:
+                    raise
+                stale += 1
+            else:
+                self._keeps = not response.headers.get("server", "").startswith("llama.cpp")
+                return response
 
     async def _deltas(self, response: aiohttp.ClientResponse, most: int) -> AsyncGenerator[Delta, None]:
         events = EventStream()
@@ -202,7 +221,7 @@ class HttpLanguageServer:
             if response.content_type != "text/event-stream":
                 raise self._garbage(f"content type {response.content_type[:60]!r} instead of events")
             return
-        text = (await response.content.read(_ERROR_BYTES)).decode("utf-8", "replace")
+        text = (await _bounded(response, _ERROR_BYTES)).decode("utf-8", "replace")
         said = f"HTTP {response.status}: {_message(text)}"
         if response.status in (400, 413, 422):
             if "context" in text and ("exceed" in text or "maximum" in text):
@@ -233,6 +252,14 @@ class HttpLanguageServer:
 def _unwritten(error: BaseException) -> bool:
     """Whether the connection was closed before the request was written: the server has not read it."""
     return isinstance(error, aiohttp.ClientOSError) and "Can not write request body" in str(error)
+
+
+async def _bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body, or its first `most` bytes, about."""
+    body = b""
+    while len(body) < most and (chunk := await response.content.read(most)):
+        body += chunk
+    return body
 
 
 async def _to_the_end(response: aiohttp.ClientResponse) -> None:

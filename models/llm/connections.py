@@ -22,12 +22,14 @@ _CONNECTIONS = counter(
 @dataclass(frozen=True)
 class Pooling:
     """`connections` at most; one that is idle for `idle_s` is closed; a call waits at most `wait_s` for one.
-    `silence_s`: longest time between two reads of an answer."""
+    `silence_s`: longest time between two reads of an answer. Without `kept` every call has a connection of its
+    own: then a call that was lost was surely begun on a connection that the server had not given up."""
 
     connections: int = 16
     idle_s: float = 3.0
     wait_s: float = 2.0
     silence_s: float = 15.0
+    kept: bool = True
 
 
 @dataclass
@@ -37,6 +39,13 @@ class Taken:
     reused: int = 0
     new: int = 0
     waited: int = 0
+
+
+@dataclass
+class Call:
+    """One call. `reused`: its connection had served another call before."""
+
+    reused: bool = False
 
 
 class Connections:
@@ -50,11 +59,16 @@ class Connections:
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._session: aiohttp.ClientSession | None = None
 
-    def post(self, path: str, body: bytes, *, keep: bool = True) -> "aiohttp.client._RequestContextManager":
+    def post(
+        self, path: str, body: bytes, *, keep: bool = True, call: Call | None = None
+    ) -> "aiohttp.client._RequestContextManager":
         """POST JSON; the connection is closed when the answer is left before its end, and after it unless
-        `keep`."""
+        `keep`. `call` is told how it came by its connection."""
         headers = _KEPT if keep else _CLOSED
-        return self._open().post(self._base_url + path, data=body, headers=headers, allow_redirects=False)
+        url = self._base_url + path
+        return self._open().post(
+            url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=call
+        )
 
     async def close(self) -> None:
         if self._session is not None:
@@ -66,7 +80,9 @@ class Connections:
             pooling = self._pooling
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=pooling.connections, keepalive_timeout=pooling.idle_s, ttl_dns_cache=30
+                    limit=pooling.connections,
+                    ttl_dns_cache=30,
+                    **({"keepalive_timeout": pooling.idle_s} if pooling.kept else {"force_close": True}),
                 ),
                 timeout=aiohttp.ClientTimeout(
                     total=None, connect=pooling.wait_s, sock_connect=CONNECT_S, sock_read=pooling.silence_s
@@ -85,6 +101,8 @@ class Connections:
         async def reused(session: aiohttp.ClientSession, context: SimpleNamespace, told: object) -> None:
             self.taken.reused += 1
             counted["reused"].inc()
+            if isinstance(context.trace_request_ctx, Call):
+                context.trace_request_ctx.reused = True
 
         async def new(session: aiohttp.ClientSession, context: SimpleNamespace, told: object) -> None:
             self.taken.new += 1

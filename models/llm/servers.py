@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from core.clock import Clock
+from core.errors import DeclarationError
 from core.settings import Llm
 from models.llm.client import HttpLanguageServer
 from models.llm.connections import Pooling
@@ -24,12 +25,24 @@ class Unbroken:
 
 
 def server_pool(settings: Llm, clock: Clock, breaker: Callable[[str], CallBreaker]) -> ServerPool:
-    """Servers in the order of `settings.addresses`; `breaker` makes one for a server's name."""
+    """Servers in the order of `settings.addresses`; `breaker` makes one for a server's name.
+
+    Raises DeclarationError where the slots need more connections than there may be: a question would wait
+    for one, and the server would be taken for dead. Calls that cost money keep no connection: one that is
+    closed by the server meanwhile leaves open whether it was paid for.
+    """
+    if settings.connections <= settings.slots:
+        raise DeclarationError(
+            f"{settings.connections} connections for {settings.slots} slots of an LLM server",
+            where="MILLSTREAM_LLM__CONNECTIONS",
+            mend="give more connections than slots: probes and counts need some, too",
+        )
     pooling = Pooling(
         connections=settings.connections,
         idle_s=settings.idle_s,
         wait_s=settings.connection_wait_s,
         silence_s=settings.silence_s,
+        kept=not settings.paid,
     )
     members = []
     for number, (model, url) in enumerate(settings.addresses, start=1):

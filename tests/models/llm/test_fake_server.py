@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from core.errors import ServerFailed
-from models.llm.client import HttpLanguageServer
+from core.errors import Rejected, ServerFailed
+from models.llm.client import STALE, HttpLanguageServer
 from models.llm.connections import Pooling
 from operators.generate_ports import Completion
 from tests.llm_fake import AT_ONCE, MID_STREAM, NEVER_STOPS, FakeServer, fake_server
@@ -107,6 +107,67 @@ async def test_the_connection_of_a_stream_is_used_again(fake: FakeServer) -> Non
     for _ in range(4):
         await all_of(server, Completion(QUESTION, 2))
     assert (server.connections.taken.new, server.connections.taken.reused) == (2, 2)  # the first is not kept
+    await server.close()
+
+
+async def test_a_kept_connection_that_the_server_gave_up_is_no_failure_of_its(fake: FakeServer) -> None:
+    server = HttpLanguageServer("s", "fake", fake.url)
+    for _ in range(2):
+        await all_of(server, Completion(QUESTION, 1))
+    fake.script = ["reset_at_once"]  # as one that closes it while the request is on its way
+    text, _ = await all_of(server, Completion(QUESTION, 3))
+    assert text == "w0 w1 w2"
+    assert server.connections.taken.reused == 1
+    fake.script = ["reset_at_once"] * 2  # once on a kept one, once on a new one: that is its failure
+    with pytest.raises(ServerFailed) as caught:
+        await all_of(server, Completion(QUESTION, 3))
+    assert caught.value.kind == "lost"
+    assert fake.script == []
+    await server.close()
+
+
+async def test_many_kept_connections_that_were_given_up_cost_one_call_a_few_of_them(fake: FakeServer) -> None:
+    server = HttpLanguageServer("s", "fake", fake.url)
+    fake.seconds_per_token = 0.02
+    await all_of(server, Completion(QUESTION, 1))
+    await asyncio.gather(*(all_of(server, Completion(QUESTION, 4)) for _ in range(6)))
+    fake.script = ["reset_at_once"] * 6
+    with pytest.raises(ServerFailed):
+        await all_of(server, Completion(QUESTION, 3))
+    assert len(fake.script) == 6 - 1 - STALE
+    await server.close()
+
+
+async def test_without_kept_connections_nothing_is_sent_twice(fake: FakeServer) -> None:
+    server = HttpLanguageServer("s", "fake", fake.url, pooling=Pooling(kept=False))
+    for _ in range(3):
+        await all_of(server, Completion(QUESTION, 1))
+        assert await server.count_tokens("one two") == 2
+    fake.seen.clear()
+    fake.script = ["reset_at_once"]
+    with pytest.raises(ServerFailed):
+        await all_of(server, Completion(QUESTION, 3))
+    assert len(fake.seen) == 1
+    assert (server.connections.taken.new, server.connections.taken.reused) == (7, 0)
+    await server.close()
+
+
+async def test_an_error_that_comes_in_pieces_is_read_to_its_end(fake: FakeServer) -> None:
+    server = HttpLanguageServer("s", "fake", fake.url)
+    fake.script = ["error_in_pieces"]
+    with pytest.raises(Rejected) as caught:
+        await all_of(server, Completion(QUESTION, 3))
+    assert "/prompt" in caught.value.fields
+    await server.close()
+
+
+async def test_a_server_that_tells_no_usage_is_healthy(fake: FakeServer) -> None:
+    server = HttpLanguageServer("s", "fake", fake.url, floor=0.01)
+    fake.script = ["no_usage"]
+    heard: list[int] = []
+    assert (await server.probe(heard.append)).score == 1.0
+    assert heard == sorted(heard)
+    assert heard[-1] == 100
     await server.close()
 
 
