@@ -31,8 +31,8 @@ def split_id(id: str) -> tuple[str, str]:
 
 
 class VersionView(msgspec.Struct, frozen=True, kw_only=True):
-    """One version as all living workers together see it. Counts are sums of the last minute, health and
-    latency are means; `share`, `mode` and `arm` are those of its route, if it has one."""
+    """One version as all living workers together see it. Counts are sums of the last minute; health, latency
+    and the tokens/s of an LLM are means; `share`, `mode` and `arm` are those of its route, if it has one."""
 
     id: str
     model: str
@@ -50,6 +50,7 @@ class VersionView(msgspec.Struct, frozen=True, kw_only=True):
     errors: int = 0
     skipped: int = 0
     latency_ms: float = 0.0
+    tokens_per_s: float | None = None
     scores: list[int] = []
     reason: str = ""
     observed_at: datetime | None = None
@@ -141,6 +142,7 @@ class Fleet:
         records = sum(one.records for one in told)
         slowest = min(told, key=lambda one: one.progress, default=None)
         reasons = dict.fromkeys(one.reason for one in told if one.reason)
+        rates = [one.tokens_per_s for one in told if one.tokens_per_s is not None]
         weighted = sum(one.latency_ms * max(one.records, 1) for one in told)
         return VersionView(
             id=model_id(model, version),
@@ -159,6 +161,7 @@ class Fleet:
             errors=sum(one.errors for one in told),
             skipped=sum(one.skipped for one in told),
             latency_ms=weighted / sum(max(one.records, 1) for one in told) if told else 0.0,
+            tokens_per_s=sum(rates) / len(rates) if rates else None,
             scores=[sum(bucket) for bucket in zip(*(one.scores for one in told if one.scores), strict=True)],
             reason="; ".join(reasons),
             observed_at=max((one.at for one in told), default=None),

@@ -144,6 +144,7 @@ class ModelState(Record, frozen=True, kw_only=True):
     errors: Annotated[Int64, Meta(description="records that it could not score")] = 0
     latency_ms: Annotated[Float32, Meta(description="of a call, on average")] = 0.0
     skipped: Annotated[Int64, Meta(description="records that a shadow was too slow for")] = 0
+    tokens_per_s: Annotated[Float32 | None, Meta(description="of an LLM, at its last probe")] = None
     scores: Annotated[list[Int64], Meta(description="records per step of 5 in the score, 0 to 100")] = []
     reason: str = ""
     gone: Annotated[bool, Meta(description="it is not held any more")] = False
