@@ -11,8 +11,10 @@ import redis.exceptions
 
 from core.clock import Clock, SystemClock
 from core.errors import Unavailable
+from core.telemetry.log import logger
 
 Command = tuple[Any, ...]
+_LOG = logger("on_redis")
 
 
 class RoundTrips:
@@ -39,6 +41,7 @@ class RoundTrips:
         self._rest_s = rest_s
         self._clock = clock or SystemClock()
         self._away_until = 0.0
+        self._told_away = False
         self._waiting: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
         self._sender: asyncio.Task[None] | None = None
 
@@ -70,12 +73,18 @@ class RoundTrips:
         try:
             async with asyncio.timeout(self._timeout_s):
                 answers = await pipeline.execute()
-        except (redis.exceptions.RedisError, TimeoutError, OSError):
+        except (redis.exceptions.RedisError, TimeoutError, OSError) as error:
             self._away_until = self._clock.monotonic() + self._rest_s
+            if not self._told_away:  # once, not with every request
+                _LOG.warning("Redis is away", where=self._where, error=f"{type(error).__name__}: {error}")
+                self._told_away = True
             for _, answer in asked:
                 if not answer.done():
                     answer.set_exception(self._away())
             return
+        if self._told_away:
+            _LOG.info("Redis answers again", where=self._where)
+            self._told_away = False
         start = 0
         for commands, answer in asked:
             if not answer.done():
