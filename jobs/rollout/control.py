@@ -27,6 +27,7 @@ from jobs.rollout.decision import (
     without,
 )
 from jobs.rollout.operations import CHAMPION, begun, progressed, undone, unhealthy, whole_at_once
+from operators.generate import PIPELINE as PROMPTS
 from pipelines.serving.fleet import Fleet
 from pipelines.serving.safety import swap_safety
 from schemas.catalog.alerts import SYSTEM_TENANT
@@ -210,6 +211,9 @@ def _deploy(fleet: Fleet, routing: Routing, command: ModelCommand, target: str, 
         return _answered(command, "refused", now, routing, f"version {target} is active")
     if strategy == "canary" and (problem := _wrong_steps(command.steps)):
         return _answered(command, "refused", now, routing, problem)
+    if command.model == PROMPTS and strategy != "all":
+        reason = "an LLM answers whole questions or none: it has no shares, and no shadow"
+        return _answered(command, "refused", now, routing, reason)
     if not fleet.instances:
         return _answered(command, "refused", now, routing, "no worker is alive")
     after = begun(

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from types import FrameType
 from typing import Any, Protocol
@@ -34,6 +34,7 @@ from jobs.rollout.operations import CHAMPION
 from jobs.rollout.registry_watch import AliasWatch, ModelNames
 from jobs.rollout.registry_writer import RegistryWriter, RegistryWrites, Served, figures_of
 from models.registry import RegistryChange, RegistryWatch, open_registry
+from operators.generate import PIPELINE as PROMPTS
 from pipelines.outbox import RecordOutbox, codec_of
 from pipelines.serving.fleet import Fleet
 from pipelines.serving.log import ServingLog
@@ -230,11 +231,10 @@ class Controller:
                 done = TopicPartition(COMMANDS.name, message.partition(), message.offset() + 1)
                 group.commit(offsets=[done], asynchronous=False)
         now = self._clock.now()
-        for model, version in self._watch.champions.items():
+        for model, version in self._champions().items():
             if model != moving:
-                self._publish(
-                    group, outbox, champion_moved(self._fleet(model), model, version, now, self._rules)
-                )
+                fleet = self._fleet(model)
+                self._publish(group, outbox, champion_moved(fleet, model, version, now, self._rules))
         for model in list(self._fleets):
             self._publish(group, outbox, passed(self._fleet(model), self._clock.now(), self._rules))
         for model in list(self._contested):
@@ -264,7 +264,7 @@ class Controller:
         elif self._fleet(command.model).routing is None:
             self._route_new(group, outbox, command.model)
         needed = command.kind in ("load", "deploy")
-        registered = self._watch.registered(command.model, command.version) if needed else None
+        registered = self._registered(command) if needed else None
         fleet, now = self._fleet(command.model), self._clock.now()
         decision = commanded(fleet, command, now, self._rules, registered=registered)
         _LOG.info(
@@ -274,11 +274,23 @@ class Controller:
 
     def _route_new(self, group: Consumer, outbox: RecordOutbox, model: str) -> None:
         """A model whose first champion came to the registry since the last look."""
-        version = self._watch.champion_of(model)
+        version = self._champions().get(model) if model == PROMPTS else self._watch.champion_of(model)
         if version is not None:
             now = self._clock.now()
             moved = champion_moved(self._fleet(model), model, version, now, self._rules)
             self._publish(group, outbox, moved)
+
+    def _champions(self) -> Mapping[str, str]:
+        """Those of the registry; and of LLMs, which are in no registry, the first that the settings name, as
+        soon as a process answers by them."""
+        if not self._fleet(PROMPTS).states:
+            return self._watch.champions
+        return {**self._watch.champions, PROMPTS: self._settings.llm.addresses[0][0]}
+
+    def _registered(self, command: ModelCommand) -> Collection[str] | None:
+        if command.model == PROMPTS:
+            return [model for model, _ in self._settings.llm.addresses]
+        return self._watch.registered(command.model, command.version)
 
     def _publish(self, group: Consumer, outbox: RecordOutbox, decision: Decision) -> None:
         if decision is NOTHING or not self._still_mine(group):
@@ -361,6 +373,8 @@ class Controller:
     def _log_figures(self) -> None:
         now = self._clock.now()
         for model in self._fleets:
+            if model == PROMPTS:
+                continue  # no registry has it
             fleet = self._fleet(model)
             for version in fleet.versions:
                 view = fleet.view(version)
