@@ -58,7 +58,9 @@ class Arms:
         clock = SystemClock()
         self.statistics = RollingStatistics(clock)
         self._server = HttpLanguageServer("llm", model, url, pooling=Pooling(silence_s=60.0), floor=0.1)
-        pool = ServerPool([Member(self._server, slots=slots, breaker=Unbroken())], queue=32, clock=clock)
+        pool = ServerPool(
+            [Member(self._server, slots=slots, breaker=Unbroken(), clock=clock)], queue=32, clock=clock
+        )
         self._generate = Generate(pool, self.statistics, limits=Limits(), clock=clock)
         self._loop.run_until_complete(pool.start())
         self._session = self._loop.run_until_complete(self._open())

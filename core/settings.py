@@ -188,6 +188,15 @@ class Llm(Section):
     tokens_per_s: float = Field(9.0, gt=0, description="floor for a health score of 1")
     health_interval_s: float = Field(5.0, gt=0, description="a server that answered nobody is asked so often")
     cache_ttl_s: float = Field(300.0, ge=0, description="how long a repeatable answer is kept; 0 keeps none")
+    shared: bool = Field(
+        True, description="kept answers and what is known of failing servers are shared over Redis"
+    )
+    live_s: float = Field(60.0, gt=0, description="time of the active model; then others are asked")
+    backup_s: float = Field(60.0, gt=0, description="time of the other models together")
+    earlier_ttl_s: float = Field(
+        86_400.0, gt=0, description="how long an answer may stand in where no model answers that question"
+    )
+    static_answer: str | None = Field(None, description="what is answered where nothing else is")
     paid: bool = Field(False, description="each call costs money: none is made twice, by a ledger")
 
     @property

@@ -46,8 +46,9 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Rolling figures. Rates and means are null where nothing was there to tell of.
 
     `queue_efficiency`: share of the answers' total time that was not spent in the queue. `success_rate`: of
-    all but invalid questions and those whose client left. `tokens_per_s`: of an answer from its first
-    token on, long ones counting more; `throughput_tokens_per_s`: of all together.
+    all but invalid questions and those whose client left; what only stood in for an answer is none.
+    `tokens_per_s`: of an answer from its first token on, long ones counting more;
+    `throughput_tokens_per_s`: of all together.
     """
 
     seconds: int

@@ -96,14 +96,32 @@ class ResponseCache:
         self._flights: dict[str, tuple[asyncio.Task[Cached], list[int]]] = {}
         self._stores: set[asyncio.Task[None]] = set()
 
-    async def get(self, key: str, make: Callable[[], Awaitable[bytes]]) -> Cached:
+    async def get(
+        self,
+        key: str,
+        make: Callable[[], Awaitable[bytes]],
+        *,
+        keep: Callable[[bytes], bool] = lambda value: True,
+    ) -> Cached:
         """The answer under `key`, made by `make` where there is none; raises what `make` raises, to all who
-        wait for it, and keeps nothing then. A making that nobody waits for any more is cancelled."""
+        wait for it, and keeps nothing then, nor what `keep` refuses. A making that nobody waits for any more
+        is cancelled."""
         found = self._remembered(key)
         if found is None:
-            found = await self._join(key, make)
+            found = await self._join(key, make, keep)
         _ANSWERS.labels(self._name, found.where).inc()
         return found
+
+    async def find(self, key: str) -> bytes | None:
+        """What is kept under `key`, if anything; nothing is made."""
+        found = self._remembered(key) or await self._shared_one(key)
+        return None if found is None else found.value
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep an answer that was made elsewhere; the shared store is given it later."""
+        if len(value) <= self._keeping.largest:
+            self._keep(key, value, self._keeping.ttl)
+            self._later(key, value, self._keeping.ttl, absent_only=False)
 
     async def forget(self, key: str) -> None:
         """Everywhere; a making that is under way still answers those who wait for it, and is kept."""
@@ -130,11 +148,15 @@ class ResponseCache:
             self._later(key, entry.value, timedelta(seconds=entry.until - now), absent_only=True)
         return Cached(entry.value, "memory")
 
-    async def _join(self, key: str, make: Callable[[], Awaitable[bytes]]) -> Cached:
+    async def _join(
+        self, key: str, make: Callable[[], Awaitable[bytes]], keep: Callable[[bytes], bool]
+    ) -> Cached:
         flight = self._flights.get(key)
         joined = flight is not None
         if flight is None:
-            task = asyncio.get_running_loop().create_task(self._made(key, make), name=f"cache {self._name}")
+            task = asyncio.get_running_loop().create_task(
+                self._made(key, make, keep), name=f"cache {self._name}"
+            )
             flight = self._flights[key] = (task, [0])
             task.add_done_callback(lambda ended: self._landed(key, ended))
         task, waiting = flight
@@ -155,22 +177,30 @@ class ResponseCache:
         if task.done() and not task.cancelled():
             task.exception()  # it was raised to those who waited
 
-    async def _made(self, key: str, make: Callable[[], Awaitable[bytes]]) -> Cached:
-        if self._shared is not None:
-            try:
-                stored = await self._shared.get(key)
-            except Unavailable as error:
-                _LOG.debug("the shared cache is away", cache=self._name, error=error.what)
-            else:
-                if stored is not None:
-                    value, ttl = stored
-                    self._keep(key, value, ttl)
-                    return Cached(value, "shared")
+    async def _made(
+        self, key: str, make: Callable[[], Awaitable[bytes]], keep: Callable[[bytes], bool]
+    ) -> Cached:
+        found = await self._shared_one(key)
+        if found is not None:
+            return found
         value = await make()
-        if len(value) <= self._keeping.largest:
-            self._keep(key, value, self._keeping.ttl)
-            self._later(key, value, self._keeping.ttl, absent_only=False)
+        if keep(value):
+            self.put(key, value)
         return Cached(value, "miss")
+
+    async def _shared_one(self, key: str) -> Cached | None:
+        if self._shared is None:
+            return None
+        try:
+            stored = await self._shared.get(key)
+        except Unavailable as error:
+            _LOG.debug("the shared cache is away", cache=self._name, error=error.what)
+            return None
+        if stored is None:
+            return None
+        value, ttl = stored
+        self._keep(key, value, ttl)
+        return Cached(value, "shared")
 
     def _keep(self, key: str, value: bytes, ttl: timedelta) -> None:
         self._drop(key)

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-from core.errors import DeadlineExceeded, DeclarationError, InvalidInput, MillstreamError
+from core.errors import (
+    DeadlineExceeded,
+    DeclarationError,
+    InvalidInput,
+    MillstreamError,
+    QueueFull,
+    RateLimited,
+)
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter
 
@@ -85,8 +92,9 @@ class FallbackChain(Generic[Asked, Given]):
     async def answer(self, asked: Asked) -> Fallen[Given]:
         """The answer of the first level that has one.
 
-        An InvalidInput is raised at once: no level can answer a wrong question. Where none answers, the error
-        of the first level is raised, for the others only stood in for it.
+        An InvalidInput is raised at once: no level can answer a wrong question. So are QueueFull and
+        RateLimited: overload is refused, not passed on. Where none answers, the error of the first level is
+        raised, for the others only stood in for it.
         """
         passed: list[Passed] = []
         first: MillstreamError | None = None
@@ -94,7 +102,7 @@ class FallbackChain(Generic[Asked, Given]):
             try:
                 async with asyncio.timeout(level.timeout.total_seconds()):
                     value = await level.answer(asked)
-            except InvalidInput:
+            except (InvalidInput, QueueFull, RateLimited):
                 raise
             except TimeoutError as error:
                 why: MillstreamError = DeadlineExceeded(

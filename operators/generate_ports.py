@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Protocol
 
 import msgspec
@@ -101,14 +100,6 @@ class LanguageServer(Protocol):
         ...
 
     async def close(self) -> None: ...
-
-
-class AnswerCache(Protocol):
-    """Answers by key. May forget at any time; raises nothing but MillstreamError."""
-
-    async def get(self, key: str) -> bytes | None: ...
-
-    async def put(self, key: str, value: bytes, ttl: timedelta) -> None: ...
 
 
 class CallBreaker(Protocol):

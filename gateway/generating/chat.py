@@ -18,7 +18,7 @@ from gateway.exchange import Request, Response, json_response
 from gateway.generating.asked import UnderWay
 from gateway.generating.question import CLIENT_GONE, Questions, streamed, whole
 from gateway.problems import problem_headers, problem_of
-from operators.generate import Generated
+from operators.generate_answer import Generated
 from operators.generate_request import parse_chat
 from pipelines.batch_status import StatusBoard
 
@@ -31,6 +31,7 @@ _TYPES = {400: _INVALID, 404: "not_found_error", 409: "conflict_error", 422: _IN
 
 class _Piece(msgspec.Struct):
     text: str = ""
+    model: str | None = None
     continued: dict[str, Any] | None = None
     restarted: dict[str, Any] | None = None
 
@@ -122,15 +123,22 @@ class _Chunks:
         self._request_id = request_id
 
     async def of(self, under_way: UnderWay) -> AsyncGenerator[bytes, None]:
-        yield self._chunk({"role": "assistant", "content": ""})
+        """Each chunk names the model that says it, which may be another than the one before."""
+        begun = False
         try:
             async for data in under_way.pieces():
+                if not begun:
+                    begun = True
+                    self._named(data)
+                    yield self._chunk({"role": "assistant", "content": ""})
                 if data is None:
                     restarted = {"reason": "the process that answered was replaced"}
                     yield self._chunk({"content": ANEW}, millstream={"restarted": restarted})
                     continue
                 for line in data.splitlines():
                     piece = _piece(line)
+                    if piece.model is not None:
+                        self._head["model"] = piece.model
                     if piece.text:
                         yield self._chunk({"content": piece.text})
                     elif piece.continued is not None:
@@ -138,6 +146,9 @@ class _Chunks:
                     elif piece.restarted is not None:
                         yield self._chunk({"content": ANEW}, millstream={"restarted": piece.restarted})
             given = _generated((await under_way.end()).body)
+            self._head["model"] = given.model
+            if not begun:
+                yield self._chunk({"role": "assistant", "content": ""})
         except MillstreamError as error:
             yield b"data: " + _encode(_error(error, self._request_id)) + b"\n\n"
             return
@@ -145,6 +156,10 @@ class _Chunks:
         if self._usage:
             yield b"data: " + _encode(self._head | {"choices": [], "usage": _usage(given)}) + b"\n\n"
         yield b"data: [DONE]\n\n"
+
+    def _named(self, data: bytes | None) -> None:
+        for line in (data or b"").splitlines()[:1]:
+            self._head["model"] = _piece(line).model or self._head["model"]
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}

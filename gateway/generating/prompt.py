@@ -56,8 +56,12 @@ async def _events(under_way: UnderWay, request_id: str) -> AsyncGenerator[bytes,
                 yield _event("restarted", _ANEW)
                 continue
             for line in piece.splitlines():
-                for name, value in _line(line).items():
-                    yield _event(name, bytes(value) if name != "text" else line)
+                said = _line(line)
+                if "text" in said:
+                    yield _event("text", line)
+                    continue
+                for name, value in said.items():
+                    yield _event(name, bytes(value))
         answer = await under_way.end()
         yield _event("answer", answer.body)
     except MillstreamError as error:

@@ -22,7 +22,7 @@ from core.telemetry.log import logger
 from core.telemetry.probe import Probe
 from jobs.serving.application import Application
 from jobs.serving.models import Models, Served
-from jobs.worker.control import Control
+from jobs.worker.control import control_of
 from jobs.worker.serving import ModelSource
 from models.load import StoredModels
 from models.registry import Following, open_registry
@@ -74,7 +74,9 @@ async def serve(settings: Settings, found: Mapping[str, ModelSource], *, stop: a
     bounds = Bounds(rows=own.rows, wait_s=own.wait_ms / 1000, queued=own.queued_rows)
     registry, leave = SchemaRegistry.of(settings), threading.Event()
     controls = {
-        name: Control(settings, registry, source, model=name, pipeline=WHO, clock=SystemClock(), stop=leave)
+        name: control_of(
+            settings, registry, source, model=name, pipeline=WHO, clock=SystemClock(), stop=leave
+        )
         for name, source in found.items()
     }
     served = {

@@ -6,8 +6,9 @@ They are two, so that a worker that loads a large version goes on telling that i
 import os
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Generic, Protocol, TypeVar
 
 from core.clock import Clock
 from core.errors import MillstreamError
@@ -17,7 +18,7 @@ from jobs.worker.serving import ModelSource, Serving
 from pipelines.outbox import RecordOutbox
 from pipelines.serving.log import ServingLog
 from schemas import broker
-from schemas.catalog.models import ROUTING, STATES, Routing
+from schemas.catalog.models import ROUTING, STATES, ModelState, Routing
 from schemas.record import Record
 from schemas.registry import SchemaRegistry
 
@@ -28,19 +29,42 @@ LEAVE_S = 2.0
 _RETRY_S = 2.0
 
 
-class Control:
+class Followed(Protocol):
+    """What follows a routing and observes versions; see `Serving`. Called by the threads of `Control`."""
+
+    on_change: Callable[[], None]
+
+    @property
+    def routing(self) -> Routing | None: ...
+
+    def start(self, routing: Routing | None = None) -> None: ...
+
+    def follow(self, routing: Routing) -> None: ...
+
+    def told(self, instance: str) -> list[ModelState]: ...
+
+    def leaving(self, instance: str) -> list[ModelState]: ...
+
+    def stop(self) -> None:
+        """Begin nothing more: the process ends."""
+        ...
+
+
+F = TypeVar("F", bound=Followed)
+
+
+class Control(Generic[F]):
     """Follows the control topic: own assignment, no group, from the beginning. The newest revision counts.
 
     Where there is no control topic, or no routing of this model, `serving` serves the registry's champion,
-    and goes over to a routing as soon as there is one. `pipeline` says who serves, in states and metrics;
-    what `source` gives is served.
+    and goes over to a routing as soon as there is one. `pipeline` says who serves, in states and metrics.
     """
 
     def __init__(
         self,
         settings: Settings,
         registry: SchemaRegistry,
-        source: ModelSource,
+        serving: F,
         *,
         model: str,
         pipeline: str,
@@ -49,14 +73,7 @@ class Control:
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self.serving = Serving(
-            source,
-            pipeline=pipeline,
-            model=model,
-            retries=settings.rollout.health_retries,
-            first_batches=settings.rollout.first_batches,
-            clock=clock,
-        )
+        self.serving = serving
         self._model = model
         self._clock = clock
         self._stop = stop
@@ -152,3 +169,25 @@ class Control:
         if self._log is not None:
             self._log.close()
             self._log = None
+
+
+def control_of(
+    settings: Settings,
+    registry: SchemaRegistry,
+    source: ModelSource,
+    *,
+    model: str,
+    pipeline: str,
+    clock: Clock,
+    stop: threading.Event,
+) -> Control[Serving]:
+    """The control of what serves the versions of a model that `source` gives."""
+    serving = Serving(
+        source,
+        pipeline=pipeline,
+        model=model,
+        retries=settings.rollout.health_retries,
+        first_batches=settings.rollout.first_batches,
+        clock=clock,
+    )
+    return Control(settings, registry, serving, model=model, pipeline=pipeline, clock=clock, stop=stop)

@@ -1,8 +1,6 @@
 """What answers questions to LLMs in a worker: servers, cache, ledger and status, put together."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 
 import redis.asyncio
@@ -12,7 +10,7 @@ from core.clock import Clock, SystemClock
 from core.ids import new_id
 from core.settings import Settings
 from models.llm.ledger import PostgresLedger
-from models.llm.servers import server_pool
+from models.llm.servers import Server, server_pool
 from operators.answer_statistics import (
     LONGEST_S,
     MINUTE_S,
@@ -23,47 +21,26 @@ from operators.answer_statistics import (
 )
 from operators.asking import Answer, Emit, Question
 from operators.breaker import Breaker, Breaking, LocalBreaker
-from operators.generate import CACHE_READ_S, Generate, Keeping
-from operators.generate_ports import AnswerCache, CallBreaker, PaidCalls
+from operators.cache import Keeping, ResponseCache
+from operators.generate import CACHE_READ_S, Generate, Kept, Levels
+from operators.generate_ports import CallBreaker, PaidCalls
 from operators.generate_request import Limits
 from operators.server_pool import ServerPool
 from pipelines.batch_status import StatusBoard
+from pipelines.on_redis.breaker import RedisBreaker
 from pipelines.on_redis.cache import RedisCache
 
+MEMORY_BYTES = 16 * 1024 * 1024
 
-def make_answerer(
-    settings: Settings,
-    *,
-    clock: Clock | None = None,
-    cache: AnswerCache | None = None,
-    breaker: Callable[[str], CallBreaker] | None = None,
-) -> "GeneratingAnswerer":
+
+def make_answerer(settings: Settings, *, clock: Clock | None = None) -> "GeneratingAnswerer":
     """An answerer of pipeline `operators.generate.PIPELINE`. Reaches nothing until it is started.
 
-    `cache`: where repeatable answers are kept, in Redis by default. `breaker` makes the breaker of a server;
-    by default each process has its own, with the figures of `operators.breaker.Breaking`. With
-    `settings.llm.paid` calls go through the ledger in PostgreSQL.
+    With `settings.llm.shared` breakers and kept answers are those of all processes on one Redis; while it is
+    away, and without, each process has its own. With `settings.llm.paid` calls go through the ledger in
+    PostgreSQL.
     """
-    clock = clock or SystemClock()
-
-    def own(server: str) -> CallBreaker:
-        return LocalBreaker(Breaker(clock, Breaking(), name=server))
-
-    return GeneratingAnswerer(settings, clock, cache, breaker or own)
-
-
-class RedisAnswers:
-    """See `operators.generate_ports.AnswerCache`."""
-
-    def __init__(self, client: redis.asyncio.Redis, clock: Clock) -> None:
-        self._cache = RedisCache(client, name="generate", timeout_s=CACHE_READ_S, clock=clock)
-
-    async def get(self, key: str) -> bytes | None:
-        found = await self._cache.get(key)
-        return None if found is None else found[0]
-
-    async def put(self, key: str, value: bytes, ttl: timedelta) -> None:
-        await self._cache.put(key, value, ttl)
+    return GeneratingAnswerer(settings, clock or SystemClock())
 
 
 class GeneratingAnswerer:
@@ -72,40 +49,58 @@ class GeneratingAnswerer:
     Servers that are away at the start are found when they come.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        clock: Clock,
-        cache: AnswerCache | None,
-        breaker: Callable[[str], CallBreaker],
-    ) -> None:
+    def __init__(self, settings: Settings, clock: Clock) -> None:
         own = settings.llm
         self._settings = settings
-        self.pool: ServerPool = server_pool(own, clock, breaker)
+        self._clock = clock
+        self._redis = redis.asyncio.Redis.from_url(settings.redis.address, socket_connect_timeout=1.0)
+        self.pool: ServerPool = server_pool(own, clock, self._breaker)
         self.statistics = RollingStatistics(clock)
         self.name = new_id()
         self._tasks: list[asyncio.Task[None]] = []
-        self._database = AsyncConnectionPool(
-            settings.postgres.address, min_size=1, max_size=8, open=False, kwargs={"autocommit": True}
-        )
-        ledger: PaidCalls | None = PostgresLedger(self._database) if own.paid else None
-        self._redis = redis.asyncio.Redis.from_url(settings.redis.address, socket_connect_timeout=1.0)
-        keeping = None
-        if own.cache_ttl_s:
-            cache = cache or RedisAnswers(self._redis, clock)
-            keeping = Keeping(cache, timedelta(seconds=own.cache_ttl_s))
+        self._database: AsyncConnectionPool | None = None
+        ledger: PaidCalls | None = None
+        if own.paid:
+            self._database = AsyncConnectionPool(
+                settings.postgres.address, min_size=1, max_size=8, open=False, kwargs={"autocommit": True}
+            )
+            ledger = PostgresLedger(self._database)
         self._generate = Generate(
             self.pool,
             self.statistics,
             limits=Limits(own.max_prompt_bytes, own.max_tokens),
             clock=clock,
-            keeping=keeping,
+            kept=self._kept() if own.cache_ttl_s else None,
             ledger=ledger,
+            levels=Levels(
+                live=timedelta(seconds=own.live_s),
+                backup=timedelta(seconds=own.backup_s),
+                static=own.static_answer,
+            ),
         )
         self._board = StatusBoard(self._redis, clock)
 
+    def _breaker(self, server: Server) -> CallBreaker:
+        """One circuit for each address: processes may number the same servers in another order."""
+        name = f"llm {server.url}"
+        if self._settings.llm.shared:
+            return RedisBreaker(self._redis, Breaking(), name=name, clock=self._clock)
+        return LocalBreaker(Breaker(self._clock, Breaking(), name=name))
+
+    def _kept(self) -> Kept:
+        own = self._settings.llm
+
+        def cache(name: str, ttl_s: float) -> ResponseCache:
+            keeping = Keeping(ttl=timedelta(seconds=ttl_s), bytes=MEMORY_BYTES)
+            shared = None
+            if own.shared:
+                shared = RedisCache(self._redis, name=name, timeout_s=CACHE_READ_S, clock=self._clock)
+            return ResponseCache(name, keeping, clock=self._clock, shared=shared)
+
+        return Kept(cache("generate", own.cache_ttl_s), cache("generate-earlier", own.earlier_ttl_s))
+
     async def start(self) -> None:
-        if self._settings.llm.paid:
+        if self._database is not None:
             await self._database.open(wait=False)
         await self.pool.start()
         watching = self.pool.watch(self._settings.llm.health_interval_s)
@@ -142,11 +137,11 @@ class GeneratingAnswerer:
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._generate.close()
         await self._board.withdraw(self.name)
         await self._redis.aclose()
-        await self._database.close(timeout=2.0)
+        if self._database is not None:
+            await self._database.close(timeout=2.0)
         for member in self.pool.members:
             await member.server.close()

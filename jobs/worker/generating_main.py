@@ -1,5 +1,7 @@
 """The process that answers questions to LLMs over Kafka; several may run, each with slots of its own."""
 
+import asyncio
+
 import uvloop
 
 from core.clock import SystemClock
@@ -7,9 +9,12 @@ from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.probe import Probe, ProbeServer
 from jobs.worker.answering.main import AnsweringHost, stopped_by_signal
+from jobs.worker.control import Control
 from jobs.worker.generating import GeneratingAnswerer, make_answerer
+from jobs.worker.generating_serving import LlmServing
 from operators.generate import PIPELINE
 from pipelines.generating import REQUESTS
+from schemas.registry import SchemaRegistry
 
 _LOG = logger("generating")
 
@@ -36,7 +41,21 @@ async def _answering(settings: Settings, probe: Probe) -> None:
     answerer: GeneratingAnswerer = make_answerer(settings, clock=clock)
     host = AnsweringHost(settings, PIPELINE, REQUESTS, clock=clock, probe=probe, stop=stop)
     await answerer.start()
+    serving = LlmServing(
+        answerer.pool, clock=clock, retries=settings.rollout.health_retries, loop=asyncio.get_running_loop()
+    )
+    control = Control(
+        settings,
+        SchemaRegistry.of(settings),
+        serving,
+        model=PIPELINE,
+        pipeline=PIPELINE,
+        clock=clock,
+        stop=stop,
+    )
     try:
+        await host.waiting(control.start, "waiting for the routing")
         await host.run(answerer)
     finally:
+        await asyncio.to_thread(control.close)
         await answerer.close()

@@ -20,7 +20,7 @@ from core.telemetry.probe import Probe, ProbeServer
 from features.online.rolling import RollingStore
 from jobs.worker import metrics
 from jobs.worker.batch import BatchWork
-from jobs.worker.control import Control
+from jobs.worker.control import control_of
 from jobs.worker.host import Host, Limits, Route
 from jobs.worker.outbox import PRODUCER_SETTINGS, SessionOutbox
 from jobs.worker.rate_alerts import RateAlerts, rates_of
@@ -111,7 +111,7 @@ class Worker:
         registry = SchemaRegistry.of(settings)
         self._decoder = _codec(plan.enriched, registry)
         self._encoder = _codec(plan.results, registry)
-        self._control = Control(
+        self._control = control_of(
             settings,
             registry,
             source,

@@ -11,7 +11,6 @@ import aiohttp
 
 from core.telemetry.metrics import counter
 
-CONNECT_S = 1.0
 _KEPT = {"content-type": "application/json"}
 _CLOSED = _KEPT | {"connection": "close"}
 _CONNECTIONS = counter(
@@ -22,12 +21,13 @@ _CONNECTIONS = counter(
 @dataclass(frozen=True)
 class Pooling:
     """`connections` at most; one that is idle for `idle_s` is closed; a call waits at most `wait_s` for one.
-    `silence_s`: longest time between two reads of an answer. Without `kept` every call has a connection of its
-    own: then a call that was lost was surely begun on a connection that the server had not given up."""
+    `connect_s`: longest time to open one; `silence_s`: between two reads of an answer. Without `kept` every
+    call has a connection of its own, so that none is ever sent again because a kept one was found closed."""
 
     connections: int = 16
     idle_s: float = 3.0
     wait_s: float = 2.0
+    connect_s: float = 1.0
     silence_s: float = 15.0
     kept: bool = True
 
@@ -85,7 +85,10 @@ class Connections:
                     **({"keepalive_timeout": pooling.idle_s} if pooling.kept else {"force_close": True}),
                 ),
                 timeout=aiohttp.ClientTimeout(
-                    total=None, connect=pooling.wait_s, sock_connect=CONNECT_S, sock_read=pooling.silence_s
+                    total=None,
+                    connect=pooling.wait_s,
+                    sock_connect=pooling.connect_s,
+                    sock_read=pooling.silence_s,
                 ),
                 headers=self._headers,
                 trace_configs=[self._tracing()],

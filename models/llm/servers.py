@@ -1,6 +1,7 @@
 """The pool of servers that the settings name."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from core.clock import Clock
 from core.errors import DeclarationError
@@ -9,6 +10,15 @@ from models.llm.client import HttpLanguageServer
 from models.llm.connections import Pooling
 from operators.generate_ports import CallBreaker
 from operators.server_pool import Member, ServerPool
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server of the settings, under the name that it has in this process."""
+
+    name: str
+    model: str
+    url: str
 
 
 class Unbroken:
@@ -24,8 +34,8 @@ class Unbroken:
     async def abandoned(self, ticket: object) -> None: ...
 
 
-def server_pool(settings: Llm, clock: Clock, breaker: Callable[[str], CallBreaker]) -> ServerPool:
-    """Servers in the order of `settings.addresses`; `breaker` makes one for a server's name.
+def server_pool(settings: Llm, clock: Clock, breaker: Callable[[Server], CallBreaker]) -> ServerPool:
+    """Servers in the order of `settings.addresses`; `breaker` makes one for a server.
 
     Raises DeclarationError where the slots need more connections than there may be: a question would wait
     for one, and the server would be taken for dead. Calls that cost money keep no connection: one that is
@@ -50,5 +60,7 @@ def server_pool(settings: Llm, clock: Clock, breaker: Callable[[str], CallBreake
         server = HttpLanguageServer(
             name, model, url, pooling=pooling, floor=settings.tokens_per_s, api_key=settings.api_key
         )
-        members.append(Member(server, slots=settings.slots, breaker=breaker(name)))
+        members.append(
+            Member(server, slots=settings.slots, breaker=breaker(Server(name, model, url)), clock=clock)
+        )
     return ServerPool(members, queue=settings.queue, clock=clock)

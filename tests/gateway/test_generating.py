@@ -333,7 +333,7 @@ class TestOnTheRealModel:
         clock = SystemClock()
         pooling = Pooling(silence_s=60)
         server = HttpLanguageServer("real", MODEL, small_model.url, floor=0.1, pooling=pooling)
-        pool = ServerPool([Member(server, slots=2, breaker=Unbroken())], queue=4, clock=clock)
+        pool = ServerPool([Member(server, slots=2, breaker=Unbroken(), clock=clock)], queue=4, clock=clock)
         await pool.start()
         statistics = RollingStatistics(clock)
         generate = Generate(pool, statistics, limits=Limits(), clock=clock)

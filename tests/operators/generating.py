@@ -7,13 +7,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from core.clock import SystemClock
+from core.clock import Clock, SystemClock
 from models.llm.client import HttpLanguageServer
 from models.llm.connections import Pooling
 from models.llm.servers import Unbroken
 from operators.answer_statistics import RollingStatistics
 from operators.asking import Answer, Question
-from operators.generate import PIPELINE, Generate, Keeping
+from operators.cache import Keeping, ResponseCache, SharedCache
+from operators.generate import PIPELINE, Generate, Kept, Levels
 from operators.generate_ports import CallBreaker, PaidCalls
 from operators.generate_request import Limits
 from operators.server_pool import Member, ServerPool
@@ -44,7 +45,14 @@ class Heard:
 
     @property
     def kinds(self) -> list[str]:
-        return [name for piece in self.pieces for name in piece if name != "text"]
+        return [name for piece in self.pieces for name in piece if name not in ("text", "model")]
+
+
+def kept_in(clock: Clock, shared: SharedCache | None) -> Kept:
+    return Kept(
+        ResponseCache("answers", Keeping(), clock=clock, shared=shared),
+        ResponseCache("earlier", Keeping(), clock=clock, shared=shared),
+    )
 
 
 class World:
@@ -58,7 +66,9 @@ class World:
         queue: int = 4,
         silences_s: Sequence[float] = (),
         floor: float = 0.01,
-        keeping: Keeping | None = None,
+        cached: bool = False,
+        shared: SharedCache | None = None,
+        levels: Levels | None = None,
         ledger: PaidCalls | None = None,
         breaker: CallBreaker | None = None,
     ) -> None:
@@ -73,11 +83,13 @@ class World:
                     pooling=Pooling(
                         silence_s=silences_s[number] if number < len(silences_s) else PATIENT_S,
                         wait_s=PATIENT_S,
+                        connect_s=PATIENT_S,
                     ),
                     floor=floor,
                 ),
                 slots=slots,
                 breaker=breaker or Unbroken(),
+                clock=self.clock,
             )
             for number, fake in enumerate(fakes)
         ]
@@ -88,8 +100,9 @@ class World:
             self.statistics,
             limits=Limits(prompt_bytes=1000, tokens=400, default_tokens=8),
             clock=self.clock,
-            keeping=keeping,
+            kept=kept_in(self.clock, shared) if cached else None,
             ledger=ledger,
+            levels=levels,
         )
 
     async def ask(self, question: Question | None = None, heard: Heard | None = None) -> Answer:

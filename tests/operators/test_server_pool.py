@@ -7,20 +7,15 @@ from typing import Any
 
 import pytest
 
-from core.errors import ModelRefused, Unavailable, UnknownName
-from operators.server_pool import State, SwapRefused
+from core.errors import Unavailable, UnknownName
+from operators.server_pool import State, Wanted
 from tests.operators.generating import World, asked, until, words, world
-
-
-def failed(refused: SwapRefused) -> list[str]:
-    return [check.name for check in refused.checks if not check.passed]
 
 
 async def test_states_at_the_start() -> None:
     async with world("one", "two") as w:
         assert [member.state for member in w.members] == [State.ACTIVE, State.READY]
         assert w.pool.active == "one"
-        assert all(check.passed for check in w.pool.safety("two"))
 
 
 async def test_a_swap_moves_what_comes_and_lets_end_what_is_under_way() -> None:
@@ -28,20 +23,17 @@ async def test_a_swap_moves_what_comes_and_lets_end_what_is_under_way() -> None:
         w.fakes[0].seconds_per_token = 0.02
         old = asyncio.create_task(w.ask(asked(max_tokens=20)))
         await until(lambda: w.fakes[0].open == 1)
-        swapping = asyncio.create_task(w.pool.swap("two"))
-        await until(lambda: w.pool.active == "two")
-        assert not swapping.done()
+        w.pool.activate("two")
         new = json.loads((await w.ask(asked("other"))).body)
         assert new["model"] == "two"
+        assert not new["degraded"]
         assert not old.done()
         assert json.loads((await old).body)["text"] == words(20)
-        swapped = await swapping
-        assert (swapped.previous, swapped.target) == ("one", "two")
-        assert swapped.drained_s >= swapped.seconds > 0
         assert [member.state for member in w.members] == [State.DEPRECATED, State.ACTIVE]
-        back = await w.pool.rollback()
-        assert back.target == "one"
+        w.pool.activate("one")
         assert json.loads((await w.ask(asked("third"))).body)["model"] == "one"
+        with pytest.raises(UnknownName):
+            w.pool.activate("three")
 
 
 async def test_swaps_under_load_lose_nothing_and_double_nothing() -> None:
@@ -62,7 +54,9 @@ async def test_swaps_under_load_lose_nothing_and_double_nothing() -> None:
 
         async def swaps() -> None:
             for _ in range(6):
-                await w.pool.swap("two" if w.pool.active == "one" else "one")
+                target = "two" if w.pool.active == "one" else "one"
+                assert await w.pool.healthy(target, 3)
+                w.pool.activate(target)
                 await asyncio.sleep(0.05)
 
         models, _ = await asyncio.gather(asyncio.gather(*(one(number) for number in range(300))), swaps())
@@ -78,71 +72,92 @@ async def test_swaps_under_load_lose_nothing_and_double_nothing() -> None:
         assert [member.in_flight for member in w.members] == [0, 0]
 
 
-async def test_a_slot_given_just_before_a_swap_is_of_the_active_model() -> None:
+async def test_a_slot_given_just_before_a_swap_stays() -> None:
     async with world("one", "two", slots=1) as w:
         held = await w.pool.enter()
         waiting = asyncio.create_task(w.pool.enter())
         await until(lambda: w.pool.queued == 1)
         w.pool.leave(held)  # gives the slot to who waits, who learns of it after the swap
-        w.pool._move("two", [w.members[1]])
+        w.pool.activate("two")
         lease = await waiting
         assert lease.member is w.members[0]
-        assert not lease.backup
         w.pool.leave(lease)
 
 
-async def test_what_is_unsafe_is_refused_with_every_reason() -> None:
-    async with world("one", "two") as w:
+async def test_an_answer_given_a_slot_before_a_swap_is_not_degraded() -> None:
+    async with world("one", "two", slots=1) as w:
+        held = await w.pool.enter()
+        asking = asyncio.create_task(w.ask())
+        await until(lambda: w.pool.queued == 1)
+        w.pool.leave(held)
+        w.pool.activate("two")
+        answer = json.loads((await asking).body)
+        assert (answer["model"], answer["level"], answer["degraded"]) == ("one", "live", False)
+
+
+async def test_who_waits_for_another_model_holds_up_nobody() -> None:
+    async with world("one", "two", slots=1, queue=4) as w:
+        held = await w.pool.enter(Wanted("one"))
+        first = asyncio.create_task(w.pool.enter(Wanted("one")))
+        await until(lambda: w.pool.queued == 1)
+        free = await asyncio.wait_for(w.pool.enter(Wanted("two")), 60)  # behind the first in the queue
+        assert free.member is w.members[1]
+        w.pool.leave(held)
+        w.pool.leave(await first)
+        w.pool.leave(free)
+        assert [member.in_flight for member in w.members] == [0, 0]
+
+
+async def test_who_waits_for_a_model_that_is_let_go_of_is_told() -> None:
+    async with world("one", "two", slots=1) as w:
+        held = await w.pool.enter(Wanted("two"))
+        waiting = asyncio.create_task(w.pool.enter(Wanted("two")))
+        await until(lambda: w.pool.queued == 1)
+        w.pool.let_go("one")  # the active one stays
+        assert w.pool.held == ("one", "two")
+        w.pool.let_go("two")
         with pytest.raises(UnknownName):
-            await w.pool.swap("three")
-        with pytest.raises(SwapRefused) as same:
-            await w.pool.swap("one")
-        assert failed(same.value) == ["target_differs"]
-        w.members[1].state, w.members[1].health = State.FAILED, None
-        with pytest.raises(SwapRefused) as broken:
-            await w.pool.swap("two")
-        assert failed(broken.value) == ["exists_and_ready", "health_score"]
-        with pytest.raises(SwapRefused):
-            await w.pool.rollback()
-        assert w.pool.active == "one"
-
-
-async def test_two_swaps_at_once_are_one() -> None:
-    async with world("one", "two") as w:
-        w.fakes[1].seconds_per_token = 0.02
-        first = asyncio.create_task(w.pool.swap("two"))
-        await asyncio.sleep(0.02)
-        with pytest.raises(SwapRefused) as second:
-            await w.pool.swap("two")
-        assert "no_concurrent_operation" in failed(second.value)
-        assert (await first).target == "two"
-
-
-async def test_a_target_that_fails_its_health_check_never_becomes_active() -> None:
-    async with world("one", "two") as w:
-        w.fakes[1].script = ["status_500"] * 3
-        with pytest.raises(ModelRefused) as caught:
-            await w.pool.swap("two", retries=3)
-        assert caught.value.code == "health_check_failed"
-        assert w.fakes[1].script == []
-        assert w.pool.active == "one"
-        assert [member.state for member in w.members] == [State.ACTIVE, State.FAILED]
-        assert json.loads((await w.ask()).body)["model"] == "one"
+            await waiting
+        w.pool.leave(held)
+        assert w.pool.held == ("one",)
+        with pytest.raises(UnknownName):
+            await w.pool.enter(Wanted("two"))
+        w.pool.take_up("two")
+        assert w.members[1].state is State.LOADING
+        await w.pool.examine(w.members[1])
+        w.pool.leave(await w.pool.enter(Wanted("two")))
 
 
 async def test_a_health_check_is_tried_again() -> None:
     async with world("one", "two") as w:
         w.fakes[1].script = ["status_500", "close"]
-        assert (await w.pool.swap("two", retries=3)).target == "two"
+        assert await w.pool.healthy("two", 3)
+        w.fakes[1].script = ["status_500"] * 2
+        assert not await w.pool.healthy("two", 2)
+        assert w.members[1].state is State.FAILED
+        assert w.members[1].failures == 2
 
 
-async def test_a_target_too_slow_for_the_floor_never_becomes_active() -> None:
+async def test_a_server_too_slow_for_the_floor_is_not_healthy() -> None:
     async with world("one", "two") as w:
         w.members[1].server._floor = 1000.0  # type: ignore[attr-defined]
         w.fakes[1].seconds_per_token = 0.02
-        with pytest.raises(ModelRefused):
-            await w.pool.swap("two", retries=1)
-        assert w.pool.active == "one"
+        assert not await w.pool.healthy("two", 1)
+        assert w.members[1].health is not None
+        assert 0 < w.members[1].health.score < 0.8
+        assert "the floor is 1000" in (w.members[1].health.reason or "")
+
+
+async def test_a_probe_that_is_broken_off_leaves_its_server_to_the_next() -> None:
+    async with world("one", "two") as w:
+        w.members[1].state = State.FAILED
+        w.fakes[1].seconds_per_token = 0.05
+        probing = asyncio.create_task(w.pool.examine(w.members[1]))
+        await until(lambda: w.members[1].probed > 0)
+        assert w.members[1].state is State.HEALTH_CHECK
+        probing.cancel()
+        await asyncio.gather(probing, return_exceptions=True)
+        assert w.members[1].state is State.FAILED
 
 
 async def test_the_backup_answers_while_the_active_model_is_down_and_steps_back() -> None:
@@ -176,7 +191,7 @@ async def test_two_servers_of_one_model_share_the_load() -> None:
 
 async def test_no_server_is_left() -> None:
     async with world() as w:
-        w.members[0].state = State.FAILED
+        w.pool.members[0].state = State.LOADING
         with pytest.raises(Unavailable) as caught:
             await w.ask()
         assert caught.value.code == "no_server"

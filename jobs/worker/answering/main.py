@@ -29,7 +29,7 @@ from jobs.worker.answering.replies import Replies
 from jobs.worker.answering.scoring import ScoringAnswerer
 from jobs.worker.answering.session import LEAVE_S, Session
 from jobs.worker.answering.works import Rules, Works
-from jobs.worker.control import Control
+from jobs.worker.control import control_of
 from jobs.worker.main import (
     BACKOFF_FIRST_S,
     BACKOFF_LONGEST_S,
@@ -79,7 +79,7 @@ async def _scoring(plan: ScoringPlan, settings: Settings, source: ModelSource, p
         settings.redis.address, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
     )
     probe.check("redis", lambda: _ping(client))
-    control = Control(
+    control = control_of(
         settings,
         SchemaRegistry.of(settings),
         source,

@@ -51,7 +51,7 @@ async def main(database: str, url: str, id: str, stage: str) -> None:
         ledger = Pausing(pool)
         ledger.stage = stage
         clock = SystemClock()
-        member = Member(HttpLanguageServer("s", "fake", url), slots=1, breaker=Unbroken())
+        member = Member(HttpLanguageServer("s", "fake", url), slots=1, breaker=Unbroken(), clock=clock)
         servers = ServerPool([member], queue=1, clock=clock)
         member.state = type(member.state)("active")
         generate = Generate(servers, RollingStatistics(clock), limits=Limits(), clock=clock, ledger=ledger)
