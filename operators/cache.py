@@ -44,14 +44,16 @@ class SharedCache(Protocol):
 
 @dataclass(frozen=True)
 class Keeping:
-    """`bytes` bounds memory; an answer above `largest` bytes is not kept. After `refill` a hit in memory is
-    offered to the shared store again. At most `stores` stores are under way; more are dropped and counted."""
+    """`bytes` bounds memory; an answer above `largest` bytes is not kept. The shared store is passed over
+    when it takes longer than `wait` to say what it has. After `refill` a hit in memory is offered to it
+    again. At most `stores` stores are under way; more are dropped and counted."""
 
     ttl: timedelta = timedelta(minutes=5)
     bytes: int = 64 * 1024 * 1024
     largest: int = 1024 * 1024
     refill: timedelta = timedelta(seconds=30)
     stores: int = 1_000
+    wait: timedelta = timedelta(milliseconds=250)
 
     def __post_init__(self) -> None:
         if self.ttl <= timedelta(0) or not 0 < self.largest <= self.bytes or self.stores < 1:
@@ -82,7 +84,7 @@ class _Entry:
 
 class ResponseCache:
     """Answers by key (`answer_key`). Belongs to one event loop. `shared` may be away or None: then memory
-    alone counts, and no call waits for it longer than its own time-out."""
+    alone counts."""
 
     def __init__(
         self, name: str, keeping: Keeping, *, clock: Clock, shared: SharedCache | None = None
@@ -192,9 +194,10 @@ class ResponseCache:
         if self._shared is None:
             return None
         try:
-            stored = await self._shared.get(key)
-        except Unavailable as error:
-            _LOG.debug("the shared cache is away", cache=self._name, error=error.what)
+            async with asyncio.timeout(self._keeping.wait.total_seconds()):
+                stored = await self._shared.get(key)
+        except (Unavailable, TimeoutError) as error:
+            _LOG.debug("the shared cache is passed over", cache=self._name, error=str(error))
             return None
         if stored is None:
             return None

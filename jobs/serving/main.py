@@ -22,7 +22,7 @@ from core.telemetry.log import logger
 from core.telemetry.probe import Probe
 from jobs.serving.application import Application
 from jobs.serving.models import Models, Served
-from jobs.worker.control import control_of
+from jobs.worker.control import Control, control_of
 from jobs.worker.serving import ModelSource
 from models.load import StoredModels
 from models.registry import Following, open_registry
@@ -124,7 +124,7 @@ async def serve(settings: Settings, found: Mapping[str, ModelSource], *, stop: a
         probe.close()
 
 
-async def _load(controls: Mapping[str, Control], probe: Probe) -> None:
+async def _load(controls: Mapping[str, Control[Serving]], probe: Probe) -> None:
     """Start every model in a thread, again and again until it is there; then the process is ready."""
     loop = asyncio.get_running_loop()
     for name, control in controls.items():

@@ -91,10 +91,11 @@ class GeneratingAnswerer:
         own = self._settings.llm
 
         def cache(name: str, ttl_s: float) -> ResponseCache:
-            keeping = Keeping(ttl=timedelta(seconds=ttl_s), bytes=MEMORY_BYTES)
+            wait = timedelta(seconds=CACHE_READ_S)
+            keeping = Keeping(ttl=timedelta(seconds=ttl_s), bytes=MEMORY_BYTES, wait=wait)
             shared = None
             if own.shared:
-                shared = RedisCache(self._redis, name=name, timeout_s=CACHE_READ_S, clock=self._clock)
+                shared = RedisCache(self._redis, name=name, clock=self._clock)
             return ResponseCache(name, keeping, clock=self._clock, shared=shared)
 
         return Kept(cache("generate", own.cache_ttl_s), cache("generate-earlier", own.earlier_ttl_s))

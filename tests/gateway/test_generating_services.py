@@ -27,12 +27,16 @@ from gateway.generating.wiring import generating_routes
 from gateway.health import Health
 from gateway.keyring import Keyring
 from gateway.keys import Key, mint
-from gateway.principals import ASK
+from gateway.main import _model_routes
+from gateway.models import ModelsEndpoint
+from gateway.principals import ASK, MODELS_READ, MODELS_WRITE
 from gateway.routing import Router
 from gateway.server import Application, Listener
 from operators.generate import PIPELINE
 from pipelines.changes import apply_topics
 from pipelines.generating import REQUESTS, TOPICS
+from pipelines.serving.follower import Follower
+from pipelines.serving.log import ServingOutbox
 from schemas.registry import SchemaRegistry
 from stack.local import Stack
 from tests.gateway.samples import NOW, KeysInMemory
@@ -70,18 +74,22 @@ class Site:
 
 
 @pytest.fixture
-async def site(broker: None) -> AsyncIterator[Site]:
-    """A gateway in this loop, one answering process, two fake servers."""
+async def site(broker: None, tmp_path: Path) -> AsyncIterator[Site]:
+    """A gateway in this loop, one answering process, the controller, and fake servers: two of the model that
+    serves, one of the next, one that is too slow."""
     given, clock = settings(), SystemClock()
     async with AsyncExitStack() as exits:
-        fakes = [await exits.enter_async_context(fake_server()) for _ in range(2)]
-        url = ",".join(f"fake={fake.url}" for fake in fakes)
-        (probe,) = free_ports(1)
-        env = {"MILLSTREAM_LLM__URL": url, "MILLSTREAM_PROBE_PORT": str(probe), "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cli", "run", "generating"], env={**os.environ, **env}
-        )
-        exits.callback(_end, process)
+        names = ("fake", "fake", "next", "slow")
+        fakes = [await exits.enter_async_context(fake_server(name)) for name in names]
+        fakes[3].seconds_per_token = 0.3  # the floor is 9 tokens/s
+        url = ",".join(f"{fake.model}={fake.url}" for fake in fakes)
+        probe, beside = free_ports(2)
+        env = {"MILLSTREAM_LLM__URL": url, "PYTHONPATH": str(ROOT)}
+        answering = [sys.executable, "-m", "cli", "run", "generating"]
+        control = [sys.executable, "-m", "tests.jobs.rollout.processes", "controller", str(tmp_path)]
+        for arguments, port in ((answering, probe), (control, beside)):
+            own = {**os.environ, **env, "MILLSTREAM_PROBE_PORT": str(port)}
+            exits.callback(_end, subprocess.Popen(arguments, env=own, cwd=ROOT))
         cache = redis.asyncio.Redis.from_url(given.redis.address)
         exits.push_async_callback(cache.aclose)
         registry = SchemaRegistry.of(given)
@@ -91,8 +99,18 @@ async def site(broker: None) -> AsyncIterator[Site]:
         asking = AskingPart(given, registry, cache, clock=clock)
         asked = asking.asked(PIPELINE, REQUESTS)
         asking.start(health, exits)
-        routes = generating_routes(given, KafkaAsking(asking.asker, asked, clock), cache, clock)
-        keys = KeysInMemory(Key(ID, HASH, "acme", "", frozenset({ASK}), NOW))
+        follower = Follower(given, registry, clock)
+        follower.start()
+        exits.callback(follower.close)
+        outbox = ServingOutbox(given, registry, source="gateway")
+        exits.callback(outbox.close)
+        models = ModelsEndpoint(follower, outbox, clock, answer_s=60.0, min_health=0.8)
+        routes = (
+            *generating_routes(given, KafkaAsking(asking.asker, asked, clock), cache, clock),
+            *_model_routes(models),
+        )
+        allowed = frozenset({ASK, MODELS_READ, MODELS_WRITE})
+        keys = KeysInMemory(Key(ID, HASH, "acme", "", allowed, NOW))
         application = Application(Router(routes), Keyring(keys, clock=ManualClock(NOW)))
         with socket.socket() as held:
             held.bind(("127.0.0.1", 0))
@@ -130,7 +148,62 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-async def test_text_goes_through_kafka_and_back(site: Site) -> None:
+async def test_text_goes_through_kafka_and_back_and_models_are_swapped_by_command(site: Site) -> None:
+    await _text_goes_through_kafka_and_back(site)
+    await _models_are_swapped_by_command(site)
+
+
+async def _models_are_swapped_by_command(site: Site) -> None:
+    """What the routes of the models say, and what answers then."""
+    models = "/api/v1/models"
+    async with asyncio.timeout(120):  # the controller routes what the process tells of
+        while True:
+            found = (await site.http.get(models)).json()["models"]
+            if found and all(v["state"] in ("active", "ready") for v in found[0]["versions"]):
+                break
+            await asyncio.sleep(0.05)
+    assert (found[0]["model"], found[0]["active"]) == ("generate", "fake")
+    versions = {version["version"]: version for version in found[0]["versions"]}
+    assert versions["fake"]["tokens_per_s"] > 9 > versions["slow"]["tokens_per_s"] > 0
+    assert versions["slow"]["health"] < 0.8
+
+    async def answered_by(prompt: str) -> str:
+        answer = await site.http.post("/api/v1/generate", json={"prompt": prompt, "max_tokens": 2})
+        assert not answer.json()["degraded"], answer.text
+        return str(answer.json()["model"])
+
+    async def swap(target: str) -> httpx.Response:
+        return await site.http.post(f"{models}/swap", json={"target": target})
+
+    for fake in site.fakes:
+        fake.script, fake.seconds_per_token = [], fake.seconds_per_token if fake.model == "slow" else 0.0
+    safety = (await site.http.get(f"{models}/generate:next/swap/safety")).json()
+    assert safety["safe"], safety
+    done = await swap("generate:next")
+    assert done.status_code == 200, done.text
+    assert (done.json()["previous"], done.json()["target"]) == ("generate:fake", "generate:next")
+    assert done.json()["duration_ms"] > 0
+    assert await answered_by("After the swap?") == "next"
+
+    unsafe = await swap("generate:slow")
+    assert unsafe.status_code == 400
+    assert unsafe.json()["failed"] == ["health_score"]
+    assert (await swap("generate:nothing")).status_code == 400
+
+    site.fakes[0].script = site.fakes[1].script = ["status_500"] * 3
+    broken = await swap("generate:fake")
+    assert broken.status_code == 500, broken.text
+    assert "failed its health check 3 times" in broken.json()["detail"]
+    assert await answered_by("After the failure?") == "next"
+
+    back = await site.http.post(f"{models}/rollback", json={"model": "generate"})
+    while back.status_code != 200:  # where it went back to has just failed its check; it comes back by itself
+        assert back.status_code in (400, 500), back.text
+        back = await site.http.post(f"{models}/rollback", json={"model": "generate"})
+    assert await answered_by("After the way back?") == "fake"
+
+
+async def _text_goes_through_kafka_and_back(site: Site) -> None:
     asked: dict[str, Any] = {"prompt": "Tell me.", "max_tokens": 10}
     whole = await site.http.post("/api/v1/generate", json=asked)
     assert (whole.status_code, whole.json()["text"]) == (200, words(10))
@@ -156,9 +229,11 @@ async def test_text_goes_through_kafka_and_back(site: Site) -> None:
         await create(model="nothing", messages=messages)
 
     for fake in site.fakes:
-        fake.script = ["reset"]
+        fake.script = ["reset"] * 3
     broken = await site.http.post("/api/v1/generate", json=asked | {"prompt": "Another."})
     assert (broken.status_code, broken.json()["code"]) == (503, "server_lost")
+    for fake in site.fakes:
+        fake.script = []
 
     calls = sum(len(fake.seen) for fake in site.fakes)
     kept = await site.http.post("/api/v1/generate", json=asked)  # another request, the same question
@@ -174,7 +249,7 @@ async def test_text_goes_through_kafka_and_back(site: Site) -> None:
     assert sum(len(fake.seen) for fake in site.fakes) == calls
 
     task = asyncio.create_task(site.http.post("/api/v1/generate", json=asked | {"max_tokens": 400}))
-    await until(lambda: sum(fake.open for fake in site.fakes) == 1, within_s=20)
+    await until(lambda: any(len(fake.seen) and fake.open for fake in site.fakes[:2]), within_s=60)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await until(lambda: sum(fake.open for fake in site.fakes) == 0, within_s=20)
