@@ -23,7 +23,7 @@ from core.telemetry.probe import Probe
 from jobs.serving.application import Application
 from jobs.serving.models import Models, Served
 from jobs.worker.control import Control, control_of
-from jobs.worker.serving import ModelSource
+from jobs.worker.serving import ModelSource, Serving
 from models.load import StoredModels
 from models.registry import Following, open_registry
 from models.store import CHAMPION, Registry

@@ -40,7 +40,6 @@ async def _answering(settings: Settings, probe: Probe) -> None:
     stop, clock = stopped_by_signal(), SystemClock()
     answerer: GeneratingAnswerer = make_answerer(settings, clock=clock)
     host = AnsweringHost(settings, PIPELINE, REQUESTS, clock=clock, probe=probe, stop=stop)
-    await answerer.start()
     serving = LlmServing(
         answerer.pool, clock=clock, retries=settings.rollout.health_retries, loop=asyncio.get_running_loop()
     )
@@ -54,7 +53,8 @@ async def _answering(settings: Settings, probe: Probe) -> None:
         stop=stop,
     )
     try:
-        await host.waiting(control.start, "waiting for the routing")
+        # at once, so that it is told how far each server is
+        await asyncio.gather(host.waiting(control.start, "waiting for the routing"), answerer.start())
         await host.run(answerer)
     finally:
         await asyncio.to_thread(control.close)

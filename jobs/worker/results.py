@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.decide import Decided
-from operators.fallback import Filled
+from operators.late_features import Filled
 from operators.ports import Matrix, Scorer
 from schemas.catalog.decisions import Decision
 from schemas.codec import arrow_schema

@@ -17,8 +17,8 @@ from core.errors import ModelError
 from jobs.worker.held import Assignments, LiveRoute, Service, VersionBroken
 from jobs.worker.scoring import Scored, Scoring
 from jobs.worker.shadows import Shadows
-from operators.fallback import MAX_REASON
 from operators.infer import FailedRow, infer
+from operators.late_features import MAX_REASON
 from operators.ports import Matrix, Scorer
 
 UNFIT = 0.05

@@ -13,8 +13,8 @@ from jobs.worker import metrics
 from jobs.worker.results import Constants, Stages, no_reasons, reasons_column, result_batch
 from operators.breaker import Breaker, Breaking
 from operators.decide import Bands, decide
-from operators.fallback import Filled, fill_late
 from operators.infer import FailedRow, infer
+from operators.late_features import Filled, fill_late
 from operators.ports import FeatureReader, Matrix, Scorer
 
 _LOG = logger("worker.scoring")

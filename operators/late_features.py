@@ -1,13 +1,11 @@
-"""Fallback: which level answered, and why not the best one.
+"""Late features: rows that came too late for their windows are given their features from the online store.
 
-Two levels so far. `live`: the model with all its features. `no_features`: the model without the windowed
-features of rows that came too late for their windows, because the online store could not be read; trees take
-the missing values as missing. The result says so: `degraded`, `level`, `degraded_reason`.
+Where it cannot be read they stay without: trees take the missing values as missing, and the result says so
+(`degraded`, level `no_features`, `degraded_reason`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +16,6 @@ from core.errors import CircuitOpen, Unavailable
 from operators.breaker import Breaker
 from operators.ports import FeatureReader
 
-Level = Literal["live", "previous_version", "no_features"]
 MAX_REASON = 300
 
 

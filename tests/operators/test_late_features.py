@@ -10,7 +10,7 @@ import pytest
 from core.clock import ManualClock
 from core.errors import Unavailable
 from operators.breaker import Breaker, Breaking
-from operators.fallback import fill_late
+from operators.late_features import fill_late
 
 ONE_FAILURE = Breaking(failures=1, open_for=timedelta(seconds=1))
 
