@@ -35,8 +35,8 @@ from gateway.server import Application, Listener
 from operators.generate import PIPELINE
 from pipelines.changes import apply_topics
 from pipelines.generating import REQUESTS, TOPICS
+from pipelines.outbox import RecordOutbox
 from pipelines.serving.follower import Follower
-from pipelines.serving.log import ServingOutbox
 from schemas.registry import SchemaRegistry
 from stack.local import Stack
 from tests.gateway.samples import NOW, KeysInMemory
@@ -102,7 +102,7 @@ async def site(broker: None, tmp_path: Path) -> AsyncIterator[Site]:
         follower = Follower(given, registry, clock)
         follower.start()
         exits.callback(follower.close)
-        outbox = ServingOutbox(given, registry, source="gateway")
+        outbox = RecordOutbox(given, registry, source="gateway")
         exits.callback(outbox.close)
         models = ModelsEndpoint(follower, outbox, clock, answer_s=60.0, min_health=0.8)
         routes = (
