@@ -105,6 +105,8 @@ class ServerCalls:
                 await ledger.unpaid(claim)
             raise
         except BaseException:
+            if claim is not None and progress.paid is None:  # its level's time may be over: no other may pay
+                progress.paid = Unavailable("the call may have been paid for", code="paid_without_answer")
             silent = not heard and self._over(progress)
             await (member.breaker.failed if silent else member.breaker.abandoned)(ticket)
             raise

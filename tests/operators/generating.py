@@ -83,6 +83,7 @@ class World:
                     pooling=Pooling(
                         silence_s=silences_s[number] if number < len(silences_s) else PATIENT_S,
                         wait_s=PATIENT_S,
+                        kept=ledger is None,
                         connect_s=PATIENT_S,
                     ),
                     floor=floor,

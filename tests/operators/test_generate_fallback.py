@@ -91,3 +91,14 @@ async def test_what_may_have_been_paid_for_is_asked_of_no_other_model() -> None:
             await w.ask()
         assert w.fakes[1].seen == []
         assert ledger.paid == ["q1"]
+
+
+async def test_what_was_paid_for_and_took_too_long_is_asked_of_no_other_model() -> None:
+    ledger = Refusing("")
+    levels = Levels(live=timedelta(seconds=0.3))
+    async with world("one", "two", ledger=ledger, levels=levels) as w:
+        w.fakes[0].script = ["hang"]
+        with pytest.raises(Unavailable):
+            await w.ask()
+        assert w.fakes[1].seen == []
+        assert ledger.paid == ["q1"]

@@ -18,7 +18,7 @@ from models.llm.ledger import PostgresLedger
 from operators.generate_ports import Claim
 from stack.local import Stack
 from tests.llm_fake import FakeServer, fake_server
-from tests.operators.generating import Heard, asked, question_of, until, words, world
+from tests.operators.generating import SILENCE_S, Heard, asked, question_of, until, words, world
 from tests.stack_fixture import EXTERNAL_ADDRESSES, environment, services_required, stack_env
 
 pytestmark = pytest.mark.services
@@ -141,7 +141,8 @@ async def test_what_a_server_refused_was_not_paid_and_goes_to_the_next(
 async def test_what_may_have_been_paid_is_sent_to_no_other_server(
     ledger: PostgresLedger, behaviour: str
 ) -> None:
-    async with world("fake", "fake", ledger=ledger) as w:
+    silences_s = [SILENCE_S] if behaviour == "hang" else []
+    async with world("fake", "fake", ledger=ledger, silences_s=silences_s) as w:
         id = fresh()
         w.fakes[0].script = [behaviour]
         with pytest.raises(ServerFailed):
