@@ -21,8 +21,8 @@ from jobs.worker.shadows import Shadows
 from models.load import LoadedModel
 from models.rows import RowReader
 from operators.batching import Batching, Bounds, Scored
-from operators.fallback import MAX_REASON
 from operators.infer import Inferred, infer_matrix
+from operators.late_features import MAX_REASON
 from operators.ports import Matrix, Scorer
 
 
