@@ -14,6 +14,8 @@ from core.errors import InvalidInput
 
 Values = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.int64]
+HORIZONS, SCALE = "horizons", "scale"
+"""Parameters in the description of a version: what it was asked in its training, and what it counts in."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ A model that is refused leaves the caller with the one it has:
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -87,7 +87,7 @@ class LoadedModel:
         return self._encoder.encode(batch)
 
     def score(self, matrix: Matrix) -> Matrix:
-        """Probabilities (rows,), float32. Raises ModelFailed."""
+        """The outputs (rows,), float32. Raises ModelFailed."""
         return self._engine.score(matrix)
 
     def check(self) -> None:
@@ -189,14 +189,24 @@ def _choice(
 class StoredModels:
     """The versions of one model in a store, as a worker follows them."""
 
-    def __init__(self, store: Resolver, name: str, *, threads: int = 1, engine: Pinned = "auto") -> None:
-        self._store, self._name, self._threads, self._engine = store, name, threads, engine
+    def __init__(
+        self,
+        store: Resolver,
+        name: str,
+        *,
+        check: Callable[[StoredModel], None] = lambda stored: None,
+        threads: int = 1,
+        engine: Pinned = "auto",
+    ) -> None:
+        self._store, self._name, self._check = store, name, check
+        self._threads, self._engine = threads, engine
 
     def champion(self) -> str:
         """The version in the champion's place. Raises MillstreamError when there is none."""
         return self._store.resolve(self._name, CHAMPION).version
 
     def load(self, version: str) -> LoadedModel:
-        """That version, verified and warm. Raises ModelRefused."""
+        """That version, verified, accepted by `check`, and warm. Raises ModelRefused."""
         stored = self._store.resolve(self._name, version)
+        self._check(stored)
         return load(stored, threads=self._threads, engine=self._engine)

@@ -14,6 +14,7 @@ from core.ids import digest
 
 MAX_INPUTS = 10_000
 MAX_VOCABULARY = 100_000
+PROBABILITY = "probability"
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,13 +28,15 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The output: `shape` (-1 is the number of rows), values from `low` to `high`, both included."""
+    """The output: `shape` (-1 is the number of rows), values from `low` to `high`, both included, in `unit`:
+    a probability, or what a quantity counts."""
 
     name: str
     dtype: Literal["float32"] = "float32"
     shape: tuple[int, ...] = (-1,)
     low: float = 0.0
     high: float = 1.0
+    unit: str = PROBABILITY
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -46,12 +46,12 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Scored:
-    """A caller's answer. `probabilities` (rows,), float32, NaN in the rows that `failed` names. `model_ms`:
+    """A caller's answer. `outputs` (rows,), float32, NaN in the rows that `failed` names. `model_ms`:
     the call that they were scored in, which others may have shared."""
 
     model: str
     version: str
-    probabilities: Matrix
+    outputs: Matrix
     failed: tuple[FailedRow, ...] = ()
     model_ms: float = 0.0
 
@@ -244,10 +244,10 @@ class Batching:
 def _scored(scorer: Scorer, called: Called, callers: Sequence[int]) -> list[Scored]:
     """The part of each caller, who brought so many rows, in order."""
     inferred, model_ms = called
-    scores = inferred.probabilities
+    scores = inferred.outputs
     if inferred.failed:
         scores = np.full(sum(callers), np.nan, np.float32)
-        scores[inferred.ok] = inferred.probabilities
+        scores[inferred.ok] = inferred.outputs
     found, start = [], 0
     for rows in callers:
         end = start + rows

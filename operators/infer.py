@@ -26,11 +26,11 @@ class FailedRow:
 
 @dataclass(frozen=True)
 class Inferred:
-    """Named outputs. `ok`: rows scored (ascending, int64), with their probabilities (float32, within the
+    """Named outputs. `ok`: rows scored (ascending, int64), with their outputs (float32, within the
     model's range) and their rows of the model's input matrix. `failed`: every other row, ascending."""
 
     ok: npt.NDArray[np.int64]
-    probabilities: Matrix
+    outputs: Matrix
     matrix: Matrix
     failed: tuple[FailedRow, ...]
 
@@ -68,23 +68,23 @@ def _infer(rows: int, encoded: Rows, scorer: Scorer) -> Inferred:
             np.empty(0, np.int64), np.empty(0, np.float32), np.empty((0, len(scorer.inputs)), np.float32), ()
         )
     try:
-        matrix, probabilities = _call(0, rows, encoded, scorer)
+        matrix, outputs = _call(0, rows, encoded, scorer)
     except Exception:
         scorer.check()
         return _isolate(rows, encoded, scorer)
-    return _outputs(np.arange(rows, dtype=np.int64), matrix, probabilities, [], scorer)
+    return _outputs(np.arange(rows, dtype=np.int64), matrix, outputs, [], scorer)
 
 
 def _call(start: int, rows: int, encoded: Rows, scorer: Scorer) -> tuple[Matrix, Matrix]:
     matrix = encoded(start, rows)
-    probabilities = scorer.score(matrix)
-    if matrix.shape != (rows, len(scorer.inputs)) or probabilities.shape != (rows,):
+    outputs = scorer.score(matrix)
+    if matrix.shape != (rows, len(scorer.inputs)) or outputs.shape != (rows,):
         raise ModelError(
-            f"{rows} rows became inputs of shape {matrix.shape}, outputs of {probabilities.shape}",
+            f"{rows} rows became inputs of shape {matrix.shape}, outputs of {outputs.shape}",
             where=f"model {scorer.name} {scorer.version}",
-            mend="the engine must give one row of inputs and one probability per row",
+            mend="the engine must give one row of inputs and one output per row",
         )
-    return matrix, probabilities
+    return matrix, outputs
 
 
 def _isolate(rows: int, encoded: Rows, scorer: Scorer) -> Inferred:
@@ -98,8 +98,8 @@ def _isolate(rows: int, encoded: Rows, scorer: Scorer) -> Inferred:
         return Inferred(np.empty(0, np.int64), np.empty(0, np.float32), empty, tuple(failed))
     ok = np.concatenate([np.arange(start, start + len(p), dtype=np.int64) for start, _, p in parts])
     matrix = np.concatenate([matrix for _, matrix, _ in parts])
-    probabilities = np.concatenate([p for _, _, p in parts])
-    return _outputs(ok, matrix, probabilities, failed, scorer)
+    outputs = np.concatenate([p for _, _, p in parts])
+    return _outputs(ok, matrix, outputs, failed, scorer)
 
 
 def _halves(
@@ -110,14 +110,14 @@ def _halves(
     while todo:
         start, length = todo.pop()
         try:
-            matrix, probabilities = _call(start, length, encoded, scorer)
+            matrix, outputs = _call(start, length, encoded, scorer)
         except Exception as error:
             if length == 1:
                 yield start, length, error
             else:
                 todo.extend(_cut(start, length))
         else:
-            parts.append((start, matrix, probabilities))
+            parts.append((start, matrix, outputs))
 
 
 def _cut(start: int, length: int) -> list[tuple[int, int]]:
@@ -130,18 +130,18 @@ def _cut(start: int, length: int) -> list[tuple[int, int]]:
 def _outputs(
     ok: npt.NDArray[np.int64],
     matrix: Matrix,
-    probabilities: Matrix,
+    outputs: Matrix,
     failed: list[FailedRow],
     scorer: Scorer,
 ) -> Inferred:
     low, high = scorer.output_range
-    good = (probabilities >= low) & (probabilities <= high) & np.isfinite(probabilities)
+    good = (outputs >= low) & (outputs <= high) & np.isfinite(outputs)
     if not good.all():
         for index in np.flatnonzero(~good):
-            what = f"the model gave {probabilities[index]}, not a number from {low:g} to {high:g}"
+            what = f"the model gave {outputs[index]}, not a number from {low:g} to {high:g}"
             failed.append(FailedRow(int(ok[index]), _failed(scorer, what, 1)))
-        ok, matrix, probabilities = ok[good], matrix[good], probabilities[good]
-    return Inferred(ok, probabilities, matrix, tuple(sorted(failed, key=lambda item: item.row)))
+        ok, matrix, outputs = ok[good], matrix[good], outputs[good]
+    return Inferred(ok, outputs, matrix, tuple(sorted(failed, key=lambda item: item.row)))
 
 
 def _failed(scorer: Scorer, what: str, rows: int) -> ModelFailed:

@@ -38,7 +38,7 @@ class Scorer(Protocol):
         ...
 
     def score(self, matrix: Matrix) -> Matrix:
-        """Probabilities (rows,), float32, one per row of the matrix."""
+        """The outputs (rows,), float32, one per row of the matrix."""
         ...
 
     def check(self) -> None:

@@ -19,20 +19,22 @@ Each step gives a value of its own type, so that a wrong order does not type-che
 without a default does not plan.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 
-from core.errors import DeclarationError
+from core.errors import DeclarationError, UnknownName
 from features.patterns import Pattern
 from features.view import FeatureView
 from features.windows import Rolling
 from operators.decide import Bands
-from pipelines.plan import FeaturesPlan, Infer, Levels, Plan, ScoringPlan
+from operators.forecast import Horizon
+from pipelines.plan import FeaturesPlan, ForecastPlan, Infer, Levels, Plan, ScoringPlan, forecast_window
 from schemas.catalog.alerts import ALERTS
 from schemas.catalog.asking import RETENTION
 from schemas.catalog.decisions import Decision, StatusChange, Verdict
+from schemas.catalog.forecasts import Forecast
 from schemas.record import Record
 from schemas.topic import Topic
 
@@ -100,13 +102,64 @@ class Enriched:
         step: str = "infer",
     ) -> Scored:
         """A score per record, by the champion version of `model`. `wait` is at most 500 ms."""
-        where = f"pipeline {self._pipeline.name}, step {step}"
-        if not 1 <= batch <= 10_000:
-            raise DeclarationError(f"a batch of {batch} records", where=where, mend="give 1 to 10000")
-        if not timedelta(0) <= wait <= timedelta(milliseconds=500):
-            raise DeclarationError(f"a wait of {wait}", where=where, mend="give 0 to 500 ms")
-        self._pipeline._take(step, "infer", Infer(model, batch, wait))
+        self._pipeline._infer(Infer(model, batch, wait), step)
         return Scored(Scores(self._pipeline), Failed(step))
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    _pipeline: "Pipeline"
+
+
+@dataclass(frozen=True)
+class Forecasted:
+    """The forecasts of a `forecast` step."""
+
+    ok: Forecasts
+    failed: Failed
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """A windowed view's rows, each once."""
+
+    _pipeline: "Pipeline"
+
+    def forecast(
+        self,
+        counted: str,
+        *,
+        model: str,
+        scale: str,
+        horizons: Sequence[Horizon],
+        batch: int = 512,
+        wait: timedelta = timedelta(milliseconds=5),
+        step: str = "forecast",
+    ) -> Forecasted:
+        """A forecast of the feature `counted` per row whose feature `scale` is above 0, for each horizon, by
+        the champion version of `model`. `wait` is at most 500 ms."""
+        made, where = self._pipeline, f"pipeline {self._pipeline.name}, step {step}"
+        view = made._parts["view"]
+        if isinstance(view, FeatureView):
+            forecast_window(view)
+            for name in (counted, scale):
+                if name not in view.feature_names:
+                    raise UnknownName("feature", name, view.feature_names, where=where)
+        names = [one.name for one in horizons]
+        if not names or len(set(names)) != len(names):
+            raise DeclarationError(
+                f"horizons {', '.join(names) or 'without any'}",
+                where=where,
+                mend="give one at least, each with a name of its own",
+            )
+        if any(one.steps < 1 or one.lead < 0 for one in horizons):
+            raise DeclarationError(
+                "a horizon without a window of the future", where=where, mend="give steps >= 1, lead >= 0"
+            )
+        made._infer(Infer(model, batch, wait), step)
+        for part, value in (("counted", counted), ("scale", scale), ("horizons", tuple(horizons))):
+            made._set(part, value, step)
+        return Forecasted(Forecasts(made), Failed(step))
 
 
 @dataclass(frozen=True)
@@ -123,7 +176,7 @@ class Events:
         self._pipeline._set("enriched", to, step)
         return Enriched(self._pipeline)
 
-    def window(self, view: FeatureView, *, to: Topic, late: Topic, step: str = "window") -> None:
+    def window(self, view: FeatureView, *, to: Topic, late: Topic, step: str = "window") -> FeatureRows:
         """A windowed view's rows on the topic `to`, and the events that came too late for it on `late`; both
         as `features.feature_rows` makes them."""
         self._pipeline._same_record(view.source, f"view {view.name}", step)
@@ -131,6 +184,7 @@ class Events:
         self._pipeline._take(step, "view", view)
         self._pipeline._set("rows", to, step)
         self._pipeline._set("late", late, step)
+        return FeatureRows(self._pipeline)
 
     def alert_on(self, pattern: Pattern, *, step: str | None = None) -> None:
         """An alert for each match of the pattern."""
@@ -166,10 +220,15 @@ class Pipeline:
         self._set("route", route, step)
         return Events(self)
 
-    def write(self, decisions: Decisions, topic: Topic, *, step: str = "results") -> None:
-        """Publish the decisions; the first per (tenant, id) is the visible outcome."""
-        self._holds(topic, Decision, step)
+    def write(self, results: Decisions | Forecasts, topic: Topic, *, step: str = "results") -> None:
+        """Publish the results; the first per (tenant, id) is the visible outcome."""
+        self._holds(topic, Decision if isinstance(results, Decisions) else Forecast, step)
         self._take(step, "results", topic)
+
+    def store(self, *, status: Topic, step: str = "store") -> None:
+        """Store each forecast; push on `status` what is stored."""
+        self._holds(status, Forecast, step)
+        self._take(step, "status", status)
 
     def follow(self, *, status: Topic, labels: Topic, alerts: Topic = ALERTS, step: str = "follow") -> None:
         """Keep each event's status and push its changes; take verdicts; alert on what is blocked."""
@@ -205,7 +264,10 @@ class Pipeline:
             raise DeclarationError(
                 "a pipeline without a default output", where=where, mend="give unrouted=DEAD_LETTERS"
             )
-        plan = self._features() if "rows" in self._parts else self._scoring()
+        if "rows" not in self._parts:
+            plan: Plan = self._scoring()
+        else:
+            plan = self._forecast() if "infer" in self._parts else self._features()
         for topic in plan.keyed:
             if topic.partitions != plan.source.partitions:
                 raise DeclarationError(
@@ -237,7 +299,17 @@ class Pipeline:
             )
         return plan
 
+    def _forecast(self) -> ForecastPlan:
+        self._complete({"results": "write", "status": "store"})
+        self._windowed()
+        return ForecastPlan(pipeline=self.name, version=self.version, **self._parts)  # type: ignore[arg-type]
+
     def _features(self) -> FeaturesPlan:
+        self._windowed()
+        return FeaturesPlan(pipeline=self.name, version=self.version, **self._parts)  # type: ignore[arg-type]
+
+    def _windowed(self) -> None:
+        """Raises DeclarationError for what only a pipeline with decisions can have."""
         if self._patterns:
             raise DeclarationError(
                 f"pattern {self._patterns[0].name} beside a windowed view",
@@ -246,11 +318,10 @@ class Pipeline:
             )
         if "requests_kept" in self._parts:
             raise DeclarationError(
-                "a pipeline that scores nothing cannot be asked",
+                "a pipeline that decides nothing cannot be asked",
                 where=f"pipeline {self.name}",
                 mend="leave ask(...) out",
             )
-        return FeaturesPlan(pipeline=self.name, version=self.version, **self._parts)  # type: ignore[arg-type]
 
     def _complete(self, wanted: Mapping[str, str]) -> None:
         for part, call in wanted.items():
@@ -266,6 +337,14 @@ class Pipeline:
                 where=f"pipeline {self.name}, step {step}",
                 mend=mend,
             )
+
+    def _infer(self, infer: Infer, step: str) -> None:
+        where = f"pipeline {self.name}, step {step}"
+        if not 1 <= infer.batch <= 10_000:
+            raise DeclarationError(f"a batch of {infer.batch} records", where=where, mend="give 1 to 10000")
+        if not timedelta(0) <= infer.wait <= timedelta(milliseconds=500):
+            raise DeclarationError(f"a wait of {infer.wait}", where=where, mend="give 0 to 500 ms")
+        self._take(step, "infer", infer)
 
     def _take(self, step: str, part: str, value: object) -> None:
         self._step(step)

@@ -25,7 +25,7 @@ from core.errors import DeclarationError, IncompatibleSchema, Unavailable
 from core.settings import Settings
 from features.identity import changed_meaning
 from pipelines.applied_views import applied_forms, record_applied
-from pipelines.plan import Plan, ScoringPlan
+from pipelines.plan import Plan, ServedPlan
 from pipelines.tables import create_tables
 from schemas.avro import schema_text
 from schemas.broker import admin
@@ -58,7 +58,7 @@ def topics_of(plans: Iterable[Plan]) -> list[Topic]:
     """Every topic of the plans once, in the order of their paths; those of model serving where one scores."""
     plans = list(plans)
     topics = {topic.name: topic for plan in plans for topic in plan.topics}
-    if any(isinstance(plan, ScoringPlan) for plan in plans):
+    if any(isinstance(plan, ServedPlan) for plan in plans):
         topics |= {topic.name: topic for topic in SERVING_TOPICS}
     return list(topics.values())
 

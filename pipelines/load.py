@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from core.errors import DeclarationError, InvalidInput, UnknownName
 from features.services import FeatureService
 from pipelines.builder import Definition
-from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
+from pipelines.plan import FeaturesPlan, Plan, ScoringPlan, ServedPlan
 
 GROUP = "millstream.pipelines"
 SERVICES = "millstream.feature_services"
@@ -45,6 +45,14 @@ def load_scoring(name: str) -> ScoringPlan:
     plan = load_plan(name)
     if not isinstance(plan, ScoringPlan):
         raise InvalidInput(f"pipeline {name} scores nothing", mend="name a pipeline with a model")
+    return plan
+
+
+def load_served(name: str) -> ServedPlan:
+    """The plan of a pipeline with a model; raises InvalidInput for another one."""
+    plan = load_plan(name)
+    if not isinstance(plan, ServedPlan):
+        raise InvalidInput(f"pipeline {name} has no model", mend="name a pipeline with one")
     return plan
 
 

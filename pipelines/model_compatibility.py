@@ -3,6 +3,7 @@
 The types are those of the golden rows, which were taken at the model's door when it was published.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,12 +11,14 @@ import pyarrow as pa
 
 from core.errors import ModelRefused
 from models import golden, signature
+from models.forecasts import HORIZONS, SCALE
 from models.manifest import Description
-from models.signature import Input, Signature
+from models.signature import PROBABILITY, Input, Signature
 from models.store import GOLDEN, SIGNATURE, StoredModel
-from pipelines.plan import ScoringPlan
+from operators.forecast import ASKED
+from pipelines.plan import ForecastPlan, ServedPlan
 from schemas.codec import arrow_schema
-from schemas.record import RecordSpec
+from schemas.record import Record
 
 LOW, HIGH = 0.0, 1.0
 
@@ -29,32 +32,53 @@ class Finding:
     mend: str
 
 
-def compatibility(stored: StoredModel, plan: ScoringPlan) -> tuple[Finding, ...]:
+def require_compatible(stored: StoredModel, plan: ServedPlan) -> None:
+    """Raises ModelRefused, with every finding, unless the pipeline can be scored by that version."""
+    found = compatibility(stored, plan)
+    if found:
+        raise ModelRefused(
+            "; ".join(finding.what for finding in found), where=found[0].where, mend=found[0].mend
+        )
+
+
+def compatibility(stored: StoredModel, plan: ServedPlan) -> tuple[Finding, ...]:
     """Every finding; none when the pipeline can be scored by that version. Raises ModelRefused for a version
     whose signature or golden rows cannot be read."""
     description = stored.manifest.description
     where = f"model {stored.name} {stored.version} in pipeline {plan.pipeline}"
     if description.kind != "tabular":
         return (Finding(f"it is of kind {description.kind}", where, "give a tabular model"),)
-    if plan.enriched.record is None:
-        raise ModelRefused(f"topic {plan.enriched.name} has no record", where=where, mend="declare it")
+    if plan.given.record is None:
+        raise ModelRefused(f"topic {plan.given.name} has no record", where=where, mend="declare it")
     signed = signature.parse(stored.read(SIGNATURE), where=stored.where)
     rows, _ = golden.unpack(stored.read(GOLDEN), where=stored.where)
-    spec = plan.enriched.record.spec()
+    used = any(column in plan.view.feature_names for column in signed.columns)
     return (
         *_named(stored, plan, where),
-        *_views(description, plan, where, any(c in plan.view.feature_names for c in signed.columns)),
-        *_inputs(signed, rows.schema, spec, f"{where}, topic {plan.enriched.name}"),
-        *_output(signed, where),
+        *_views(description, plan, where, used),
+        *_inputs(signed, rows.schema, _given(plan, plan.given.record), f"{where}, topic {plan.given.name}"),
+        *(_quantity(signed, plan, where) if isinstance(plan, ForecastPlan) else _probability(signed, where)),
+        *(_asked(description, plan, where) if isinstance(plan, ForecastPlan) else ()),
     )
 
 
-def _named(stored: StoredModel, plan: ScoringPlan, where: str) -> Iterator[Finding]:
+def _given(plan: ServedPlan, of: type[Record]) -> pa.Schema:
+    """The columns that the model is given. In a row of a windowed view a feature with a value for "empty" is
+    never null, though its field may be."""
+    columns = arrow_schema(of.spec())
+    if not isinstance(plan, ForecastPlan):
+        return columns
+    never = {feature.name for feature in plan.view.features if feature.empty is not None}
+    own = [one.with_nullable(one.nullable and one.name not in never) for one in columns]
+    return pa.schema([*own, *(pa.field(name, pa.int64(), nullable=False) for name in ASKED)])
+
+
+def _named(stored: StoredModel, plan: ServedPlan, where: str) -> Iterator[Finding]:
     if stored.name != plan.infer.model:
         yield Finding(f"the pipeline asks model {plan.infer.model!r}", where, "infer with this model")
 
 
-def _views(description: Description, plan: ScoringPlan, where: str, used: bool) -> Iterator[Finding]:
+def _views(description: Description, plan: ServedPlan, where: str, used: bool) -> Iterator[Finding]:
     view, mend = plan.view, "train on the view as it is now, or apply the version the model learned from"
     for name, version in sorted(description.views.items()):
         if name != view.name:
@@ -78,8 +102,7 @@ def _views(description: Description, plan: ScoringPlan, where: str, used: bool) 
         )
 
 
-def _inputs(signed: Signature, golden_rows: pa.Schema, spec: RecordSpec, where: str) -> Iterator[Finding]:
-    here = arrow_schema(spec)
+def _inputs(signed: Signature, golden_rows: pa.Schema, here: pa.Schema, where: str) -> Iterator[Finding]:
     for item in signed.inputs:
         if item.column not in here.names:
             yield Finding(
@@ -96,7 +119,7 @@ def _inputs(signed: Signature, golden_rows: pa.Schema, spec: RecordSpec, where: 
                 "train on the type of the record",
             )
         yield from _words(item, kind, where)
-        if not item.nullable and spec.field(item.column).nullable:
+        if not item.nullable and here.field(item.column).nullable:
             yield Finding(
                 f"column {item.column!r} may be null, the model's input {item.name!r} may not",
                 where,
@@ -111,11 +134,47 @@ def _words(item: Input, kind: pa.DataType, where: str) -> Iterator[Finding]:
         yield Finding(f"column {item.column!r} is {kind}, the input has a vocabulary", where, "leave it out")
 
 
-def _output(signed: Signature, where: str) -> Iterator[Finding]:
+def _probability(signed: Signature, where: str) -> Iterator[Finding]:
     low, high = signed.output.low, signed.output.high
-    if not (LOW <= low < high <= HIGH):
+    if signed.output.unit != PROBABILITY or not (LOW <= low < high <= HIGH):
         yield Finding(
-            f"its output lies in [{low:g}, {high:g}]; decisions want a probability in [{LOW:g}, {HIGH:g}]",
+            f"its output lies in [{low:g}, {high:g}] {signed.output.unit}; decisions want a probability in "
+            f"[{LOW:g}, {HIGH:g}]",
             where,
             "export the probability",
+        )
+
+
+def _quantity(signed: Signature, plan: ForecastPlan, where: str) -> Iterator[Finding]:
+    output = signed.output
+    if output.unit != plan.unit:
+        yield Finding(
+            f"its output is in {output.unit}; {plan.counted} is in {plan.unit}",
+            where,
+            "train on the feature that the pipeline forecasts",
+        )
+    if not (0.0 <= output.low < output.high < math.inf):
+        yield Finding(
+            f"its output lies in [{output.low:g}, {output.high:g}]; a count is finite and at least 0",
+            where,
+            "export the quantity",
+        )
+
+
+def _asked(description: Description, plan: ForecastPlan, where: str) -> Iterator[Finding]:
+    """What a model was not asked in its training it is not asked in service."""
+    learned = description.parameters
+    known = str(learned.get(HORIZONS, "")).split(", ")
+    for horizon in plan.horizons:
+        if str(horizon) not in known:
+            yield Finding(
+                f"it did not learn horizon {horizon}; it learned {', '.join(known) or 'none'}",
+                where,
+                "train with the horizons of the pipeline",
+            )
+    if learned.get(SCALE) != plan.scale:
+        yield Finding(
+            f"it counts in units of {learned.get(SCALE)}; the pipeline's scale is {plan.scale}",
+            where,
+            "train with the scale of the pipeline",
         )

@@ -4,9 +4,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import timedelta
 
+from core.errors import DeclarationError
 from features.patterns import Pattern
 from features.view import FeatureView
+from features.windows import Tumbling
 from operators.decide import Bands
+from operators.forecast import Horizon
 from schemas.catalog.asking import REPLIES, RETENTION, requests_topic
 from schemas.topic import Topic
 
@@ -87,6 +90,11 @@ class ScoringPlan(Plan):
         return (self.source, self.enriched, self.results, self.status, self.labels)
 
     @property
+    def given(self) -> Topic:
+        """The records that the model is given."""
+        return self.enriched
+
+    @property
     def requests(self) -> Topic:
         """Where those wait who ask for a score without publishing an event."""
         return requests_topic(self.pipeline, partitions=self.source.partitions, retention=self.requests_kept)
@@ -123,3 +131,54 @@ class FeaturesPlan(Plan):
     @property
     def path(self) -> tuple[Topic, ...]:
         return (*self.keyed, *self.references)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastPlan(FeaturesPlan):
+    """A windowed view's rows are computed and kept, and of each row a model makes a forecast.
+
+    counted: the feature of the view that is forecast. scale: the feature that the model counts in units of; a
+    row where it is 0 has no forecast. results: the topic of the forecasts. status: those that are stored.
+    """
+
+    infer: Infer
+    counted: str
+    scale: str
+    horizons: tuple[Horizon, ...]
+    results: Topic
+    status: Topic
+
+    @property
+    def keyed(self) -> tuple[Topic, ...]:
+        return (*super().keyed, self.results, self.status)
+
+    @property
+    def given(self) -> Topic:
+        """The records that the model is given."""
+        return self.rows
+
+    @property
+    def every(self) -> timedelta:
+        """The time from one window's end to the next one's."""
+        return forecast_window(self.view).size
+
+    @property
+    def unit(self) -> str:
+        """Of what is forecast."""
+        return self.view.feature(self.counted).unit
+
+
+def forecast_window(view: FeatureView) -> Tumbling:
+    """The window of a view whose rows can be forecast. Raises DeclarationError for one whose windows do not
+    follow each other."""
+    if not isinstance(view.window, Tumbling):
+        raise DeclarationError(
+            f"forecasts from {view.name}, whose windows do not follow each other",
+            where=view.where,
+            mend="forecast from a view of tumbling windows",
+        )
+    return view.window
+
+
+ServedPlan = ScoringPlan | ForecastPlan
+"""A plan with a model, whose versions are routed."""

@@ -3,6 +3,7 @@
 - `transactions`: the status of each transaction, one row per (tenant, id); rank never falls.
 - `predictions`: the history of decisions; a hypertable where TimescaleDB is there, else partitioned by week.
 - `reviews`: the queue an analyst works through.
+- `forecasts`: the first forecast per feature row, whole; nothing is ever changed in it.
 - `applied_views`: what each version of a feature view meant when it was first applied.
 - `api_keys`: who may call the gateway; secrets as SHA-256 only.
 
@@ -59,6 +60,21 @@ CREATE TABLE IF NOT EXISTS reviews (
     PRIMARY KEY (tenant, id)
 );
 CREATE INDEX IF NOT EXISTS reviews_queue ON reviews (tenant, state, opened_at, id);
+CREATE TABLE IF NOT EXISTS forecasts (
+    tenant        text        NOT NULL,
+    pipeline      text        NOT NULL,
+    id            text        NOT NULL,
+    entity        text        NOT NULL,
+    window_end    timestamptz NOT NULL,
+    sequence      bigint      NOT NULL, -- of one window's forecasts the one with the highest counts
+    model         text        NOT NULL,
+    model_version text        NOT NULL,
+    made_at       timestamptz NOT NULL,
+    forecast      jsonb       NOT NULL,
+    stored_at     timestamptz NOT NULL,
+    PRIMARY KEY (tenant, pipeline, id)
+);
+CREATE INDEX IF NOT EXISTS forecasts_newest ON forecasts (tenant, pipeline, entity, window_end, sequence);
 CREATE TABLE IF NOT EXISTS applied_views (
     name       text        NOT NULL,
     version    integer     NOT NULL,

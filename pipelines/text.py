@@ -3,7 +3,7 @@
 from features.windows import Rolling
 from features.words import span, window_words
 from operators.decide import Band
-from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
+from pipelines.plan import FeaturesPlan, ForecastPlan, Plan, ScoringPlan
 from schemas.topic import Topic
 
 
@@ -70,6 +70,7 @@ def _scoring(plan: ScoringPlan) -> list[str]:
 
 def _features(plan: FeaturesPlan) -> list[str]:
     return [
+        *(_forecast(plan) if isinstance(plan, ForecastPlan) else []),
         "",
         "jobs",
         f"  stream  {plan.source.name} -> {plan.rows.name}, {plan.late.name}",
@@ -78,10 +79,27 @@ def _features(plan: FeaturesPlan) -> list[str]:
             for lookup in plan.view.lookups
             if lookup.topic
         ),
+        *([f"  worker  {plan.rows.name} -> {plan.results.name}"] if isinstance(plan, ForecastPlan) else []),
         f"  writer  online  {plan.rows.name} -> Redis",
         f"          offline {plan.rows.name} -> Delta",
         *([f"          events  {plan.source.name} -> Delta"] if plan.takes_events else []),
+        *(
+            [f"          forecasts {plan.results.name} -> PostgreSQL -> {plan.status.name}"]
+            if isinstance(plan, ForecastPlan)
+            else []
+        ),
         *_routes(plan),
+        *(["  WS   /api/v1/stream"] if isinstance(plan, ForecastPlan) else []),
+    ]
+
+
+def _forecast(plan: ForecastPlan) -> list[str]:
+    infer = plan.infer
+    return [
+        "",
+        f"forecast {plan.counted} [{plan.unit}] by {infer.model} (champion), in units of {plan.scale}, "
+        f"batches of {infer.batch}, wait {span(infer.wait)}",
+        *(f"  {horizon}" for horizon in plan.horizons),
     ]
 
 

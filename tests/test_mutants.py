@@ -34,7 +34,7 @@ MUTANTS = {
     ),
     "a score above one": (
         "operators/infer.py",
-        "& (probabilities <= 1.0)",
+        "& (outputs <= high)",
         "",
         "tests/operators/test_infer.py",
     ),

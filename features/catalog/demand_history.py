@@ -1,7 +1,5 @@
 """Demand per region by the day and by the hour, as forecasts look at it: what was booked so much earlier, and
 moving averages, all in units of a moving average over whole weeks, so that one model serves every size.
-
-Computed over history for trainings; no shipped pipeline streams them.
 """
 
 from datetime import timedelta
@@ -61,6 +59,3 @@ DEMAND_HOURS = FeatureView(
     ),
     ttl=2 * HOUR,
 )
-
-HISTORY = {view.name: view for view in (DEMAND_DAYS, DEMAND_HOURS)}
-"""By name, for trainings."""

@@ -140,9 +140,9 @@ class Application:
             raise scored.failed[0].error
         output = tensors.OutputTensor(
             answered.door.model.signature.output.name,
-            [len(scored.probabilities)],
+            [len(scored.outputs)],
             "FP32",
-            scored.probabilities.tolist(),
+            scored.outputs.tolist(),
         )
         parameters = None
         if route.fallback is not None:
@@ -161,7 +161,7 @@ class Application:
 
         answered = await served.answer(Asked(read, request.tenant, request.assignment_unit))
         scored, route = answered.scored, answered.route
-        scores: list[float | None] = scored.probabilities.tolist()
+        scores: list[float | None] = scored.outputs.tolist()
         for bad in scored.failed:
             scores[bad.row] = None
         if scored.failed and len(scored.failed) == len(scores):

@@ -14,7 +14,7 @@ import numpy as np
 
 from core.errors import InternalError, MillstreamError, ModelError, Unavailable, UnknownName
 from core.ids import new_id
-from jobs.worker.held import LiveRoute, Service, VersionBroken, percent
+from jobs.worker.held import LiveRoute, Service, VersionBroken, points
 from jobs.worker.routed import broken, count
 from jobs.worker.serving import Serving
 from jobs.worker.shadows import Shadows
@@ -124,14 +124,14 @@ class Served:
         except ModelError as error:
             raise broken(route, len(matrix), error) from error
         failed = scored.failed
-        outputs = scored.probabilities[~np.isnan(scored.probabilities)] if failed else scored.probabilities
+        outputs = scored.outputs[~np.isnan(scored.outputs)] if failed else scored.outputs
 
         def again(scorer: Scorer) -> int:
             if self._door(scorer).model.signature.fingerprint != door.model.signature.fingerprint:
                 return 0
             return len(infer_matrix(matrix[[bad.row for bad in failed]], scorer).ok)
 
-        count(route, service, percent(outputs, route.scorer), failed, scored.model_ms, again)
+        count(route, service, points(outputs, route.scorer), failed, scored.model_ms, again)
         return Answered(route, door, scored)
 
     def _route(self, asked: Asked, service: Service) -> LiveRoute:

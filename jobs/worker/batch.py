@@ -13,7 +13,7 @@ from jobs.worker import metrics
 from jobs.worker.held import Service
 from jobs.worker.inputs import Inputs
 from jobs.worker.routed import RoutedScoring
-from jobs.worker.scoring import Scored, Scoring
+from jobs.worker.scoring import Scored, ScoringStep
 from operators.dedupe import Dedupe, record_keys
 from operators.error_rates import ErrorRates
 from schemas.codec import RecordCodec
@@ -80,7 +80,7 @@ class BatchWork:
         decoder: RecordCodec[Any],
         encoder: RecordCodec[Any],
         dedupe: Dedupe,
-        scoring: Scoring,
+        scoring: ScoringStep,
         clock: Clock,
         rates: ErrorRates,
     ) -> None:

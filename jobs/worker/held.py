@@ -68,7 +68,7 @@ class Meter:
         self._past: deque[tuple[float, Figures]] = deque([(0.0, Figures())])
 
     def add(self, scores: Matrix, errors: int, call_ms: float) -> None:
-        """One call: `scores` (0 to 100) of the rows that were scored."""
+        """One call: the `points` of the rows that were scored."""
         self.records += len(scores)
         self.errors += errors
         self.calls += 1
@@ -88,11 +88,16 @@ class Meter:
         return found
 
 
-def percent(outputs: Matrix, scorer: Scorer) -> Matrix:
-    """Outputs of a model on the scale of the figures, 0 to 100 over its range."""
+def points(outputs: Matrix, scorer: Scorer) -> Matrix:
+    """Outputs of a model on the scale of the figures, 0 to 100 over its range. Of a quantity, of which nobody
+    knows a greatest, 5 for each doubling of itself and 1, so that a step of the sketch is a doubling."""
     low, high = scorer.output_range
     if (low, high) == (0.0, 1.0):
         return outputs * np.float32(100)
+    if low >= 0.0 and high > 2.0**BUCKETS:
+        doublings: Matrix = np.log2(outputs + np.float32(1))
+        seen: Matrix = np.minimum(doublings * np.float32(100 / BUCKETS), np.float32(100))
+        return seen
     scaled: Matrix = np.clip((outputs - low) / (high - low) * 100, 0, 100).astype(np.float32)
     return scaled
 

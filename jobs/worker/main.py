@@ -21,19 +21,21 @@ from features.online.rolling import RollingStore
 from jobs.worker import metrics
 from jobs.worker.batch import BatchWork
 from jobs.worker.control import control_of
+from jobs.worker.forecasting import DeclaredForecast, Forecasting
 from jobs.worker.host import Host, Limits, Route
 from jobs.worker.outbox import PRODUCER_SETTINGS, SessionOutbox
 from jobs.worker.rate_alerts import RateAlerts, rates_of
 from jobs.worker.readback import Readback
-from jobs.worker.scoring import Declared, Scoring
+from jobs.worker.scoring import Declared, Scoring, ScoringStep
 from jobs.worker.serving import ModelSource
 from models.load import StoredModels
 from models.registry import Following, open_registry
 from operators.dedupe import Dedupe, Horizon
 from operators.ports import FeatureReader
+from pipelines.model_compatibility import require_compatible
 from pipelines.on_redis.raised import RaisedAlerts
 from pipelines.outbox import Outbox
-from pipelines.plan import ScoringPlan
+from pipelines.plan import ForecastPlan, ScoringPlan, ServedPlan
 from schemas import broker
 from schemas.codec import RecordCodec
 from schemas.registry import SchemaRegistry
@@ -48,8 +50,9 @@ GATHER_MS = 10
 SESSION_MS = 6000  # the least that brokers allow by default: how long a killed worker's partitions wait
 
 
-def run(plan: ScoringPlan, settings: Settings, *, source: ModelSource | None = None) -> None:
-    """Score the enriched topic of `plan` until SIGTERM or SIGINT; then finish the batch, commit, leave.
+def run(plan: ServedPlan, settings: Settings, *, source: ModelSource | None = None) -> None:
+    """Score the records that `plan` gives its model until SIGTERM or SIGINT; then finish the batch, commit,
+    leave.
 
     Serves `/health`, `/ready` and `/metrics` from the start. What is away at the start (registry, brokers,
     the model) is waited for with bounded backoff. `source` replaces the model registry of the settings.
@@ -93,7 +96,7 @@ class Worker:
 
     def __init__(
         self,
-        plan: ScoringPlan,
+        plan: ServedPlan,
         settings: Settings,
         *,
         source: ModelSource,
@@ -109,7 +112,7 @@ class Worker:
         self._stop = stop
         self._name = f"{plan.pipeline}-worker"
         registry = SchemaRegistry.of(settings)
-        self._decoder = _codec(plan.enriched, registry)
+        self._decoder = _codec(plan.given, registry)
         self._encoder = _codec(plan.results, registry)
         self._control = control_of(
             settings,
@@ -126,18 +129,7 @@ class Worker:
         )
         self._rates = rates_of(plan.pipeline, settings, clock)
         self._limits = limits(plan, settings)
-        self._scoring = Scoring(
-            Declared(
-                pipeline=plan.pipeline,
-                entity=self._decoder.spec.entity or "",
-                time=self._decoder.spec.time or "",
-                features=tuple(plan.view.feature_names),
-                bands=plan.bands,
-                batch=self._limits.batch,
-            ),
-            clock=clock,
-            reader=reader or OnlineFeatures(self._redis, plan),
-        )
+        self._scoring = self._step(plan, reader)
 
     def run(self) -> None:
         """Until told to stop: load the model, then one session after the other."""
@@ -179,6 +171,31 @@ class Worker:
                 self._probe.beat("loop")
             wait_s = min(wait_s * 2, BACKOFF_LONGEST_S)
 
+    def _step(self, plan: ServedPlan, reader: FeatureReader | None) -> ScoringStep:
+        if isinstance(plan, ForecastPlan):
+            return Forecasting(
+                DeclaredForecast(
+                    pipeline=plan.pipeline,
+                    scale=plan.scale,
+                    horizons=plan.horizons,
+                    every=plan.every,
+                    unit=plan.unit,
+                ),
+                clock=self._clock,
+            )
+        return Scoring(
+            Declared(
+                pipeline=plan.pipeline,
+                entity=self._decoder.spec.entity or "",
+                time=self._decoder.spec.time or "",
+                features=tuple(plan.view.feature_names),
+                bands=plan.bands,
+                batch=self._limits.batch,
+            ),
+            clock=self._clock,
+            reader=reader or OnlineFeatures(self._redis, plan),
+        )
+
     def _session(self) -> None:
         plan, settings = self._plan, self._settings
         metrics.SESSIONS.labels(plan.pipeline).inc()
@@ -208,9 +225,9 @@ class Worker:
             dead=dead,
             route=Route(
                 pipeline=plan.pipeline,
-                source=plan.enriched.name,
+                source=plan.given.name,
                 results=plan.results.name,
-                dead_letters=plan.enriched.dlq.name,
+                dead_letters=plan.given.dlq.name,
             ),
             limits=self._limits,
             clock=self._clock,
@@ -243,7 +260,7 @@ class Worker:
         _ = self._serving.current
 
 
-def limits(plan: ScoringPlan, settings: Settings) -> Limits:
+def limits(plan: ServedPlan, settings: Settings) -> Limits:
     """The plan's batch and wait, unless the settings give their own.
 
     What waits already is worked in bites of up to `BACKLOG` batches; the wait is the same, so only a backlog
@@ -270,9 +287,10 @@ def _codec(topic: Topic, registry: SchemaRegistry) -> RecordCodec[Any]:
     return RecordCodec(topic.record, registry, topic.subject, max_bytes=topic.max_bytes)
 
 
-def stored_models(plan: ScoringPlan, settings: Settings) -> ModelSource:
-    """The versions of the plan's model in the registry of the settings."""
-    return StoredModels(Following(open_registry(settings)), plan.infer.model)
+def stored_models(plan: ServedPlan, settings: Settings) -> ModelSource:
+    """The versions of the plan's model in the registry of the settings; those that do not fit are refused."""
+    registry = Following(open_registry(settings))
+    return StoredModels(registry, plan.infer.model, check=lambda stored: require_compatible(stored, plan))
 
 
 def _stopper(stop: threading.Event) -> Any:

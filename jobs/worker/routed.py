@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from core.errors import ModelError
 from jobs.worker.held import Assignments, LiveRoute, Service, VersionBroken
-from jobs.worker.scoring import Scored, Scoring
+from jobs.worker.scoring import Scored, ScoringStep
 from jobs.worker.shadows import Shadows
 from operators.infer import FailedRow, infer
 from operators.late_features import MAX_REASON
@@ -40,7 +40,7 @@ class Part:
 class RoutedScoring:
     """One instance per thread. Shadow versions score what the live ones were given, and nobody sees it."""
 
-    def __init__(self, scoring: Scoring) -> None:
+    def __init__(self, scoring: ScoringStep) -> None:
         self.scoring = scoring
         self._assignments = Assignments()
         self._shadows = Shadows()
@@ -97,7 +97,7 @@ class RoutedScoring:
         def again(scorer: Scorer) -> int:
             return len(infer(_failed_rows(scored), scorer).ok)
 
-        count(route, service, scored.scores, scored.failed, scored.model_ms, again)
+        count(route, service, scored.points, scored.failed, scored.model_ms, again)
         return scored
 
 
@@ -135,4 +135,4 @@ def count(
 
 
 def _failed_rows(scored: Scored) -> pa.RecordBatch:
-    return scored.inputs.take(pa.array([row.row for row in scored.failed]))
+    return scored.inputs.take(pa.array(scored.failed_inputs))

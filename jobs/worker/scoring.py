@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,18 +40,50 @@ class Declared:
 @dataclass(frozen=True)
 class Scored:
     """Named outputs of one batch. `rows` (ascending): the input rows that have a result, in the order of
-    `results` (Decision columns) and `scores` (0 to 100). `failed`: the rows the model could not score, to be
-    dead-lettered. `inputs`: what the model was given, features of late rows included. `late` rows had their
-    features read; of those `missing` could not be."""
+    `results`. `failed`: the rows the model could not score, to be dead-lettered. `inputs`: what the model was
+    given, features of late rows included; `failed_inputs`: its rows that it could not score. `points` (0 to
+    100): its outputs on the scale of a sketch. `late` rows had their features read; of those `missing` could
+    not be."""
 
     rows: npt.NDArray[np.int64]
     results: pa.RecordBatch
     failed: tuple[FailedRow, ...]
-    scores: Matrix
+    points: Matrix
     inputs: pa.RecordBatch
+    failed_inputs: npt.NDArray[np.int64]
     model_ms: float
     late: int = 0
     missing: int = 0
+
+
+class ScoringStep(Protocol):
+    """What a worker does with a decoded batch, by one version of the model."""
+
+    @property
+    def declared(self) -> "Path": ...
+
+    def step(
+        self,
+        batch: pa.RecordBatch,
+        appended_ms: npt.NDArray[np.int64],
+        scorer: Scorer,
+        *,
+        started_ms: int,
+        arm: str = "champion",
+        fallback: str | None = None,
+    ) -> Scored:
+        """See `Scoring.step`."""
+        ...
+
+
+class Path(Protocol):
+    """What is declared of every step: its pipeline, and the column of the entity."""
+
+    @property
+    def pipeline(self) -> str: ...
+
+    @property
+    def entity(self) -> str: ...
 
 
 class Scoring:
@@ -70,14 +103,14 @@ class Scoring:
     def step(
         self,
         batch: pa.RecordBatch,
-        enriched_ms: npt.NDArray[np.int64],
+        appended_ms: npt.NDArray[np.int64],
         scorer: Scorer,
         *,
         started_ms: int,
         arm: str = "champion",
         fallback: str | None = None,
     ) -> Scored:
-        """Score a batch of enriched records that reached Kafka at `enriched_ms` (epoch, one per row).
+        """Score a batch of enriched records that reached Kafka at `appended_ms` (epoch, one per row).
 
         `started_ms` is when the worker took the batch up; `fallback` says why this version answers for
         another one, where it does. Raises ModelError when the model as a whole does
@@ -93,14 +126,14 @@ class Scoring:
         if inferred.failed:
             rows = pa.array(inferred.ok)
             filled = Filled(filled.batch.take(rows), filled.missing[inferred.ok], filled.reason)
-            enriched_ms = enriched_ms[inferred.ok]
-        scores = inferred.probabilities * np.float32(100)
+            appended_ms = appended_ms[inferred.ok]
+        scores = inferred.outputs * np.float32(100)
         decided = decide(scores, declared.bands)
         decided_at_ms = to_millis(clock.now())
         reasons = self._reasons(scorer, inferred.matrix, decided.explained)
         stages = Stages(
-            enriched_ms=enriched_ms,
-            queue_ms=np.maximum(started_ms - enriched_ms, 0).astype(np.float32),
+            enriched_ms=appended_ms,
+            queue_ms=np.maximum(started_ms - appended_ms, 0).astype(np.float32),
             model_ms=(modelled - began) * 1000,
             decide_ms=(clock.monotonic() - modelled) * 1000,
             decided_at_ms=decided_at_ms,
@@ -122,7 +155,15 @@ class Scoring:
         late_rows = int(late.sum())
         self._count(decided.band, late_rows, missing)
         return Scored(
-            inferred.ok, results, inferred.failed, scores, given, stages.model_ms, late_rows, missing
+            rows=inferred.ok,
+            results=results,
+            failed=inferred.failed,
+            points=scores,
+            inputs=given,
+            failed_inputs=np.array([one.row for one in inferred.failed], np.int64),
+            model_ms=stages.model_ms,
+            late=late_rows,
+            missing=missing,
         )
 
     def _reasons(self, scorer: Scorer, matrix: Matrix, explained: npt.NDArray[np.int64]) -> pa.ListArray:

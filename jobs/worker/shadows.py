@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from core.errors import ModelError
 from core.telemetry.log import logger
-from jobs.worker.held import Held, percent
+from jobs.worker.held import Held, points
 from operators.infer import Inferred
 from operators.ports import Scorer
 
@@ -57,4 +57,4 @@ class Shadows:
             began = time.perf_counter()
             inferred = call(held.scorer)
             took_ms = (time.perf_counter() - began) * 1000
-        held.meter.add(percent(inferred.probabilities, held.scorer), len(inferred.failed), took_ms)
+        held.meter.add(points(inferred.outputs, held.scorer), len(inferred.failed), took_ms)

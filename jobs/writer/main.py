@@ -21,15 +21,17 @@ from features.online.layout import layout_of
 from features.online.packed_redis import RedisPackedValues
 from features.online.packed_writer import PackedWriter
 from features.online.rolling import RollingStore
+from jobs.writer.forecast_store import PostgresForecastStore
 from jobs.writer.postgres_store import PostgresStatusStore
 from jobs.writer.runner import SinkRunner, Surroundings
 from jobs.writer.sink import Sink
+from jobs.writer.sinks.forecasts import ForecastSink
 from jobs.writer.sinks.offline import OfflineSink
 from jobs.writer.sinks.online import OnlineSink
 from jobs.writer.sinks.packed import PackedSink
 from jobs.writer.sinks.status import ArrivalSink, StatusSink
 from pipelines.outbox import Outbox
-from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
+from pipelines.plan import FeaturesPlan, ForecastPlan, Plan, ScoringPlan, ServedPlan
 from schemas.broker import admin, consumer, gathering, producer
 from schemas.codec import RecordCodec
 from schemas.registry import SchemaRegistry
@@ -63,7 +65,7 @@ class Writer:
 
     def run(self) -> None:
         """Read and write until `stop` is called; returns when all sinks have ended."""
-        if isinstance(self._plan, ScoringPlan):
+        if isinstance(self._plan, ServedPlan):
             self.probe.check("database", self._database())
         self.probe.check("redis", self._redis())
         self.probe.check("kafka", self._kafka())
@@ -119,6 +121,9 @@ class Writer:
         ]
         if plan.takes_events:
             sinks.append(lambda _: self._offline(plan.source, plan.view.time, "events", dead_letters=True))
+        if isinstance(plan, ForecastPlan):
+            store = PostgresForecastStore(self._settings.postgres.address)
+            sinks.append(lambda outbox: ForecastSink(plan, store, outbox, self._codecs, self._clock))
         return sinks
 
     def _offline(self, topic: Topic, time: str, name: str = "offline", *, dead_letters: bool = False) -> Sink:

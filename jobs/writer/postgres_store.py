@@ -1,21 +1,19 @@
 """The status store in PostgreSQL."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
 import psycopg
 
-from core.errors import Unavailable
 from jobs.writer.errors import BadRecord
+from jobs.writer.postgres import PostgresConnection
 from jobs.writer.status_store import STATUS_OF_VERDICT, Arrival, StoredDecision, StoredVerdict
 from pipelines.tables import (
     RANK_DECIDED,
     RANK_PROVISIONAL,
     RANK_REVIEWED,
-    create_tables,
     ensure_partitions,
     from_arrays,
     insert_from_arrays,
@@ -107,21 +105,12 @@ Key = tuple[str, str]
 T = TypeVar("T", Decision, Verdict)
 
 
-class PostgresStatusStore:
-    """Keeps one connection, opened at the first call and again after a failure. For one thread.
-
-    Creates the tables on each connect, so that a wiped or replaced database is made ready by itself.
-    """
+class PostgresStatusStore(PostgresConnection):
+    """For one thread; see `PostgresConnection`."""
 
     def __init__(self, url: str, *, application: str = "millstream-writer") -> None:
-        self._url = url
-        self._application = application
-        self._connection: psycopg.Connection[Any] | None = None
+        super().__init__(url, application=application)
         self._weeks: set[datetime] = set()
-
-    def open(self) -> None:
-        with self._open() as connection:
-            connection.execute("SELECT 1")
 
     def accept(self, pipeline: str, arrivals: Sequence[Arrival], at: datetime) -> int:
         distinct = {(one.tenant, one.id): one for one in reversed(arrivals)}
@@ -183,44 +172,8 @@ class PostgresStatusStore:
                 )
         return [stored[key] for key in given]
 
-    def close(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            with suppress(psycopg.Error):  # it was broken; the server has dropped it already
-                connection.close()
-
-    @contextmanager
-    def _open(self) -> Iterator[psycopg.Connection[Any]]:
-        """The connection, in autocommit; what the driver raises comes out as this package's errors."""
-        try:
-            yield self._connected()
-        except (psycopg.DataError, psycopg.IntegrityError) as problem:
-            raise BadRecord(f"PostgreSQL refuses it: {_line(problem)}") from problem
-        except psycopg.Error as problem:
-            self.close()
-            raise Unavailable(f"PostgreSQL: {_line(problem)}", code="database_unavailable") from problem
-
-    def _connected(self) -> psycopg.Connection[Any]:
-        if self._connection is None or self._connection.closed:
-            connection = psycopg.connect(
-                self._url,
-                autocommit=True,
-                connect_timeout=3,
-                application_name=self._application,
-                options="-c statement_timeout=15000 -c timezone=UTC",
-                keepalives_idle=5,
-                keepalives_interval=2,
-                keepalives_count=3,
-                prepare_threshold=2,
-            )
-            try:
-                create_tables(connection)
-            except psycopg.Error:
-                connection.close()
-                raise
-            self._weeks.clear()
-            self._connection = connection
-        return self._connection
+    def _opened(self) -> None:
+        self._weeks.clear()
 
     def _ensure_weeks(
         self, connection: psycopg.Connection[Any], decisions: Sequence[Decision], at: datetime
@@ -231,10 +184,6 @@ class PostgresStatusStore:
             self._weeks |= missing
             if len(self._weeks) > 1000:
                 self._weeks.clear()
-
-
-def _line(problem: Exception) -> str:
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0][:300]
 
 
 def _first(records: Sequence[T]) -> dict[Key, T]:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from operators import forecast
+
 Engine = Literal["xgboost", "lightgbm"]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -114,6 +116,11 @@ class Horizon(Section, frozen=True):
     steps: Annotated[int, Meta(ge=1, le=10_000)]
     lead: Annotated[int, Meta(ge=0, le=10_000)] = 0
     gate: bool = True
+
+    @property
+    def asked(self) -> forecast.Horizon:
+        """As a model is asked for it."""
+        return forecast.Horizon(self.name, self.steps, self.lead)
 
 
 class Forecast(Section, frozen=True):

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from features.derived import MovingAverage
 from features.view import Derived, FeatureView
 from features.windows import Rolling
-from pipelines.plan import Plan
+from pipelines.plan import ForecastPlan, Plan
 from pipelines.training.configuration import Configuration, Forecast
 
 EXAMPLE_COLUMNS = ("series", "horizon", "lead", "steps", "weekday", "hour", "target", "naive")
@@ -46,6 +46,25 @@ def forecast_problems(
             f"no moving average of {view.name}: {', '.join(scales) or 'it has none'}"
         )
     _check_horizons(forecast, timedelta(days=forecast.window_days) // step, problems)
+    return _unserved(found, forecast, plan) | problems
+
+
+def _unserved(found: Configuration, forecast: Forecast, plan: Plan) -> dict[str, str]:
+    """Why the pipeline could not serve the model."""
+    if not isinstance(plan, ForecastPlan):
+        return {"/pipeline": f"pipeline {plan.pipeline} forecasts nothing"}
+    problems = {}
+    for place, given, wanted in (
+        ("/views/0", found.views[0], plan.view.name),
+        ("/target/column", found.target.column, plan.counted),
+        ("/forecast/scale", forecast.scale, plan.scale),
+    ):
+        if given != wanted:
+            problems[place] = f"pipeline {plan.pipeline} forecasts by {wanted}"
+    learned = {one.asked for one in forecast.horizons}
+    for horizon in plan.horizons:
+        if horizon not in learned:
+            problems["/forecast/horizons"] = f"lack {horizon}, which pipeline {plan.pipeline} forecasts"
     return problems
 
 

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from core.errors import InvalidInput, MillstreamError, Rejected, UnknownName
-from features.catalog.demand_history import HISTORY
 from features.view import FeatureView
 from features.windows import Rolling
 from pipelines.load import load_plans
@@ -129,9 +128,8 @@ def serving_plan(configuration: Configuration) -> ScoringPlan:
 
 
 def known_views() -> dict[str, FeatureView]:
-    """The views that a training can name: those of the pipelines, and those that are computed for trainings
-    alone."""
-    return HISTORY | {plan.view.name: plan.view for plan in load_plans().values()}
+    """The views that a training can name: those of the pipelines."""
+    return {plan.view.name: plan.view for plan in load_plans().values()}
 
 
 def _unknown_keys(

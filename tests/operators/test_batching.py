@@ -82,7 +82,7 @@ async def test_alone_there_is_no_queue_and_no_other_thread() -> None:
     batching, scorer = Batching(), Third()
     for value in (0.0, 1.0, 3.0):
         scored = await ask(batching, scorer, rows(value))
-        assert scored.probabilities.tolist() == [np.float32(value) / np.float32(3)]
+        assert scored.outputs.tolist() == [np.float32(value) / np.float32(3)]
         assert (scored.model, scored.version) == ("third", "1")
         await asyncio.sleep(0)
     assert scorer.sizes == [1, 1, 1]
@@ -94,7 +94,7 @@ async def test_who_comes_in_one_pass_goes_together() -> None:
     batching, scorer = Batching(Bounds(rows=512, at_once_s=60.0)), Third()
     answers = await asyncio.gather(*(ask(batching, scorer, rows(n % 3)) for n in range(32)))
     assert scorer.sizes == [1, 31]
-    assert [a.probabilities[0] for a in answers] == [np.float32(n % 3) / np.float32(3) for n in range(32)]
+    assert [a.outputs[0] for a in answers] == [np.float32(n % 3) / np.float32(3) for n in range(32)]
     await batching.close()
 
 
@@ -125,7 +125,7 @@ async def test_a_full_queue_refuses_and_lets_in_again() -> None:
     await asyncio.sleep(0)
     late = asyncio.create_task(ask(batching, scorer, rows(2.0)))
     scorer.free.set()
-    assert (await late).probabilities.tolist() == [np.float32(2) / np.float32(3)]
+    assert (await late).outputs.tolist() == [np.float32(2) / np.float32(3)]
     await asyncio.gather(first, *waiting[1:])
     assert sum(scorer.sizes) == 4, "the cancelled caller cost a row"
     await batching.close()
@@ -157,15 +157,15 @@ async def test_a_bad_row_fails_alone_and_a_broken_model_fails_all() -> None:
     found = await mixed
     assert [bad.row for bad in found.failed] == [1]
     assert isinstance(found.failed[0].error, ModelFailed)
-    assert np.isnan(found.probabilities[1])
-    assert found.probabilities[[0, 2]].tolist() == [np.float32(2) / np.float32(3), 1.0]
+    assert np.isnan(found.outputs[1])
+    assert found.outputs[[0, 2]].tolist() == [np.float32(2) / np.float32(3), 1.0]
     scorer.broken = True
     for outcome in await asyncio.gather(
         *(ask(batching, scorer, rows(1.0)) for _ in range(4)), return_exceptions=True
     ):
         assert isinstance(outcome, ModelError)
     scorer.broken = False
-    assert (await ask(batching, scorer, rows(3.0))).probabilities.tolist() == [1.0]
+    assert (await ask(batching, scorer, rows(3.0))).outputs.tolist() == [1.0]
     await batching.close()
 
 
@@ -193,7 +193,7 @@ async def test_closing_fails_who_waits_and_refuses_who_comes() -> None:
         await waiting
     with pytest.raises(Unavailable):
         await ask(batching, scorer, rows(1.0))
-    assert (await first).probabilities.tolist() == [0.0]
+    assert (await first).outputs.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -233,8 +233,8 @@ async def test_everyone_gets_its_own_answer_exactly_once(seed: int) -> None:
             assert [one.row for one in scored.failed] == bad
             expected = [np.float32(v) / np.float32(3) for at, v in enumerate(given) if at not in bad]
             kept = [at for at in range(len(given)) if at not in bad]
-            assert scored.probabilities[kept].tolist() == expected
-            assert len(scored.probabilities) == len(given)
+            assert scored.outputs[kept].tolist() == expected
+            assert len(scored.outputs) == len(given)
             assert scored.version == scorer.version
         assert number not in outcomes
         outcomes[number] = outcome

@@ -55,7 +55,7 @@ def test_a_good_batch_is_one_call() -> None:
     scorer = Halving()
     inferred = run([0.0, 0.5, 1.0], scorer)
     assert scorer.calls == 1
-    assert inferred.probabilities.tolist() == [0.0, 0.25, 0.5]
+    assert inferred.outputs.tolist() == [0.0, 0.25, 0.5]
     assert inferred.ok.tolist() == [0, 1, 2]
     assert inferred.failed == ()
 
@@ -71,7 +71,7 @@ def test_exactly_the_bad_rows_fail(given: list[float]) -> None:
     inferred = run(given)
     good = [row for row, value in enumerate(given) if 0 <= value <= 1]
     assert inferred.ok.tolist() == good
-    assert inferred.probabilities.tolist() == [given[row] / 2 for row in good]
+    assert inferred.outputs.tolist() == [given[row] / 2 for row in good]
     assert inferred.matrix[:, 0].tolist() == [given[row] for row in good]
     assert [failed.row for failed in inferred.failed] == [r for r in range(len(given)) if r not in good]
     assert all(isinstance(failed.error, ModelFailed) for failed in inferred.failed)

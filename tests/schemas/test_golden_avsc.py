@@ -10,6 +10,8 @@ from schemas.evolution import check_backward
 MODULES = (
     "pipelines.catalog.fraud",
     "pipelines.catalog.demand",
+    "pipelines.catalog.forecasts",
+    "pipelines.catalog.hourly_forecasts",
     "pipelines.catalog.merchants",
     "schemas.catalog.training",
     "schemas.catalog.experiments",

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,13 +22,12 @@ from features.offline.training import FeatureRows, column_of, training_set
 from features.view import FeatureView
 from features.windows import Rolling
 from models.forecasts import Values, seasonal_naive, sums
-from pipelines.training.configuration import Forecast, Horizon
+from operators.forecast import Horizon, Integers
+from pipelines.training.configuration import Forecast
 
 AT, KNOWN, SERIES, TARGET, NAIVE = "at", "known_at", "series", "target", "naive"
 _MS = timedelta(milliseconds=1)
-_DAY = timedelta(days=1)
 _TIMES = pa.timestamp("ms", tz="UTC")
-_THURSDAY = 3  # the first day of the epoch
 
 
 @dataclass(frozen=True)
@@ -93,15 +91,17 @@ def examples(view: FeatureView, rows: pa.Table, series: list[Series], forecast: 
     Left out are origins within the reach of the features from the first window, those where the scale is 0,
     and where there is no seasonal naive forecast. Raises InvalidInput when nothing is left.
     """
-    step, back = every(view) // _MS, look_back(view) // every(view)
+    step, back = every(view), look_back(view) // every(view)
     origins = [np.arange(one.begins + back + 1, len(one.values) + 1, dtype=np.int64) for one in series]
-    ends = [one.first_end + (at - 1) * step for one, at in zip(series, origins, strict=True)]
+    ends = np.concatenate(
+        [one.first_end + (at - 1) * (step // _MS) for one, at in zip(series, origins, strict=True)]
+    )
     counts = [len(at) for at in origins]
     entities = pa.table(
         {
             "tenant": _repeated([one.tenant for one in series], counts),
             view.single_entity: _repeated([one.entity for one in series], counts),
-            AT: pa.array(np.concatenate(ends) + view.disorder // _MS).cast(_TIMES),
+            AT: pa.array(ends + view.disorder // _MS).cast(_TIMES),
         }
     )
     if not entities.num_rows:
@@ -111,17 +111,16 @@ def examples(view: FeatureView, rows: pa.Table, series: list[Series], forecast: 
     features = training_set(entities, wanted, [FeatureRows(view, rows)], time=AT)
     features = features.rename_columns([names.get(name, name) for name in features.column_names])
     known = features.append_column(SERIES, _repeated([one.name for one in series], counts))
-    end = np.concatenate(ends)
-    season = timedelta(days=forecast.season_days) // every(view)
+    season = timedelta(days=forecast.season_days) // step
     parts = []
-    for horizon in forecast.horizons:
+    for horizon in (one.asked for one in forecast.horizons):
         there = list(zip(series, origins, strict=True))
         targets = [sums(s.values, at + horizon.lead, at + horizon.lead + horizon.steps) for s, at in there]
         naive = [
             seasonal_naive(s.values, at, lead=horizon.lead, steps=horizon.steps, season=season)
             for s, at in there
         ]
-        part = _with_target(known, horizon, end, step, np.concatenate(targets), np.concatenate(naive))
+        part = _with_target(known, horizon, ends, step, np.concatenate(targets), np.concatenate(naive))
         parts.append(part.filter(pc.greater(part[forecast.scale], 0)))
     found = pa.concat_tables(parts)
     found = found.sort_by([(AT, "ascending"), (SERIES, "ascending"), (KNOWN, "ascending")]).combine_chunks()
@@ -133,22 +132,17 @@ def examples(view: FeatureView, rows: pa.Table, series: list[Series], forecast: 
 def _with_target(
     known: pa.Table,
     horizon: Horizon,
-    end: npt.NDArray[np.int64],
-    step: int,
+    ends: Integers,
+    step: timedelta,
     target: Values,
     naive: Values,
 ) -> pa.Table:
-    begin = end + horizon.lead * step
-    day, count = _DAY // _MS, len(end)
     columns = {
-        "horizon": pa.nulls(count, pa.string()).fill_null(horizon.name),
-        "lead": pa.array(np.full(count, horizon.lead, np.int64)),
-        "steps": pa.array(np.full(count, horizon.steps, np.int64)),
-        "weekday": pa.array((begin // day + _THURSDAY) % 7),
-        "hour": pa.array(begin % day // (day // 24)),
+        "horizon": pa.nulls(len(ends), pa.string()).fill_null(horizon.name),
+        **horizon.asked(ends, step),
         TARGET: pa.array(target),
         NAIVE: pa.array(naive),
-        KNOWN: pa.array(begin + horizon.steps * step).cast(_TIMES),
+        KNOWN: pa.array(horizon.ends(ends, step)).cast(_TIMES),
     }
     for name, values in columns.items():
         known = known.append_column(name, values)

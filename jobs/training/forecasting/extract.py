@@ -22,6 +22,7 @@ from models.manifest import DataSource
 from pipelines.recorded import tables
 from pipelines.training.configuration import Forecast
 from pipelines.training.reading import plan_of
+from schemas.catalog.user_events import USER_EVENTS
 
 COUNTS = "series.parquet"
 
@@ -93,9 +94,9 @@ def _events(space: Workspace) -> tuple[pa.Table, DataSource, dict[str, Any]]:
 def _loaded(space: Workspace) -> tuple[pa.Table, DataSource]:
     """The public data of the view's windows: a shop's bookings by region, or a city's rides by the hour."""
     given = space.configuration
-    if given.pipeline != "demand":
+    if plan_of(given).source.name != USER_EVENTS.name:
         raise InvalidInput(
-            f"no public data belongs to pipeline {given.pipeline}", mend='set source.kind to "recorded"'
+            f"no public data belongs to the events of {given.pipeline}", mend='set source.kind to "recorded"'
         )
     if given.source.kind == "generated":
         space.progress("generate baskets", None)

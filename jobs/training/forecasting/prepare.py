@@ -20,10 +20,9 @@ from models.export import QUANTITY
 from models.forecasts import Values
 from models.signature import Input, Output, Signature
 from models.tree_ensemble import Scale
+from operators.forecast import ASKED, STEPS
 from pipelines.training.configuration import Forecast
 
-STEPS = "steps"
-_CALENDAR = ("lead", STEPS, "weekday", "hour")
 _NAMES = ("targets", "naive", "origins", "known", "gated")
 _MOST = float(np.finfo(np.float32).max)
 
@@ -51,7 +50,7 @@ def prepare(space: Workspace) -> dict[str, Any]:
     """Leaves matrix, signature and what `Prepared` holds."""
     forecast, view, rows = forecast_of(space), view_of(space), space.rows
     space.progress("encode", None)
-    made = signature(view, forecast)
+    made = signature(view, forecast, unit=view.feature(space.configuration.target.column).unit)
     matrix = Encoder(made).encode_table(rows)
     gated = [one.name for one in forecast.horizons if one.gate]
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -68,15 +67,15 @@ def prepare(space: Workspace) -> dict[str, Any]:
     return {"rows": len(matrix), "inputs": len(made.inputs)}
 
 
-def signature(view: FeatureView, forecast: Forecast) -> Signature:
+def signature(view: FeatureView, forecast: Forecast, *, unit: str) -> Signature:
     """The derived features of the view, and of the target where it begins and how long it is. Where there is
-    no scale there is no forecast: it may not be null, nor the number of steps."""
+    no scale there is no forecast: it may not be null, nor the number of steps. Forecasts are in `unit`."""
     features = [one.name for one in view.features if isinstance(one.definition, Derived)]
-    never_null = (forecast.scale, *_CALENDAR)
+    never_null = (forecast.scale, *ASKED)
     inputs = tuple(
-        Input(name=name, column=name, nullable=name not in never_null) for name in (*features, *_CALENDAR)
+        Input(name=name, column=name, nullable=name not in never_null) for name in (*features, *ASKED)
     )
-    made = Signature(inputs=inputs, output=Output(name=QUANTITY, low=0.0, high=_MOST))
+    made = Signature(inputs=inputs, output=Output(name=QUANTITY, low=0.0, high=_MOST, unit=unit))
     made.check(where="training")
     return made
 

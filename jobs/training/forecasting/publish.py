@@ -22,6 +22,7 @@ from models import golden
 from models.encode import Encoder, Matrix
 from models.engines.onnx import OnnxEngine
 from models.export import parity
+from models.forecasts import HORIZONS, SCALE
 from models.load import load
 from models.manifest import DataRange, DataSource, Description
 from models.store import GOLDEN, MODEL, SIGNATURE
@@ -117,8 +118,8 @@ def _description(space: Workspace) -> Description:
         | {
             "seed": space.configuration.seed,
             "trials": int(space.state.details("search")["trials"]),
-            "horizons": ", ".join(f"{one.name}: {one.steps} after {one.lead}" for one in forecast.horizons),
-            "scale": forecast.scale,
+            HORIZONS: ", ".join(str(one.asked) for one in forecast.horizons),
+            SCALE: forecast.scale,
             "tested_rows": int(test["rows"]),
             RUN: space.state.id,
         }

@@ -111,7 +111,7 @@ class StatusSink(Direct):
     def write(self, chunk: Chunk) -> None:
         rows = chunk.batch.to_pylist()
         partitions = {
-            (row["tenant"], row["id"]): _keyed_partition(row, message)
+            (row["tenant"], row["id"]): keyed_partition(row, message)
             for row, message in zip(reversed(rows), reversed(chunk.messages), strict=True)
         }
         store = self._decide if chunk.topic.name == self._plan.results.name else self._review
@@ -131,7 +131,7 @@ class StatusSink(Direct):
         self._outbox.discard()
 
     def _decide(self, rows: list[dict[str, Any]]) -> list[tuple[StatusChange, Alert | None]]:
-        stored = self._store.decide(_records(rows, Decision), self._clock.now())
+        stored = self._store.decide(records(rows, Decision), self._clock.now())
         committed_at = self._clock.now()
         return [
             (change, alert(one))
@@ -140,7 +140,7 @@ class StatusSink(Direct):
         ]
 
     def _review(self, rows: list[dict[str, Any]]) -> list[tuple[StatusChange, Alert | None]]:
-        stored = self._store.review(_records(rows, Verdict), self._clock.now())
+        stored = self._store.review(records(rows, Verdict), self._clock.now())
         return [(change, None) for one in stored if self._untold(change := reviewed(one))]
 
     def _untold(self, change: StatusChange) -> bool:
@@ -182,13 +182,14 @@ class StatusSink(Direct):
         )
 
 
-def _keyed_partition(row: dict[str, Any], message: Any) -> tuple[str, int]:
+def keyed_partition(row: dict[str, Any], message: Any) -> tuple[str, int]:
     """Key and partition of the input: equal key, equal partition on the status topic."""
     key = message.key() or b""
     return key.decode("utf-8", "replace"), message.partition()
 
 
-def _records(rows: list[dict[str, Any]], kind: type[R]) -> list[R]:
+def records(rows: list[dict[str, Any]], kind: type[R]) -> list[R]:
+    """The rows as records. Raises BadRecord."""
     try:
         return [msgspec.convert(row, kind) for row in rows]
     except msgspec.ValidationError as problem:

@@ -87,7 +87,15 @@ WRONG_FORECASTS: list[tuple[dict[str, Any], str, str]] = [
     ({"views": ["merchant_sales"]}, "/views/0", "no windowed view"),
     ({"evaluation": {"origins": 0}}, "/evaluation/origins", "one origin at least"),
     ({"gate": {"mape": 1.5}}, "/gate/mape", "<= 1.0"),
-    ({"pipeline": "demandd"}, "/pipeline", "did you mean 'demand'?"),
+    ({"pipeline": "forecast"}, "/pipeline", "did you mean 'forecasts'?"),
+    ({"pipeline": "demand"}, "/pipeline", "forecasts nothing"),
+    ({"pipeline": "hourly_forecasts"}, "/views/0", "forecasts by demand_hours"),
+    ({"forecast": {"scale": "bookings_14d"}}, "/forecast/scale", "forecasts by bookings_28d"),
+    (
+        {"target": {"column": "bookings"}, "forecast": {"horizons": [HORIZON]}},
+        "/forecast/horizons",
+        "lack next_",
+    ),
     ({"expectations": [{"column": "targt", "kind": "present"}]}, "/expectations/0/column", "'target'"),
 ]
 
