@@ -55,7 +55,7 @@ from gateway.transactions import TransactionsEndpoint
 from operators.generate import PIPELINE
 from pipelines.generating import REQUESTS
 from pipelines.outbox import RecordOutbox
-from pipelines.plan import Plan, ScoringPlan
+from pipelines.plan import Plan, ScoringPlan, ServedPlan
 from pipelines.reviews import KafkaVerdicts
 from pipelines.serving.follower import Follower
 from pipelines.training.reading import configurations
@@ -189,7 +189,8 @@ class Assembly:
             asking_routes += generating_routes(settings, questions, cache, clock)
         schemas = SchemaWatch(registry, [door.codec for door in doors.values()])
 
-        feeds = _feeds(scoring.values(), registry)
+        served = [plan for plan in plans.values() if isinstance(plan, ServedPlan)]
+        feeds = _feeds(served, registry)
         hub = Hub(feeds, Signer(position_secret(settings)), ring=settings.gateway.push_ring, clock=clock)
         catch_up = CatchUp(settings, hub)
         exits.push_async_callback(catch_up.close)
@@ -246,7 +247,7 @@ class Assembly:
             RecordCodec(TrainingCommand, registry, COMMANDS.subject, max_bytes=COMMANDS.max_bytes),
             clock,
         )
-        models = _models(settings, registry, clock, exits) if scoring else None
+        models = _models(settings, registry, clock, exits) if served else None
         webhook = registry_webhook(settings, cache, publisher, registry, clock)
         router = Router(
             (
@@ -312,12 +313,12 @@ def _door(settings: Settings, plan: Plan, registry: SchemaRegistry, clock: Clock
     )
 
 
-def _feeds(plans: Iterable[ScoringPlan], registry: SchemaRegistry) -> list[Feed]:
+def _feeds(plans: Iterable[ServedPlan], registry: SchemaRegistry) -> list[Feed]:
     """A feed per pipeline for its results, and one for each alerts topic."""
     feeds: dict[str, Feed] = {}
     for plan in plans:
         feeds[plan.status.name] = Feed("results", plan.pipeline, plan.status, _codec(plan.status, registry))
-        if plan.alerts.name not in feeds:
+        if isinstance(plan, ScoringPlan) and plan.alerts.name not in feeds:
             feeds[plan.alerts.name] = Feed("alerts", None, plan.alerts, _codec(plan.alerts, registry))
     return list(feeds.values())
 

@@ -1,8 +1,8 @@
 """Feeds: the topics that are pushed, and how their messages become entries.
 
-A feed is one topic of one kind: a pipeline's status changes (channel `results`), or the system's alerts
-(channel `alerts`). Pushing hands on one or two messages at a time, so they are decoded one at a time: 14 us
-each, where a columnar batch of two costs 200 us a message.
+A feed is one topic of one kind: a pipeline's status changes or stored forecasts (channel `results`), or the
+system's alerts (channel `alerts`). Pushing hands on one or two messages at a time, so they are decoded one at
+a time: 14 us each, where a columnar batch of two costs 200 us a message.
 """
 
 from collections.abc import Hashable, Sequence
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from core.errors import Malformed, TooLarge
 from gateway.push.ring import Entry
+from schemas.catalog.forecasts import Forecast
 from schemas.codec import RecordCodec
 from schemas.record import Record
 from schemas.topic import Topic
@@ -60,9 +61,12 @@ class Feed:
 
     def _entry(self, message: Fetched, value: bytes, record: Any) -> Entry:
         tenant, id = record.tenant, record.id
-        if self.kind == "results":
-            rank, group = record.rank, record.pipeline
+        if isinstance(record, Forecast):
+            rank, group = 0, record.pipeline
             key: Hashable = (tenant, id, rank)
+        elif self.kind == "results":
+            rank, group = record.rank, record.pipeline
+            key = (tenant, id, rank)
         else:
             rank, group = 0, record.source
             key = (tenant, "alert", record.deduplication_key)
