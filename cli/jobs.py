@@ -8,7 +8,7 @@ from core.ids import digest
 from core.settings import Settings
 from jobs.engines import ENGINES, Engine, job_of
 from pipelines.load import load_plans, load_services
-from pipelines.plan import Plan, ScoringPlan
+from pipelines.plan import ForecastPlan, Plan, ScoringPlan, ServedPlan
 from pipelines.text import plan_text
 from stack.local import Stack
 from stack.unit import JobSpec
@@ -32,10 +32,10 @@ def job_specs(
     direct: bool = False,
 ) -> list[JobSpec]:
     """The stream (Flink's keeper, or a Faust agent) and writer of each pipeline, both hosts of the worker of
-    one that scores, the corrections of one whose view has windows, the one controller of model routing where
-    any scores, with `llm` what answers prompts, with `direct` what serves the models over HTTP, and one
-    gateway; gateway and direct serving are for the pipelines `beside` too, which are deployed already. Raises
-    DeclarationError for a view that the engine cannot run."""
+    one that scores, the worker of one that forecasts, the corrections of one whose view has windows, the one
+    controller of model routing where any has a model, with `llm` what answers prompts, with `direct` what
+    serves the models over HTTP, and one gateway; gateway and direct serving are for the pipelines `beside`
+    too, which are deployed already. Raises DeclarationError for a view that the engine cannot run."""
     plans = list(plans)
     served = {plan.pipeline for plan in plans} | set(beside)
     all_served = [plan for name, plan in load_plans().items() if name in served]
@@ -54,9 +54,9 @@ def job_specs(
             stage=30,
         )
     ]
-    if any(isinstance(plan, ScoringPlan) for plan in plans):
+    if any(isinstance(plan, ServedPlan) for plan in plans):
         specs.append(JobSpec(name=ROLLOUT, argv=_run(ROLLOUT), env={PLANNED: "1"}, stage=20))
-    models = sorted({plan.infer.model for plan in all_served if isinstance(plan, ScoringPlan)})
+    models = sorted({plan.infer.model for plan in all_served if isinstance(plan, ServedPlan)})
     if direct and models:
         specs.append(
             JobSpec(
@@ -71,8 +71,7 @@ def job_specs(
         specs.append(JobSpec(name=GENERATING, argv=_run(GENERATING), env={PLANNED: planned}, stage=20))
     for plan in plans:
         job_of(plan, engine)
-        own = ("worker", "answering") if isinstance(plan, ScoringPlan) else ("corrections",)
-        for job in (engine, "writer", *own):
+        for job in (engine, "writer", *_own_jobs(plan)):
             specs.append(
                 JobSpec(
                     name=f"{plan.pipeline}-{job}",
@@ -82,6 +81,12 @@ def job_specs(
                 )
             )
     return specs
+
+
+def _own_jobs(plan: Plan) -> tuple[str, ...]:
+    if isinstance(plan, ScoringPlan):
+        return ("worker", "answering")
+    return ("corrections", "worker") if isinstance(plan, ForecastPlan) else ("corrections",)
 
 
 def training_spec() -> JobSpec:

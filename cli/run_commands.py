@@ -30,12 +30,12 @@ def register(app: typer.Typer) -> None:
 
     @run.command()
     def worker(pipeline: Name) -> None:
-        """Score a pipeline's enriched events."""
+        """Score a pipeline's enriched events, or forecast from its feature rows."""
         from core.settings import settings
         from jobs.worker.main import run as score
-        from pipelines.load import load_scoring
+        from pipelines.load import load_served
 
-        score(load_scoring(pipeline), settings())
+        score(load_served(pipeline), settings())
 
     @run.command(hidden=True)
     def generating() -> None:

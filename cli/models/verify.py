@@ -72,17 +72,17 @@ def _loads(stored: "StoredModel") -> tuple[str, list[str]]:
 def _pipelines(stored: "StoredModel") -> list[dict[str, Any]]:
     from pipelines.load import load_plans
     from pipelines.model_compatibility import compatibility
-    from pipelines.plan import ScoringPlan
+    from pipelines.plan import ServedPlan
 
     rows = []
     for name, plan in load_plans().items():
-        if not isinstance(plan, ScoringPlan) or plan.infer.model != stored.name:
+        if not isinstance(plan, ServedPlan) or plan.infer.model != stored.name:
             continue
         try:
             bad = [f"{finding.what} (mend: {finding.mend})" for finding in compatibility(stored, plan)]
         except MillstreamError as error:
             bad = [error.what]
-        rows.append(_row(f"pipeline {name}", plan.enriched.name, bad))
+        rows.append(_row(f"pipeline {name}", plan.given.name, bad))
     return rows
 
 
