@@ -74,3 +74,17 @@ def ending_at(table: pa.Table, at: datetime, *, last: datetime | None = None) ->
     millis = shift // timedelta(milliseconds=1)
     moved = pc.add(times.cast(pa.int64()), millis).cast(times.type)
     return table.set_column(table.schema.get_field_index(TIME), table.schema.field(TIME), moved)
+
+
+def past(table: pa.Table, at: datetime, *, days: int) -> pa.Table:
+    """The rows of the `days` before `at`, moved by whole weeks so that the data reaches beyond `at`: weekdays
+    and hours stay. Raises InvalidInput when none is left."""
+    newest = table.column(TIME)[-1].as_py()
+    weeks = -(-(at - newest) // timedelta(weeks=1))
+    moved = ending_at(table, newest + weeks * timedelta(weeks=1))
+    times = moved.column(TIME)
+    since = pa.scalar(at - timedelta(days=days), times.type)
+    kept = moved.filter(pc.and_(pc.greater(times, since), pc.less_equal(times, pa.scalar(at, times.type))))
+    if not kept.num_rows:
+        raise InvalidInput(f"no event in {days} days", mend="ask for more days")
+    return kept.combine_chunks()
