@@ -56,7 +56,7 @@ class Flink(Section):
     url: str | None = Field(None, description="external JobManager REST address")
     port: int = Field(8082, description="REST port of the local JobManager")
     rpc_port: int = Field(6123, description="RPC port of the local JobManager")
-    slots: int = Field(4, ge=1, description="task slots of the local TaskManager")
+    slots: int = Field(8, ge=1, description="task slots of the local TaskManager")
     parallelism: int = Field(1, ge=1, description="default parallelism of a pipeline's job")
     checkpoint_interval_s: float = Field(30.0, gt=0)
     jobmanager_memory_mb: int = Field(700, ge=512)

@@ -91,7 +91,7 @@ class Forecasting:
             failed=tuple(FailedRow(int(able[row]), failed[row]) for row in sorted(failed)),
             points=points(inferred.outputs, scorer),
             inputs=asked,
-            failed_inputs=np.array([one.row for one in inferred.failed], np.int64),
+            failed_inputs=inferred.failed,
             model_ms=model_ms,
         )
 

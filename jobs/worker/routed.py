@@ -97,7 +97,7 @@ class RoutedScoring:
         def again(scorer: Scorer) -> int:
             return len(infer(_failed_rows(scored), scorer).ok)
 
-        count(route, service, scored.points, scored.failed, scored.model_ms, again)
+        count(route, service, scored.points, scored.failed_inputs, scored.model_ms, again)
         return scored
 
 
@@ -135,4 +135,4 @@ def count(
 
 
 def _failed_rows(scored: Scored) -> pa.RecordBatch:
-    return scored.inputs.take(pa.array(scored.failed_inputs))
+    return scored.inputs.take(pa.array([row.row for row in scored.failed_inputs]))

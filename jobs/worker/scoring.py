@@ -50,7 +50,7 @@ class Scored:
     failed: tuple[FailedRow, ...]
     points: Matrix
     inputs: pa.RecordBatch
-    failed_inputs: npt.NDArray[np.int64]
+    failed_inputs: tuple[FailedRow, ...]
     model_ms: float
     late: int = 0
     missing: int = 0
@@ -160,7 +160,7 @@ class Scoring:
             failed=inferred.failed,
             points=scores,
             inputs=given,
-            failed_inputs=np.array([one.row for one in inferred.failed], np.int64),
+            failed_inputs=inferred.failed,
             model_ms=stages.model_ms,
             late=late_rows,
             missing=missing,

@@ -31,12 +31,21 @@ ROWS, SEED, READS = 1_500, 7, 1_000
 PLANS = load_plans()
 REFUSED = {
     "demand": {"faust": "derived from other features"},
+    "forecasts": {"faust": "derived from other features"},
+    "hourly_forecasts": {"faust": "derived from other features"},
     "fraud": {"faust": "a row per event and not one per window"},
     "merchants": {"faust": "Hopping"},
     "sales": {},
 }
 """Of each pipeline the engines that cannot run its view, and what the reason says."""
-AT_LEAST = {"demand": 400, "fraud": 1_400, "merchants": 400, "sales": 100}
+AT_LEAST = {
+    "demand": 400,
+    "forecasts": 400,
+    "fraud": 1_400,
+    "hourly_forecasts": 500,
+    "merchants": 400,
+    "sales": 100,
+}
 """Of each pipeline so many rows are compared: less would prove little."""
 
 

@@ -3,20 +3,29 @@
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from core.errors import DeclarationError, InvalidInput, UnknownName
 from features.catalog.card_activity import CARD_ACTIVITY
 from features.catalog.card_testing import CARD_TESTING
+from features.catalog.demand_history import DEMAND_DAYS
+from features.catalog.merchant_activity import MERCHANT_ACTIVITY
 from features.catalog.regional_demand import REGIONAL_DEMAND
 from features.view import Count, Feature
+from operators.forecast import Horizon
 from pipelines.builder import DEAD_LETTERS, Pipeline, pipeline
 from pipelines.catalog.demand import LATE, ROWS, demand
+from pipelines.catalog.forecasts import LATE as LATE_DAYS
+from pipelines.catalog.forecasts import RESULTS as FORECASTS
+from pipelines.catalog.forecasts import ROWS as DAYS
+from pipelines.catalog.forecasts import STATUS as STORED
 from pipelines.catalog.fraud import BANDS, ENRICHED, LABELS, RESULTS, STATUS, TRANSACTIONS, fraud
 from pipelines.load import load_features, load_plan, load_plans, load_scoring
-from pipelines.plan import Levels
+from pipelines.plan import ForecastPlan, Levels, Plan
 from pipelines.text import plan_text
+from schemas.catalog.purchases import PURCHASES
 from schemas.catalog.transactions import Transaction
 from schemas.catalog.user_events import USER_EVENTS
 from schemas.topic import Topic
@@ -141,3 +150,53 @@ def test_levels_that_make_no_sense_are_refused(levels: Levels, said: str) -> Non
 
     with pytest.raises(DeclarationError, match=said):
         pipeline("t", version=1, unrouted=DEAD_LETTERS)(built).plan()
+
+
+def forecast_of(**changes: Any) -> Plan:
+    def made(p: Pipeline) -> None:
+        rows = p.read(USER_EVENTS, takes_events=False).window(DEMAND_DAYS, to=DAYS, late=LATE_DAYS)
+        given: dict[str, Any] = {
+            "counted": "bookings", "model": "m", "scale": "bookings_28d", "horizons": (Horizon("week", 7),)
+        }  # fmt: skip
+        given |= changes
+        p.write(rows.forecast(given.pop("counted"), **given).ok, FORECASTS)
+        p.store(status=STORED)
+
+    return pipeline("t", version=1, unrouted=DEAD_LETTERS)(made).plan()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"counted": "booking"}, "bookings"),
+        ({"scale": "bookings_29d"}, "bookings_28d"),
+        ({"horizons": ()}, "without any"),
+        ({"horizons": (Horizon("week", 7), Horizon("week", 8))}, "a name of its own"),
+        ({"horizons": (Horizon("week", 0),)}, "without a window of the future"),
+        ({"horizons": (Horizon("week", 7, lead=-1),)}, "without a window of the future"),
+        ({"batch": 0}, "a batch of 0"),
+    ],
+)
+def test_a_forecast_that_cannot_be_made_does_not_plan(changes: dict[str, Any], reason: str) -> None:
+    assert isinstance(forecast_of(), ForecastPlan)
+    with pytest.raises((DeclarationError, UnknownName), match=reason):
+        forecast_of(**changes)
+
+
+def test_forecasts_that_are_not_stored_do_not_plan() -> None:
+    def unstored(p: Pipeline) -> None:
+        rows = p.read(USER_EVENTS, takes_events=False).window(DEMAND_DAYS, to=DAYS, late=LATE_DAYS)
+        made = rows.forecast("bookings", model="m", scale="bookings_28d", horizons=(Horizon("week", 7),))
+        p.write(made.ok, FORECASTS)
+
+    with pytest.raises(DeclarationError, match="no status"):
+        pipeline("t", version=1, unrouted=DEAD_LETTERS)(unstored).plan()
+
+
+def test_forecasts_from_windows_that_overlap_are_refused() -> None:
+    def hopping(p: Pipeline) -> None:
+        rows = p.read(PURCHASES).window(MERCHANT_ACTIVITY, to=ROWS, late=LATE)
+        rows.forecast("purchases", model="m", scale="purchases", horizons=(Horizon("week", 7),))
+
+    with pytest.raises(DeclarationError, match="do not follow each other"):
+        pipeline("t", version=1, unrouted=DEAD_LETTERS)(hopping).plan()
