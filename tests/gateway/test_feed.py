@@ -1,9 +1,14 @@
 """What a feed makes of Kafka messages."""
 
+from datetime import UTC, datetime
+
 from gateway.push.feed import Feed, Fetched
 from schemas.catalog.decisions import StatusChange
+from schemas.catalog.forecasts import Expected, Forecast
+from schemas.codec import RecordCodec
+from schemas.record import Record
 from schemas.topic import Topic
-from tests.gateway.samples import STATUS_CODEC, status_entries
+from tests.gateway.samples import STATUS_CODEC, OneSchema, status_entries
 
 FEED = Feed("results", "fraud", Topic("fraud.transactions.status.v1", StatusChange), STATUS_CODEC)
 
@@ -36,3 +41,17 @@ def test_a_record_is_read_again_from_its_bytes() -> None:
     (entry,) = status_entries([("acme", "a", 1)])
     change, entry.record = entry.record, None
     assert FEED.record(entry) == change
+
+
+def test_a_forecast_is_an_entry_of_its_pipeline_s_channel() -> None:
+    codec: RecordCodec[Record] = RecordCodec(Forecast, OneSchema(), "forecasts-value")
+    feed = Feed("results", "forecasts", Topic("demand.days.status.v1", Forecast), codec)
+    at = datetime(2026, 3, 4, tzinfo=UTC)
+    made = Forecast(
+        tenant="acme", id="north|1|0", entity="north", pipeline="forecasts", window_start=at, window_end=at,
+        sequence=0, expected=[Expected("next_day", at, at, 4.5)], unit="bookings", model="demand",
+        model_version="1", made_at=at,
+    )  # fmt: skip
+    (entry,) = feed.entries(fetched(codec.encode(made)))
+    assert (feed.name, entry.tenant, entry.id, entry.rank) == ("results:forecasts", "acme", "north|1|0", 0)
+    assert (entry.group, entry.record) == ("forecasts", made)

@@ -117,7 +117,9 @@ def examples(view: FeatureView, rows: pa.Table, series: list[Series], forecast: 
         there = list(zip(series, origins, strict=True))
         targets = [sums(s.values, at + horizon.lead, at + horizon.lead + horizon.steps) for s, at in there]
         naive = [
-            seasonal_naive(s.values, at, lead=horizon.lead, steps=horizon.steps, season=season)
+            seasonal_naive(
+                s.values[s.begins :], at - s.begins, lead=horizon.lead, steps=horizon.steps, season=season
+            )
             for s, at in there
         ]
         part = _with_target(known, horizon, ends, step, np.concatenate(targets), np.concatenate(naive))

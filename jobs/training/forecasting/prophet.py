@@ -10,6 +10,7 @@ import numpy as np
 
 from models.forecasts import Values
 
+LEAST_VALUES = 2
 _QUIET = ("cmdstanpy", "prophet", "prophet.plot")
 
 
@@ -26,7 +27,10 @@ class ProphetTask:
 
 
 def forecast(task: ProphetTask) -> Values:
-    """The next values, none below 0."""
+    """The next values, none below 0. Of a series that has just begun there is nothing to fit: with fewer than
+    two values it stays as it is, or 0."""
+    if len(task.values) < LEAST_VALUES:
+        return np.full(task.wanted, task.values[-1] if len(task.values) else 0.0)
     _quiet()
     import pandas
     from prophet import Prophet

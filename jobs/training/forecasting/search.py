@@ -28,7 +28,8 @@ def search(space: Workspace) -> dict[str, Any]:
         count=given.folds,
         later=space.configuration.evaluation.origins,
     )
-    folds = usable(folds, found.origins, found.known, found.gated, what="search")
+    measured = found.gated & (found.targets > 0)  # the others have no MAPE
+    folds = usable(folds, found.origins, found.known, measured, what="search")
     trials = Trials(space.data, space.configuration)
     report_trials(space, trials)
     with judges(min(given.parallel, space.around.processes)) as pool:

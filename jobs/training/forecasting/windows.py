@@ -48,8 +48,8 @@ def windows(known: Millis, *, length: timedelta, count: int, later: int = 0) -> 
 def usable(
     found: Sequence[JudgedWindow], origins: Millis, known: Millis, gated: npt.NDArray[np.bool_], *, what: str
 ) -> list[JudgedWindow]:
-    """Those with something to learn from and to be judged on by the gate. Raises InvalidInput when one has
-    not: a backtest over fewer origins than asked for would only seem to be one."""
+    """Those with something to learn from and, of what is `gated`, to be judged on. Raises InvalidInput when
+    one has not: a backtest over fewer origins than asked for would only seem to be one."""
     for one in found:
         learned, judged = one.learned(known), one.judged(origins, known)
         if len(learned) < LEAST_LEARNED or not gated[judged].any():

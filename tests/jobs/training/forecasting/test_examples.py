@@ -120,3 +120,16 @@ def test_series_of_several_tenants_keep_apart() -> None:
     found = made(both)
     targets = {row["series"]: row["target"] for row in found.to_pylist() if row["horizon"] == "week"}
     assert (targets["a/north"], targets["b/north"]) == (21.0, 35.0)
+
+
+def test_the_naive_forecast_does_not_look_at_days_before_a_region_began() -> None:
+    """Else it would be too low there, and easy to be better than."""
+    counts = {"early": [4] * 110, "late": [0] * 40 + [4] * 70}
+    month = Forecast(scale="bookings_28d", horizons=(Horizon(name="month", steps=30),))
+    events = bookings(counts)
+    rows = compute(DEMAND_DAYS, events)
+    times = events["occurred_at"]
+    bounds = {"first_at": to_millis(times[0].as_py()), "last_at": to_millis(times[-1].as_py())}
+    found = examples(DEMAND_DAYS, rows, series_of(DEMAND_DAYS, rows, "bookings", **bounds), month)
+    assert set(found["series"].to_pylist()) == {"early", "late"}
+    assert set(found["naive"].to_pylist()) == {120.0}

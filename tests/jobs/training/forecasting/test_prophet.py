@@ -27,3 +27,10 @@ def test_it_is_quiet() -> None:
     code = "from tests.jobs.training.forecasting.test_prophet import TASK, forecast; forecast(TASK)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_series_that_has_just_begun_is_no_error() -> None:
+    """A region that nobody had booked in when Prophet was fitted."""
+    assert forecast(ProphetTask(np.array([]), 0, DAY, 3, 1)).tolist() == [0.0, 0.0, 0.0]
+    assert forecast(ProphetTask(np.array([4.0]), DAY, DAY, 2, 1)).tolist() == [4.0, 4.0]
+    assert np.isfinite(forecast(ProphetTask(np.array([4.0, 5.0]), 2 * DAY, DAY, 2, 1))).all()
