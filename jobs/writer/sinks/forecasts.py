@@ -7,6 +7,7 @@ from typing import Any
 from core.clock import Clock
 from jobs.writer.chunk import Chunk
 from jobs.writer.forecast_store import PostgresForecastStore
+from jobs.writer.sink import Direct
 from jobs.writer.sinks.status import REMEMBERED, keyed_partition, records
 from pipelines.outbox import UNKNOWN_PARTITION, Outbox
 from pipelines.plan import ForecastPlan
@@ -17,7 +18,7 @@ from schemas.keys import key_of
 from schemas.topic import Topic
 
 
-class ForecastSink:
+class ForecastSink(Direct):
     """Done when PostgreSQL has committed *and* Kafka has acknowledged what is told, in that order.
 
     After a crash in between, the results are read again and the stored forecasts told again. What this
@@ -27,7 +28,6 @@ class ForecastSink:
     name = "forecasts"
     wait_s = 0.0
     dead_letters = True
-    commits = True
 
     def __init__(
         self,
@@ -49,12 +49,6 @@ class ForecastSink:
         self._store.open()
         self._outbox.open(self._status.name)
 
-    def positions(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        return {}
-
-    def revoked(self, partitions: Sequence[tuple[str, int]]) -> None:
-        return
-
     def write(self, chunk: Chunk) -> None:
         """Raises Unavailable while PostgreSQL or Kafka is away, BadRecord for what cannot be stored."""
         rows = chunk.batch.to_pylist()
@@ -71,9 +65,6 @@ class ForecastSink:
             self._told[one.tenant, one.id] = None
         while len(self._told) > REMEMBERED:
             self._told.popitem(last=False)
-
-    def tick(self) -> None:
-        return
 
     def close(self) -> None:
         self._store.close()
