@@ -24,6 +24,7 @@ from jobs.worker.held import BUCKETS, LiveRoute, Meter, Service, points
 from jobs.worker.inputs import Inputs
 from models.load import LoadedModel, load
 from operators.dedupe import Dedupe
+from operators.error_rates import ErrorRates
 from operators.forecast import Horizon
 from operators.ports import Matrix
 from pipelines.catalog.forecasts import forecasts
@@ -95,6 +96,7 @@ def worked(rows: pa.RecordBatch, service: Service) -> tuple[Outputs, list[Foreca
         dedupe=Dedupe(),
         scoring=Forecasting(declared, clock=clock),
         clock=clock,
+        rates=ErrorRates("forecasts", clock),
     )
     messages = [Message(number, value) for number, value in enumerate(ROWS.encode_batch(rows))]
     outputs = made.work(Inputs.of(messages), service)  # type: ignore[arg-type]
