@@ -32,7 +32,7 @@ class SessionOutbox:
         """Queue everything."""
         messages, partitions = inputs.messages, inputs.partitions
         keys = [message.key() for message in messages]
-        if len(outputs.indexes) < len(messages):
+        if outputs.indexes != list(range(len(messages))):  # of several versions, each has its rows
             keys = [keys[index] for index in outputs.indexes]
             partitions = [partitions[index] for index in outputs.indexes]
         by_partition: dict[int, list[dict[str, Any]]] = defaultdict(list)
