@@ -35,6 +35,7 @@ from schemas.codec import RecordCodec, arrow_schema
 from schemas.registry import SchemaRegistry
 from tests.jobs.training.forecasting.small import QUICK, market
 from tests.jobs.training.small import surroundings
+from tests.jobs.worker.payments import Formula
 from tests.jobs.worker.test_batch import Message
 from tests.schemas.memory_registry import MemoryRegistry
 
@@ -201,6 +202,7 @@ def test_the_trained_version_fits_its_pipeline_and_no_other(space: Workspace) ->
     ("bounds", "outputs", "steps"),
     [
         ((0.0, 1.0), [0.0, 0.049, 0.051, 0.999, 1.0], [0, 0, 1, 19, 20]),
+        ((-50.0, 50.0), [-50.0, -45.1, -44.9, 49.0, 50.0], [0, 0, 1, 19, 20]),
         ((0.0, 3e38), [0.0, 0.9, 1.1, 2.9, 3.1, 1e5, 2e6, 3e38], [0, 0, 1, 1, 2, 16, 20, 20]),
     ],
 )
@@ -208,6 +210,8 @@ def test_a_sketch_has_room_for_every_output(
     bounds: tuple[float, float], outputs: list[float], steps: list[int]
 ) -> None:
     meter = Meter()
-    meter.add(points(np.array(outputs, np.float32), bounds), 0, 1.0)
+    scorer = Formula()
+    scorer.output_range = bounds
+    meter.add(points(np.array(outputs, np.float32), scorer), 0, 1.0)
     counted = np.bincount(steps, minlength=BUCKETS + 1)
     assert np.array_equal(meter.lately(0.0).buckets, counted)
