@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cli.java import java_parts
+from core.clock import to_millis
 from core.settings import Settings
 from core.telemetry.probe import Probe
 from features.judge.sample import sample
@@ -28,11 +29,13 @@ from jobs.verification.own_run import send
 from jobs.verification.shadow import made, shadow_name, shadow_of, stream_topics
 from pipelines import recorded, references
 from pipelines.plan import FeaturesPlan, Plan, ScoringPlan
+from schemas.broker import producer
+from schemas.headers import TICK
 from schemas.topic import Topic
 from tests.jobs.on_flink.live import wait_for
 
-QUIET = timedelta(seconds=8)
-"""Longer than this nothing may be sent, but between the parts: then the clock goes on to the newest event."""
+QUIET = timedelta(hours=1)
+"""The stream's own clock sends no tick: how far time has come is said by the test alone."""
 CHECKPOINT_S = 2.0
 READY_S, OUT_S = 180.0, 120.0
 Row = dict[str, Any]
@@ -128,6 +131,7 @@ class Flow:
         self.plan = shadow_of(plan, self.name)
         self.rest = FlinkRest(settings.flink.address)
         self._settings = settings
+        self._sent: list[pa.Table] = []
 
     @contextmanager
     def topics(self) -> Iterator[None]:
@@ -137,7 +141,28 @@ class Flow:
             yield
 
     def send(self, part: pa.Table) -> None:
+        """Time then stands the bound behind the newest event in all partitions. What is newer stays in the
+        job, the newest event at least, until more is sent or `all_out` lets it go."""
         send(self.plan.source, part, self._settings)
+        self._sent.append(part)
+        self._tick(self._newest - max(self.plan.view.disorder, timedelta(milliseconds=1)))
+
+    @property
+    def _newest(self) -> datetime:
+        newest: datetime = max(pc.max(part.column(self.plan.view.time)).as_py() for part in self._sent)
+        return newest
+
+    def _tick(self, watermark: datetime) -> None:
+        ticks = producer(self._settings, linger_ms=0)
+        for partition in range(self.plan.source.partitions):
+            ticks.produce(
+                self.plan.source.name,
+                value=None,
+                partition=partition,
+                timestamp=to_millis(watermark),
+                headers=[("ce_type", TICK.encode())],
+            )
+        assert ticks.flush(10) == 0
 
     # -- the job ----------------------------------------------------------------------------------
 
@@ -194,9 +219,12 @@ class Flow:
         assert isinstance(self.plan, ScoringPlan)
         return self.plan.enriched
 
-    def under_way(self, sent: list[pa.Table]) -> bool:
-        """Whether rows of these parts have not come out, while nothing has come out twice."""
-        return self.count() < self.given.rows_of(pa.concat_tables(sent)).num_rows
+    def under_way(self) -> bool:
+        """Whether rows of what was sent have not come out, while nothing has come out twice."""
+        sent = pa.concat_tables(self._sent)
+        if isinstance(self.plan.view.window, Rolling):  # late or not, each event comes out
+            return self.count() < first_per_id(sent).num_rows
+        return self.count() < self.given.rows_of(sent).num_rows
 
     def count(self) -> int:
         return sum(recorded.ends(self.output, self._settings).values())
@@ -219,7 +247,8 @@ class Flow:
         return [*zip(ids, rows.select(view.feature_names).to_pylist(), strict=True)]
 
     def all_out(self) -> None:
-        """Wait for every row and every late event, and then for nothing more to come."""
+        """Let everything out, wait for every row and every late event, and then for nothing more to come."""
+        self._tick(self._newest)
         wanted, late = self.given.golden.keys(), self.given.late
         wait_for("every row", lambda: self.count() >= len(wanted), OUT_S)
         wait_for("every key", lambda: {key for key, _ in self.rows()} >= wanted, OUT_S)
