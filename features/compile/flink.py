@@ -5,12 +5,12 @@
                                                               └─ MATCH_RECOGNIZE ───────────────> alerts
 
 Every event leaves exactly once: with its features, or, too late for its windows, with nulls and `late`.
-Whether it is too late is decided once, at the source: it is at or behind the highest watermark that its own
-partition ever gave. Such rows stay out of the windows. It has to be once, and out of the job's state: each
-OVER takes a row that is behind the clock as long as nothing newer of its entity fired a timer, a join does
-not, and after a restart all clocks begin anew; a row would be counted by some windows and yet come out as
-late. The partition's own watermark is never behind that of a later operator, so that a row that is in time
-here is so everywhere, also when it is replayed.
+Whether it is too late is decided once, at the source (`EventsTableFactory`): it is at or behind the highest
+watermark that its own partition ever gave. Such rows stay out of the windows. It has to be once, and out of
+the job's state: each OVER takes a row that is behind the clock as long as nothing newer of its entity fired a
+timer, a join does not, and after a restart all clocks begin anew; a row would be counted by some windows and
+yet come out as late. The partition's own watermark is never behind that of a later operator, so that a row
+that is in time here is so everywhere, also when it is replayed.
 
 A message without a value is a tick (see `jobs.on_flink.clock`): it moves the clock of its partition and
 goes no further.
@@ -38,10 +38,10 @@ from schemas.keys import key_sql
 from schemas.topic import Topic
 
 FORMAT = "millstream-avro"
+SOURCE = "millstream-events"
 REFERENCE = "millstream-reference"
-EVENTS, TIMED, FIRST, ENRICHED, ALERTS = "events", "timed_events", "first_events", "enriched", "alerts"
+EVENTS, FIRST, ENRICHED, ALERTS = "events", "first_events", "enriched", "alerts"
 REFERENCES = "reference"
-PARTITION = "__partition"
 AT, HEADERS, PUBLISHED, SEEN, KEY, LATE = "__at", "__headers", "__published", "__seen", "__key", "__late"
 RESERVED = "__"
 
@@ -119,10 +119,9 @@ class Stream:
     ) -> "Script":
         bound = disorder_bound(self.view, disorder)
         tables = [
-            source_table(self, connection, bound, since),
+            source_table(self, connection, bound, since, headers=True),
             sink_table(ENRICHED, self.enriched, connection),
-            timed_view(self.view, bound),
-            first_view(self.view),
+            first_view(self.view, headers=True),
             *flink_features.views(self.view, FIRST, AT, LATE),
         ]
         inserts = [_enrich(self)]
@@ -210,16 +209,23 @@ class Script:
 
 
 def source_table(
-    stream: Reading, connection: Connection, disorder: timedelta, since: Mapping[int, int] | None
+    stream: Reading,
+    connection: Connection,
+    disorder: timedelta,
+    since: Mapping[int, int] | None,
+    *,
+    headers: bool = False,
 ) -> str:
-    """The events of the topic and its ticks, with the watermark."""
+    """The events of the topic and its ticks, with the watermark and `__late`. The watermarks that `__late`
+    goes by are state of the job, and no event times, so that they stay where they were when the disorder
+    bound is changed. headers: whether the messages' are read, which costs also where nobody uses them."""
     spec = stream.view.source.spec()
     # All nullable: a tick is a row of nulls.
     items = [
         *columns_ddl(spec, nullable=True),
-        f"{quote(HEADERS)} MAP<STRING, BYTES> METADATA FROM 'headers' VIRTUAL",
+        *([f"{quote(HEADERS)} MAP<STRING, BYTES> METADATA FROM 'headers' VIRTUAL"] if headers else []),
         f"{quote(PUBLISHED)} TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL",
-        f"{quote(PARTITION)} INT METADATA FROM 'partition' VIRTUAL",
+        f"{quote(LATE)} BOOLEAN METADATA FROM 'late' VIRTUAL",
         f"{quote(AT)} AS CASE WHEN `id` IS NULL THEN CAST({quote(PUBLISHED)} AS TIMESTAMP(3)) "
         f"+ {interval(disorder)} "
         f"ELSE {quote(stream.view.time)} END",
@@ -227,6 +233,9 @@ def source_table(
         f"WATERMARK FOR {quote(AT)} AS {quote(AT)} - {interval(disorder)}",
     ]
     options = _kafka(stream.source, connection) | {
+        "connector": SOURCE,
+        "late.time": stream.view.time,
+        "late.disorder-ms": str(disorder // timedelta(milliseconds=1)),
         "properties.group.id": f"millstream-{stream.pipeline}-flink",
         "properties.enable.auto.commit": "false",
         "properties.isolation.level": "read_committed",
@@ -314,28 +323,15 @@ def _table(name: str, items: list[str], options: Mapping[str, str]) -> str:
     return f"CREATE TEMPORARY TABLE {quote(name)} (\n  {columns}\n) WITH (\n  {settings}\n)"
 
 
-def timed_view(view: FeatureView, disorder: timedelta) -> str:
-    """The events and ticks with `__late`. The running maximum is state of the job, in watermarks and not in
-    event times, so that it stays where it was when the disorder bound is changed."""
-    given = [*view.source.spec().names, AT, HEADERS, SEEN]
-    at = quote(AT)
-    return (
-        f"CREATE TEMPORARY VIEW {quote(TIMED)} AS\nSELECT {', '.join(quote(name) for name in given)},\n"
-        f"  {at} <= MAX(CAST({at} AS TIMESTAMP(3)) - {interval(disorder)}) OVER (\n"
-        f"    PARTITION BY {quote(PARTITION)} ORDER BY {quote(SEEN)}\n"
-        f"    ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW\n  ) AS {quote(LATE)}\nFROM {quote(EVENTS)}"
-    )
-
-
-def first_view(view: FeatureView) -> str:
+def first_view(view: FeatureView, *, headers: bool = False) -> str:
     """The first record per (tenant, id) in order of arrival; `__at` stays a time attribute."""
-    names = [*view.source.spec().names, AT, HEADERS, LATE]
+    names = [*view.source.spec().names, AT, *([HEADERS] if headers else []), LATE]
     return (
         f"CREATE TEMPORARY VIEW {quote(FIRST)} AS\n"
         f"SELECT {', '.join(quote(name) for name in names)}\n"
         "FROM (\n  SELECT *,\n"
         f"    ROW_NUMBER() OVER (PARTITION BY `tenant`, `id` ORDER BY {quote(SEEN)}) AS `__nth`\n"
-        f"  FROM {quote(TIMED)}\n  WHERE `id` IS NOT NULL\n)\nWHERE `__nth` = 1"
+        f"  FROM {quote(EVENTS)}\n  WHERE `id` IS NOT NULL\n)\nWHERE `__nth` = 1"
     )
 
 

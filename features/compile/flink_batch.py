@@ -18,7 +18,6 @@ from features.compile.flink import (
     EVENTS,
     FIRST,
     LATE,
-    PARTITION,
     PLACEHOLDER,
     TOPOLOGY,
     Connection,
@@ -35,7 +34,7 @@ from features.offline.reach import look_back
 from features.view import FeatureView
 from schemas.topic import Topic
 
-RECORDED, OFFSET = "recorded", "__offset"
+RECORDED, PARTITION, OFFSET = "recorded", "__partition", "__offset"
 _AT_ONCE = timedelta(milliseconds=1)
 
 
@@ -108,6 +107,7 @@ def _recorded(until: Mapping[int, int]) -> str:
     settings = ",\n  ".join(f"{text(key)} = {text(value)}" for key, value in options.items())
     return (
         f"CREATE TEMPORARY TABLE {quote(RECORDED)} (\n"
+        f"  {quote(PARTITION)} INT METADATA FROM 'partition' VIRTUAL,\n"
         f"  {quote(OFFSET)} BIGINT METADATA FROM 'offset' VIRTUAL\n) WITH (\n  {settings}\n)\n"
         f"LIKE {quote(EVENTS)} (EXCLUDING WATERMARKS)"
     )

@@ -36,7 +36,6 @@ from features.compile.flink import (
     reference_table,
     sink_table,
     source_table,
-    timed_view,
 )
 from features.compile.flink_columns import interval, quote
 from features.compile.flink_window_values import (
@@ -119,7 +118,6 @@ class WindowedStream:
             sink_table(ROWS, self.rows, connection),
             sink_table(LATE_EVENTS, self.late, connection),
             *(reference_table(lookup, connection) for lookup in self.view.lookups),
-            timed_view(self.view, bound),
             first_view(self.view),
             *views(self.view, FIRST, AT, LATE),
         ]

@@ -1,5 +1,5 @@
-"""Our few Java classes: the tolerant Avro format, tables of reference topics and the one-shot submitter,
-compiled at set-up.
+"""Our few Java classes: the source of events, the tolerant Avro format, tables of reference topics and the
+one-shot submitter, compiled at set-up.
 
 The Eclipse compiler (one jar) runs on the same Java as the services, so no JDK is needed. The jar in the
 cache is named by the digest of the sources and of what they were compiled with; it is made once.
@@ -19,7 +19,11 @@ from core.errors import StackError
 from core.ids import canonical_json, digest
 
 SOURCES = Path(__file__).with_name("java")
-FACTORIES = ("millstream.flink.TolerantAvroFormatFactory", "millstream.flink.ReferenceTableFactory")
+FACTORIES = (
+    "millstream.flink.EventsTableFactory",
+    "millstream.flink.ReferenceTableFactory",
+    "millstream.flink.TolerantAvroFormatFactory",
+)
 SUBMIT = "millstream.flink.Submit"
 _SERVICES = "META-INF/services/org.apache.flink.table.factories.Factory"
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -121,15 +121,17 @@ CREATE TEMPORARY TABLE `events` (
   `device_info` STRING,
   `__headers` MAP<STRING, BYTES> METADATA FROM 'headers' VIRTUAL,
   `__published` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-  `__partition` INT METADATA FROM 'partition' VIRTUAL,
+  `__late` BOOLEAN METADATA FROM 'late' VIRTUAL,
   `__at` AS CASE WHEN `id` IS NULL THEN CAST(`__published` AS TIMESTAMP(3)) + INTERVAL '0 00:00:00.050' DAY TO SECOND(3) ELSE `occurred_at` END,
   `__seen` AS PROCTIME(),
   WATERMARK FOR `__at` AS `__at` - INTERVAL '0 00:00:00.050' DAY TO SECOND(3)
 ) WITH (
-  'connector' = 'kafka',
+  'connector' = 'millstream-events',
   'topic' = 'fraud.transactions.events.v1',
   'properties.bootstrap.servers' = '${kafka}',
   'properties.allow.auto.create.topics' = 'false',
+  'late.time' = 'occurred_at',
+  'late.disorder-ms' = '50',
   'properties.group.id' = 'millstream-fraud-flink',
   'properties.enable.auto.commit' = 'false',
   'properties.isolation.level' = 'read_committed',
@@ -338,20 +340,12 @@ CREATE TEMPORARY TABLE `alerts` (
   'value.millstream-avro.schema' = '${schema of millstream.system.alerts.v1-value}'
 );
 
-CREATE TEMPORARY VIEW `timed_events` AS
-SELECT `tenant`, `id`, `card_id`, `occurred_at`, `amount_cents`, `product`, `card1`, `card2`, `card3`, `card5`, `addr1`, `addr2`, `email_domain`, `c1`, `c2`, `c3`, `c4`, `c5`, `c6`, `c7`, `c8`, `c9`, `c10`, `c11`, `c12`, `c13`, `c14`, `v13`, `v14`, `v15`, `v16`, `v17`, `v18`, `v19`, `v28`, `v32`, `v95`, `v96`, `v97`, `v98`, `v99`, `v100`, `v101`, `v102`, `v116`, `v117`, `v118`, `v119`, `v120`, `v126`, `v127`, `v145`, `v153`, `v154`, `v157`, `v158`, `v166`, `v235`, `v279`, `v280`, `v284`, `v285`, `v286`, `v287`, `v290`, `v291`, `v292`, `v293`, `v294`, `v295`, `v297`, `v298`, `v299`, `v300`, `v301`, `v302`, `v303`, `v304`, `v306`, `v307`, `v308`, `v309`, `v310`, `v311`, `v312`, `v313`, `v316`, `v317`, `v318`, `v319`, `v320`, `v321`, `v322`, `v323`, `v324`, `v325`, `v326`, `v327`, `v328`, `v329`, `v330`, `v331`, `v332`, `v333`, `v334`, `v335`, `v336`, `v337`, `v338`, `v339`, `id_08`, `id_13`, `id_16`, `id_17`, `id_19`, `id_20`, `id_21`, `id_26`, `id_27`, `device_info`, `__at`, `__headers`, `__seen`,
-  `__at` <= MAX(CAST(`__at` AS TIMESTAMP(3)) - INTERVAL '0 00:00:00.050' DAY TO SECOND(3)) OVER (
-    PARTITION BY `__partition` ORDER BY `__seen`
-    ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
-  ) AS `__late`
-FROM `events`;
-
 CREATE TEMPORARY VIEW `first_events` AS
 SELECT `tenant`, `id`, `card_id`, `occurred_at`, `amount_cents`, `product`, `card1`, `card2`, `card3`, `card5`, `addr1`, `addr2`, `email_domain`, `c1`, `c2`, `c3`, `c4`, `c5`, `c6`, `c7`, `c8`, `c9`, `c10`, `c11`, `c12`, `c13`, `c14`, `v13`, `v14`, `v15`, `v16`, `v17`, `v18`, `v19`, `v28`, `v32`, `v95`, `v96`, `v97`, `v98`, `v99`, `v100`, `v101`, `v102`, `v116`, `v117`, `v118`, `v119`, `v120`, `v126`, `v127`, `v145`, `v153`, `v154`, `v157`, `v158`, `v166`, `v235`, `v279`, `v280`, `v284`, `v285`, `v286`, `v287`, `v290`, `v291`, `v292`, `v293`, `v294`, `v295`, `v297`, `v298`, `v299`, `v300`, `v301`, `v302`, `v303`, `v304`, `v306`, `v307`, `v308`, `v309`, `v310`, `v311`, `v312`, `v313`, `v316`, `v317`, `v318`, `v319`, `v320`, `v321`, `v322`, `v323`, `v324`, `v325`, `v326`, `v327`, `v328`, `v329`, `v330`, `v331`, `v332`, `v333`, `v334`, `v335`, `v336`, `v337`, `v338`, `v339`, `id_08`, `id_13`, `id_16`, `id_17`, `id_19`, `id_20`, `id_21`, `id_26`, `id_27`, `device_info`, `__at`, `__headers`, `__late`
 FROM (
   SELECT *,
     ROW_NUMBER() OVER (PARTITION BY `tenant`, `id` ORDER BY `__seen`) AS `__nth`
-  FROM `timed_events`
+  FROM `events`
   WHERE `id` IS NOT NULL
 )
 WHERE `__nth` = 1;

@@ -6,17 +6,18 @@ CREATE TEMPORARY TABLE `events` (
   `occurred_at` TIMESTAMP(3),
   `amount_cents` BIGINT,
   `items` BIGINT,
-  `__headers` MAP<STRING, BYTES> METADATA FROM 'headers' VIRTUAL,
   `__published` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-  `__partition` INT METADATA FROM 'partition' VIRTUAL,
+  `__late` BOOLEAN METADATA FROM 'late' VIRTUAL,
   `__at` AS CASE WHEN `id` IS NULL THEN CAST(`__published` AS TIMESTAMP(3)) + INTERVAL '5' SECOND ELSE `occurred_at` END,
   `__seen` AS PROCTIME(),
   WATERMARK FOR `__at` AS `__at` - INTERVAL '5' SECOND
 ) WITH (
-  'connector' = 'kafka',
+  'connector' = 'millstream-events',
   'topic' = 'commerce.purchases.events.v1',
   'properties.bootstrap.servers' = '${kafka}',
   'properties.allow.auto.create.topics' = 'false',
+  'late.time' = 'occurred_at',
+  'late.disorder-ms' = '5000',
   'properties.group.id' = 'millstream-sales-flink',
   'properties.enable.auto.commit' = 'false',
   'properties.isolation.level' = 'read_committed',
@@ -90,20 +91,12 @@ CREATE TEMPORARY TABLE `late_events` (
   'value.millstream-avro.schema' = '${schema of commerce.merchant_sales.late.v1-value}'
 );
 
-CREATE TEMPORARY VIEW `timed_events` AS
-SELECT `tenant`, `id`, `merchant_id`, `customer_id`, `occurred_at`, `amount_cents`, `items`, `__at`, `__headers`, `__seen`,
-  `__at` <= MAX(CAST(`__at` AS TIMESTAMP(3)) - INTERVAL '5' SECOND) OVER (
-    PARTITION BY `__partition` ORDER BY `__seen`
-    ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
-  ) AS `__late`
-FROM `events`;
-
 CREATE TEMPORARY VIEW `first_events` AS
-SELECT `tenant`, `id`, `merchant_id`, `customer_id`, `occurred_at`, `amount_cents`, `items`, `__at`, `__headers`, `__late`
+SELECT `tenant`, `id`, `merchant_id`, `customer_id`, `occurred_at`, `amount_cents`, `items`, `__at`, `__late`
 FROM (
   SELECT *,
     ROW_NUMBER() OVER (PARTITION BY `tenant`, `id` ORDER BY `__seen`) AS `__nth`
-  FROM `timed_events`
+  FROM `events`
   WHERE `id` IS NOT NULL
 )
 WHERE `__nth` = 1;

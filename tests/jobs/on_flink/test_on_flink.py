@@ -97,14 +97,16 @@ def test_each_event_once_and_equal_to_duckdb_with_repeats_disorder_late_rows_and
     assert alert.text == "3 small, then 20000 on thief"
     assert alert.raised_at == testing[-1].occurred_at
 
-    # another disorder bound, the same job: the windows go on where they were
+    # another disorder bound, the same job: the windows go on where they were, and what is late as well
+    behind = payment(30_000, 5)
     with live.keeping(disorder=timedelta(seconds=5), quiet=timedelta(seconds=1)):
-        live.send([*second, first[999], second[0]])
-        out = live.settled(1_528, timeout_s=90)
+        live.send([behind, *second, first[999], second[0]])
+        out = live.settled(1_529, timeout_s=90)
         assert repeated(out) == []
     report = judged(live)
     assert report.ok
-    assert report.checked == 1_528 - report.late
+    assert report.checked == 1_529 - report.late
+    assert [record.late for record in out if record.id == behind.id] == [True]
     resumed = [record for record in out if record.id == second[-1].id]
     assert resumed[0].count_1m > 60, "the minute before the stop is in the window"
 
