@@ -5,17 +5,18 @@ CREATE TEMPORARY TABLE `events` (
   `region` STRING,
   `kind` STRING,
   `occurred_at` TIMESTAMP(3),
-  `__headers` MAP<STRING, BYTES> METADATA FROM 'headers' VIRTUAL,
   `__published` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-  `__partition` INT METADATA FROM 'partition' VIRTUAL,
+  `__late` BOOLEAN METADATA FROM 'late' VIRTUAL,
   `__at` AS CASE WHEN `id` IS NULL THEN CAST(`__published` AS TIMESTAMP(3)) + INTERVAL '1' SECOND ELSE `occurred_at` END,
   `__seen` AS PROCTIME(),
   WATERMARK FOR `__at` AS `__at` - INTERVAL '1' SECOND
 ) WITH (
-  'connector' = 'kafka',
+  'connector' = 'millstream-events',
   'topic' = 'user-events',
   'properties.bootstrap.servers' = '${kafka}',
   'properties.allow.auto.create.topics' = 'false',
+  'late.time' = 'occurred_at',
+  'late.disorder-ms' = '1000',
   'properties.group.id' = 'millstream-hourly_forecasts-flink',
   'properties.enable.auto.commit' = 'false',
   'properties.isolation.level' = 'read_committed',
@@ -105,20 +106,12 @@ CREATE TEMPORARY TABLE `late_events` (
   'value.millstream-avro.schema' = '${schema of demand.demand_hours.late.v1-value}'
 );
 
-CREATE TEMPORARY VIEW `timed_events` AS
-SELECT `tenant`, `id`, `user_id`, `region`, `kind`, `occurred_at`, `__at`, `__headers`, `__seen`,
-  `__at` <= MAX(CAST(`__at` AS TIMESTAMP(3)) - INTERVAL '1' SECOND) OVER (
-    PARTITION BY `__partition` ORDER BY `__seen`
-    ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
-  ) AS `__late`
-FROM `events`;
-
 CREATE TEMPORARY VIEW `first_events` AS
-SELECT `tenant`, `id`, `user_id`, `region`, `kind`, `occurred_at`, `__at`, `__headers`, `__late`
+SELECT `tenant`, `id`, `user_id`, `region`, `kind`, `occurred_at`, `__at`, `__late`
 FROM (
   SELECT *,
     ROW_NUMBER() OVER (PARTITION BY `tenant`, `id` ORDER BY `__seen`) AS `__nth`
-  FROM `timed_events`
+  FROM `events`
   WHERE `id` IS NOT NULL
 )
 WHERE `__nth` = 1;
