@@ -1,17 +1,15 @@
-"""Which tests may run side by side: two workers, each with a local stack of its own once a test wants one.
+"""Which tests may run side by side: those of the session's stack in one worker, all others in another.
 
-Tests of one lane run one after another in one worker, in the order of their files. Those of the whole
-(`integration/`, which deploys a pipeline for all of them) are one lane, all others that use the session's
-stack another, and each further file is a lane.
+Tests of one lane run one after another in one worker, in the order of their files. Those that use the
+session's stack are one lane, for a second stack would take from the first what two cores have; each further
+file is a lane.
 """
-
-from pathlib import Path
 
 import pytest
 
-WHOLE, PARTS = "stack of the whole", "stack of the parts"
+STACK = "stack"
 SHARED = ("stack", "services_env")
-on_the_stack = pytest.mark.xdist_group(PARTS)  # for a test that asks for the stack only while it runs
+on_the_stack = pytest.mark.xdist_group(STACK)  # for a test that asks for the stack only while it runs
 
 
 def lane(item: pytest.Item) -> str:
@@ -19,13 +17,13 @@ def lane(item: pytest.Item) -> str:
         return str(own.args[0])
     fixtures: list[str] = getattr(item, "fixturenames", [])
     if any(name in fixtures for name in SHARED):
-        return WHOLE if "integration" in Path(item.path).parts else PARTS
+        return STACK
     return item.nodeid.partition("::")[0]
 
 
 def arrange(items: list[pytest.Item]) -> None:
-    """The two longest lanes begin first; the others follow in whichever worker ends its own."""
+    """The longest lane begins first; the others fill the time beside it."""
     lanes = {item: lane(item) for item in items}
     for item, name in lanes.items():
         item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=lambda item: (WHOLE, PARTS, lanes[item]).index(lanes[item]))
+    items.sort(key=lambda item: lanes[item] != STACK)
