@@ -1,5 +1,5 @@
-"""Our few Java classes: the source of events, the tolerant Avro format, tables of reference topics and the
-one-shot submitter, compiled at set-up.
+"""Our few Java classes: the source of events, the tolerant Avro format, tables of reference topics, RocksDB's
+options and the one-shot submitter, compiled at set-up.
 
 The Eclipse compiler (one jar) runs on the same Java as the services, so no JDK is needed. The jar in the
 cache is named by the digest of the sources and of what they were compiled with; it is made once.
@@ -25,6 +25,7 @@ FACTORIES = (
     "millstream.flink.TolerantAvroFormatFactory",
 )
 SUBMIT = "millstream.flink.Submit"
+STATE_OPTIONS = "millstream.flink.StateOptions"
 _SERVICES = "META-INF/services/org.apache.flink.table.factories.Factory"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _TIMEOUT_S = 120

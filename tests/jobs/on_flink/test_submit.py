@@ -48,7 +48,7 @@ def test_rows_that_are_waited_for_are_handed_on_at_once_and_windows_gathered(tmp
     rolling = job(tmp_path)
     windowed = replace(rolling, stream=windowed_stream())
     assert [rolling.configuration(None)[name] for name in gathers] == ["0 ms", "256 kb"]
-    assert [windowed.configuration(None)[name] for name in gathers] == ["50 ms", "2 mb"]
+    assert [windowed.configuration(None)[name] for name in gathers] == ["50 ms", "16 mb"]
 
 
 def windowed_stream() -> WindowedStream:

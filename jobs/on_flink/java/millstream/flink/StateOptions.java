@@ -1,0 +1,34 @@
+package millstream.flink;
+
+import java.util.Collection;
+import org.apache.flink.state.rocksdb.RocksDBOptionsFactory;
+import org.rocksdb.ColumnFamilyOptions;
+import org.rocksdb.DBOptions;
+
+/**
+ * RocksDB's options that Flink has no settings for.
+ *
+ * <p>The dedupe asks for every id once, and nearly always for one that is not there. The filters of the files say so
+ * at once; without a filter of its own the write buffer is searched for it.
+ *
+ * <p>At its first row every state takes a block of memory, an eighth of its write buffer unless told otherwise. Most
+ * states are small and share one memory with the few large ones.
+ */
+public final class StateOptions implements RocksDBOptionsFactory {
+    private static final long serialVersionUID = 1L;
+    /** Of the write buffer: a dozen bits for each row of the dedupe. */
+    private static final double FILTER = 0.02;
+    private static final long BLOCK_BYTES = 256 * 1024;
+
+    @Override
+    public DBOptions createDBOptions(DBOptions given, Collection<AutoCloseable> closing) {
+        return given;
+    }
+
+    @Override
+    public ColumnFamilyOptions createColumnOptions(ColumnFamilyOptions given, Collection<AutoCloseable> closing) {
+        return given.setMemtablePrefixBloomSizeRatio(FILTER)
+                .setMemtableWholeKeyFiltering(true)
+                .setArenaBlockSize(Math.min(given.writeBufferSize() / 8, BLOCK_BYTES));
+    }
+}
