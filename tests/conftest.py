@@ -14,6 +14,7 @@ __all__ = ["mlflow_server", "mlflow_tables", "own_collector", "services_env", "s
 PYTHONS_OWN = (700, 10, 10)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     arrange(items)
 
