@@ -10,7 +10,7 @@ import pytest
 
 from core.settings import Settings
 from models.registry import open_registry
-from models.store import CHAMPION
+from models.store import CHAMPION, MODEL
 from tests.models import made
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,12 @@ def test_a_life_of_a_version_on_the_command_line(home: Path, tmp_path: Path) -> 
     folder = home / "models" / "small" / "1"
     registered = run(home, "register", "other", str(folder), "--json")
     assert json.loads(registered.stdout)["version"] == "1"
-    (folder / "model.onnx").write_bytes(b"damaged")
+    (folder / MODEL).write_bytes(b"damaged")
+    assert run(home, "verify", "small", "1").returncode == 0, "it was fetched again"
+
+    source = open_registry(Settings(home=home)).models()["small"].versions["1"].source
+    for place in (folder, Path(source)):
+        (place / MODEL).write_bytes(b"damaged")
     refused = run(home, "verify", "small", "1", "--json")
     assert refused.returncode == 1
     assert [row["check"] for row in json.loads(refused.stdout) if not row["passed"]] == [
