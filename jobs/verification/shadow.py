@@ -66,7 +66,8 @@ def stream_topics(plan: Plan) -> tuple[Topic, ...]:
 
 @contextmanager
 def made(topics: Iterable[Topic], settings: Settings) -> Iterator[None]:
-    """The topics with their schemas, for as long as it lasts."""
+    """The topics with their schemas, for as long as it lasts. They keep events of any time: where a view
+    looks back, they lie weeks back."""
     wanted = list(topics)
     client = admin(settings)
     registry = SchemaRegistry.of(settings)
@@ -75,7 +76,7 @@ def made(topics: Iterable[Topic], settings: Settings) -> Iterator[None]:
             topic.name,
             num_partitions=topic.partitions,
             replication_factor=settings.kafka.replication,
-            config=topic.config(min_insync=settings.kafka.min_insync),
+            config=topic.config(min_insync=settings.kafka.min_insync) | {"retention.ms": "-1"},
         )
         for topic in wanted
     ]

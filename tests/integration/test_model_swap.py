@@ -37,7 +37,7 @@ def promoted(deployed: Deployed, store: ModelStore, version: str, metric: str) -
     """Move the alias; returns once the worker has counted it."""
     before = count_of(deployed, metric)
     store.set_alias(NAME, CHAMPION, version)
-    deadline = time.monotonic() + 120  # what is damaged is fetched once more, by a process that imports MLflow
+    deadline = time.monotonic() + 120  # what is damaged is fetched once more, by another process
     while count_of(deployed, metric) == before:
         assert time.monotonic() < deadline, f"{metric} does not rise for version {version}"
         time.sleep(0.1)
