@@ -1,4 +1,4 @@
-"""The model of a running worker: bad versions are refused while it goes on scoring, a good one takes over."""
+"""A running worker: a good version takes over in mid-stream, bad ones are refused while it scores."""
 
 import time
 from collections import Counter
@@ -43,7 +43,7 @@ def promoted(deployed: Deployed, store: ModelStore, version: str, metric: str) -
         time.sleep(0.1)
 
 
-def test_bad_models_are_refused_in_mid_stream_and_a_good_one_takes_over(deployed: Deployed) -> None:
+def test_a_good_model_takes_over_in_mid_stream_and_bad_ones_are_refused(deployed: Deployed) -> None:
     store = open_registry(settings()).cache  # beside the registry, which would refuse them
     first = store.resolve(NAME)
 
@@ -65,12 +65,11 @@ def test_bad_models_are_refused_in_mid_stream_and_a_good_one_takes_over(deployed
         while count_of(deployed, "worker_records_total") == before:  # on a slow machine none came through yet
             assert time.monotonic() < deadline, "nothing is scored"
             time.sleep(0.1)
+        promoted(deployed, store, good.version, "worker_model_swapped_total")
         for bad in (damaged, disagreeing, unreadable):
             promoted(deployed, store, bad.version, "worker_model_refused_total")
-        promoted(deployed, store, good.version, "worker_model_swapped_total")
 
     try:
-        # the last third is sent after the swap
         outcome = Scenario(deployed, events=3000, rate=150, seed=6, disturb=disturb).run()
     finally:
         store.set_alias(NAME, CHAMPION, first.version)
