@@ -58,7 +58,7 @@ def shadow_of(plan: Plan, name: str) -> Plan:
 def stream_topics(plan: Plan) -> tuple[Topic, ...]:
     """What the stream of a plan reads and writes."""
     if isinstance(plan, FeaturesPlan):
-        return plan.path
+        return (plan.source, plan.rows, plan.late, *plan.references)
     if isinstance(plan, ScoringPlan):
         return (plan.source, plan.enriched)
     raise DeclarationError(f"no stream in a {type(plan).__name__}", where=f"pipeline {plan.pipeline}")

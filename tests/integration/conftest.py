@@ -1,4 +1,5 @@
-"""The fraud pipeline, deployed once on the session's stack with a model trained on generated payments."""
+"""The fraud pipeline, deployed on the session's stack with a model trained on generated payments, for as long as
+the tests of this folder run: those that follow have gateways and controllers of their own."""
 
 from collections.abc import Iterator
 
@@ -20,7 +21,7 @@ from tests.integration.scenario import READY_S, Deployed
 SMALL = replace(streaming(2_000), trees=Trees(trees=60, depth=5))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployed(stack: Stack) -> Iterator[Deployed]:
     given, plan = settings(), load_scoring("fraud")
     store = open_registry(given)

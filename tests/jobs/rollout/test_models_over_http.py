@@ -22,9 +22,9 @@ MODELS = "/api/v1/models"
 
 
 @pytest.fixture(scope="module")
-def world(undisturbed: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Versions 1 (active) and 2; 3 is refused at load, 4 fails every health check, 5 and 6 are good."""
-    with RunningGateway(undisturbed.settings) as gateway:
+    with RunningGateway(stack.settings) as gateway:
         made = World(tmp_path_factory.mktemp("versions"))
         for version in "1256":
             made.version(version)

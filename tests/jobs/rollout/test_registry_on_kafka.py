@@ -62,9 +62,9 @@ class Registered(World):
 
 @pytest.fixture(scope="module")
 def world(
-    undisturbed: Stack, mlflow_server: Server, tmp_path_factory: pytest.TempPathFactory
+    stack: Stack, mlflow_server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Registered]:
-    given = undisturbed.settings.model_copy(update={"mlflow": Mlflow(webhook_secret=SECRET)})
+    given = stack.settings.model_copy(update={"mlflow": Mlflow(webhook_secret=SECRET)})
     with RunningGateway(given) as gateway:
         made = Registered(tmp_path_factory.mktemp("unused"))
         made.gateway, made.mlflow = gateway, mlflow_server

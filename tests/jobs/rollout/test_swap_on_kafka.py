@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def world(undisturbed: Stack, tmp_path: Path) -> Iterator[World]:
-    del undisturbed
+def world(stack: Stack, tmp_path: Path) -> Iterator[World]:
+    del stack
     made = World(tmp_path)
     made.version("1")
     made.versions.promote(made.model, "1")
@@ -215,10 +215,10 @@ def wrote(world: World) -> set[int]:
 
 
 @pytest.mark.full
-def test_a_swap_at_a_thousand_a_second_is_not_felt(undisturbed: Stack, tmp_path: Path) -> None:
+def test_a_swap_at_a_thousand_a_second_is_not_felt(stack: Stack, tmp_path: Path) -> None:
     """p99 from Kafka to decision while a version is loaded, checked and swapped: at most three times what it
     was before. And the first answer after the active version broke: within half a second."""
-    del undisturbed
+    del stack
     world = World(tmp_path, batch=512)
     world.version("1")
     world.version("2", load_s=0.5)
