@@ -86,6 +86,10 @@ class LoadedModel:
         """See `Encoder.encode`."""
         return self._encoder.encode(batch)
 
+    def encode_rows(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Matrix:
+        """See `Encoder.encode_rows`."""
+        return self._encoder.encode_rows(columns, rows)
+
     def score(self, matrix: Matrix) -> Matrix:
         """The outputs (rows,), float32. Raises ModelFailed."""
         return self._engine.score(matrix)

@@ -5,7 +5,7 @@ the model itself is checked, so that a broken model fails the call and not every
 Cost of isolation: at most `2 * bad * log2(rows)` further calls.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,15 @@ def infer(batch: pa.RecordBatch, scorer: Scorer) -> Inferred:
         return scorer.encode(batch if length == batch.num_rows else batch.slice(start, length))
 
     return _infer(batch.num_rows, encoded, scorer)
+
+
+def infer_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], scorer: Scorer) -> Inferred:
+    """The same for few rows that are in no columns: `columns` names the values of each row."""
+
+    def encoded(start: int, length: int) -> Matrix:
+        return scorer.encode_rows(columns, rows[start : start + length])
+
+    return _infer(len(rows), encoded, scorer)
 
 
 def infer_matrix(matrix: Matrix, scorer: Scorer) -> Inferred:

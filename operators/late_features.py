@@ -4,8 +4,9 @@ Where it cannot be read they stay without: trees take the missing values as miss
 (`degraded`, level `no_features`, `degraded_reason`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from operators.breaker import Breaker
 from operators.ports import FeatureReader
 
 MAX_REASON = 300
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,10 @@ def fill_late(
         return Filled(batch, np.zeros(len(late), np.bool_), None)
     if reader is None:
         return Filled(batch, late.copy(), "no online store is configured")
-    try:
-        ticket = breaker.admit()
-    except CircuitOpen:
-        return Filled(batch, late.copy(), "the online store was unreachable a moment ago")
-    try:
-        read = reader.read_rows(batch if len(rows) == len(late) else batch.take(pa.array(rows)))
-    except Unavailable as error:
-        breaker.failed(ticket)
-        return Filled(batch, late.copy(), f"online store: {error.what}"[:MAX_REASON])
-    except BaseException:
-        breaker.abandoned(ticket)
-        raise
-    breaker.succeeded(ticket)
+    asked = batch if len(rows) == len(late) else batch.take(pa.array(rows))
+    read, reason = guarded(lambda: reader.read_rows(asked), breaker)
+    if read is None:
+        return Filled(batch, late.copy(), reason)
     mask = None if len(rows) == len(late) else pa.array(late)
     columns = list(batch.columns)
     for name in names:
@@ -68,6 +61,24 @@ def fill_late(
     return Filled(
         pa.RecordBatch.from_arrays(columns, schema=batch.schema), np.zeros(len(late), np.bool_), None
     )
+
+
+def guarded(read: Callable[[], R], breaker: Breaker) -> tuple[R | None, str | None]:
+    """What `read` gives; or None, and why, where the online store is away or was a moment ago."""
+    try:
+        ticket = breaker.admit()
+    except CircuitOpen:
+        return None, "the online store was unreachable a moment ago"
+    try:
+        found = read()
+    except Unavailable as error:
+        breaker.failed(ticket)
+        return None, f"online store: {error.what}"[:MAX_REASON]
+    except BaseException:
+        breaker.abandoned(ticket)
+        raise
+    breaker.succeeded(ticket)
+    return found, None
 
 
 def _column(values: pa.Array | Sequence[object], kind: pa.DataType) -> pa.Array:

@@ -37,6 +37,10 @@ class Scorer(Protocol):
         """Columns to one C-contiguous float32 matrix (rows, inputs); a missing value is NaN."""
         ...
 
+    def encode_rows(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Matrix:
+        """The same of few rows that are in no columns yet: `columns` names the values of each of them."""
+        ...
+
     def score(self, matrix: Matrix) -> Matrix:
         """The outputs (rows,), float32, one per row of the matrix."""
         ...

@@ -8,10 +8,11 @@ were too many to keep, makes the read `truncated`.
 
 import json
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from operator import itemgetter, mul
 from typing import Any
 
 import msgspec
@@ -19,13 +20,14 @@ import msgspec
 from core.clock import from_millis
 from features.aggregates import Count, CountDistinct, Max, Mean, Std, Sum, column_of
 from features.online.status import Status
-from features.plain import check_plain, plain
-from features.view import Feature, FeatureView, Value
+from features.plain import Plain, check_plain, plain
+from features.view import FeatureView, Value
 
 Values = Sequence[Any]
 Row = tuple[int, Values]
 
 MOST_DISTINCT = 256
+_TIME = itemgetter(0)
 
 
 class ReadResult(msgspec.Struct, frozen=True):
@@ -74,6 +76,22 @@ class Moments:
             self.largest = value if self.largest is None else max(self.largest, value)
         if self.distinct is not None:
             self.distinct.add(value)
+
+    def extend(self, given: Sequence[Any], kinds: Collection[type]) -> None:
+        """Add many values, for aggregates of these kinds alone."""
+        values = [value for value in given if value is not None]
+        if not values:
+            return
+        self.count += len(values)
+        if Sum in kinds or Mean in kinds or Std in kinds:
+            self.total += sum(values)
+        if Std in kinds:
+            self.squares += sum(map(mul, values, values))
+        if Max in kinds:
+            largest = max(values)
+            self.largest = largest if self.largest is None else max(self.largest, largest)
+        if CountDistinct in kinds and self.distinct is not None:
+            self.distinct.update(values)
 
     def merge(self, other: "Moments") -> None:
         self.count += other.count
@@ -158,6 +176,20 @@ class Stored:
     newest: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A feature of one window. place: its column, None for a count of rows. nothing: its value where no row
+    is in the window; empty: where its column is null in all of them."""
+
+    name: str
+    place: int | None
+    value: Callable[[Moments], Value | None]
+    empty: Value
+    nothing: Value
+    ttl_ms: int
+    distinct: bool
+
+
 class Reader:
     """Answers for one plain view, DeclarationError for others."""
 
@@ -167,39 +199,62 @@ class Reader:
         self.resolution_ms = _ms(resolution)
         self.longest_ms = _ms(view.windows[-1])
         self.ttl_ms = _ms(view.ttl)
-        self._column = {name: index for index, name in enumerate(view.columns)}
-        self._windows = [
-            (_ms(over), [(feature, _ms(view.ttl_of(feature))) for feature in view.over(over)])
-            for over in view.windows
-        ]
+        self._kinds: list[set[type]] = [set() for _ in view.columns]
+        places = {name: index for index, name in enumerate(view.columns)}
+        self._windows: list[tuple[int, list[_Asked]]] = []
+        for over in view.windows:
+            asked = []
+            for feature in view.over(over):
+                aggregate = plain(feature)
+                column = column_of(aggregate)
+                place = None if column is None else places[column]
+                if place is not None:
+                    self._kinds[place].add(type(aggregate))
+                value = _value_of(aggregate, whole=view.kind(feature) == "long")
+                nothing = value(Moments())
+                asked.append(
+                    _Asked(
+                        feature.name,
+                        place,
+                        value,
+                        feature.empty,
+                        feature.empty if nothing is None else nothing,
+                        _ms(view.ttl_of(feature)),
+                        isinstance(aggregate, CountDistinct),
+                    )
+                )
+            self._windows.append((_ms(over), asked))
 
     def read(self, stored: Stored, at_ms: int) -> ReadResult:
         """As of `at_ms`, inclusive, over the rows at most a window old (`t - over` included)."""
-        ordered = sorted((row for row in stored.rows if row[0] <= at_ms), key=lambda row: row[0])
+        ordered = sorted([row for row in stored.rows if row[0] <= at_ms], key=_TIME)
         times = [row[0] for row in ordered]
         newest = self._newest(times, stored, at_ms)
         age = None if newest is None else at_ms - newest
         values: dict[str, Value] = dict.fromkeys(self.view.feature_names)
         statuses: dict[str, Status] = dict.fromkeys(self.view.feature_names, "missing")
-        for over_ms, features in self._windows:
+        # each window holds the shorter ones whole, so that no row is added twice
+        columns, reached = [Moments() for _ in self._kinds], len(ordered)
+        for over_ms, asked in self._windows:
             since = at_ms - over_ms
-            inside = ordered[bisect_left(times, since) : bisect_right(times, at_ms)]
+            begin = bisect_left(times, since)
+            for place, moments in enumerate(columns):
+                moments.extend([row[1][place] for row in ordered[begin:reached]], self._kinds[place])
+            reached = begin
             whole = [t for t in stored.tiles if t.start + self.resolution_ms > since and t.start <= at_ms]
             cut = any(t.start < since or t.start + self.resolution_ms - 1 > at_ms for t in whole)
             cut |= stored.newest is not None and since < stored.newest - self.ttl_ms
-            count = len(inside) + sum(tile.rows for tile in whole)
-            moments_of: dict[str | None, Moments] = {None: Moments(count=count)}
-            for feature, ttl_ms in features:
-                column = column_of(plain(feature))
-                if column is not None and column not in moments_of:
-                    moments_of[column] = self._moments(column, inside, whole)
-                moments, name = moments_of[column], feature.name
-                if age is not None and age > ttl_ms:
-                    values[name], statuses[name] = self._nothing(feature), "expired"
+            count = len(ordered) - begin + sum(tile.rows for tile in whole)
+            rows = Moments(count=count)
+            given = columns if not whole else _with_tiles(columns, whole)
+            for one in asked:
+                name, moments = one.name, rows if one.place is None else given[one.place]
+                if age is not None and age > one.ttl_ms:
+                    values[name], statuses[name] = one.nothing, "expired"
                     continue
-                value = self._value(feature, moments)
-                values[name] = feature.empty if value is None else value
-                if cut or (moments.distinct is None and isinstance(feature.definition, CountDistinct)):
+                value = one.value(moments)
+                values[name] = one.empty if value is None else value
+                if cut or (one.distinct and moments.distinct is None):
                     statuses[name] = "truncated"
                 elif age is not None:
                     statuses[name] = "fresh" if count else "expired"
@@ -214,39 +269,41 @@ class Reader:
         starts = [tile.start for tile in stored.tiles if tile.start <= at_ms]
         return min(at_ms, max(starts) + self.resolution_ms - 1) if starts else None
 
-    def _nothing(self, feature: Feature) -> Value:
-        """The value of a feature in whose window is no row."""
-        value = self._value(feature, Moments())
-        return feature.empty if value is None else value
 
-    def _moments(self, column: str, rows: Sequence[Row], tiles: Sequence[Tile]) -> Moments:
-        index, moments = self._column[column], Moments()
-        for _, values in rows:
-            moments.add(values[index])
+def _with_tiles(columns: Sequence[Moments], tiles: Sequence[Tile]) -> list[Moments]:
+    """The moments of rows and tiles together, new ones."""
+    together = []
+    for place, moments in enumerate(columns):
+        copy = replace(moments, distinct=None if moments.distinct is None else set(moments.distinct))
         for tile in tiles:
-            moments.merge(tile.columns[index])
-        return moments
+            copy.merge(tile.columns[place])
+        together.append(copy)
+    return together
 
-    def _value(self, feature: Feature, moments: Moments) -> Value:
-        """The value, or None without one. More distinct values than are kept read as the most kept."""
-        aggregate = plain(feature)
-        if isinstance(aggregate, Count):
-            return moments.count
-        if isinstance(aggregate, CountDistinct):
-            return MOST_DISTINCT if moments.distinct is None else len(moments.distinct)
-        if not moments.count:
-            return None
-        whole = self.view.kind(feature) == "long"
-        match aggregate:
-            case Sum():
-                return int(moments.total) if whole else float(moments.total)
-            case Max():
-                return int(moments.largest) if whole else float(moments.largest)
-            case Mean():
-                return float(moments.total / moments.count)
-            case Std():
-                spread = moments.count * moments.squares - moments.total * moments.total
-                return math.sqrt(max(spread, 0)) / moments.count
+
+def _value_of(aggregate: Plain, *, whole: bool) -> Callable[[Moments], Value | None]:
+    """What computes the aggregate, None where there is no value; `whole` numbers stay integers. More distinct
+    values than are kept read as the most kept."""
+    number = int if whole else float
+    match aggregate:
+        case Count():
+            return lambda moments: moments.count
+        case CountDistinct():
+            return lambda moments: MOST_DISTINCT if moments.distinct is None else len(moments.distinct)
+        case Sum():
+            return lambda moments: number(moments.total) if moments.count else None
+        case Max():
+            return lambda moments: number(moments.largest) if moments.count else None
+        case Mean():
+            return lambda moments: float(moments.total / moments.count) if moments.count else None
+        case Std():
+            return lambda moments: _spread(moments) if moments.count else None
+
+
+def _spread(moments: Moments) -> float:
+    """The standard deviation of the whole population."""
+    squares = moments.count * moments.squares - moments.total * moments.total
+    return math.sqrt(max(squares, 0)) / moments.count
 
 
 def _ms(span: timedelta) -> int:

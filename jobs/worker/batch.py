@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -13,12 +13,13 @@ from jobs.worker import metrics
 from jobs.worker.held import Service
 from jobs.worker.inputs import Inputs
 from jobs.worker.routed import RoutedScoring
-from jobs.worker.scoring import Scored, ScoringStep
+from jobs.worker.scoring import Scored, StreamStep
 from operators.dedupe import Dedupe, record_keys
 from operators.error_rates import ErrorRates
 from schemas.codec import RecordCodec
 from schemas.dead_letters import Stage
 
+R = TypeVar("R")
 Calls = Counter[tuple[str, str | None]]
 NO_FEATURES = "no_features"
 
@@ -54,7 +55,7 @@ def refusal(stage: Stage, code: str, reason: str) -> Outputs:
     return Outputs([], [], [Refused(0, stage, code, reason)], [], 0, calls=Counter({(stage, code): 1}))
 
 
-def tally(calls: Calls, scored: Scored) -> None:
+def tally(calls: Calls, scored: Scored[R]) -> None:
     """What one scored part adds to the calls of its operators."""
     calls["infer", None] += len(scored.rows)
     for failed in scored.failed:
@@ -80,7 +81,7 @@ class BatchWork:
         decoder: RecordCodec[Any],
         encoder: RecordCodec[Any],
         dedupe: Dedupe,
-        scoring: ScoringStep,
+        scoring: StreamStep,
         clock: Clock,
         rates: ErrorRates,
     ) -> None:

@@ -13,7 +13,7 @@ from features.feature_rows import ENTITY, SEQUENCE, WINDOW_END, WINDOW_START
 from features.times import millis
 from jobs.worker import metrics
 from jobs.worker.held import points
-from jobs.worker.scoring import Scored
+from jobs.worker.scoring import Scored, given_columns, units_of
 from operators.forecast import Horizon, per_horizon
 from operators.infer import FailedRow, infer
 from operators.ports import Matrix, Scorer
@@ -57,7 +57,7 @@ class Forecasting:
         started_ms: int,
         arm: str = "champion",
         fallback: str | None = None,
-    ) -> Scored:
+    ) -> Scored[pa.RecordBatch]:
         """As `Scoring.step`; `results` has Forecast columns. A row fails when one of its horizons does."""
         declared, clock = self.declared, self._clock
         began = clock.monotonic()
@@ -90,10 +90,14 @@ class Forecasting:
             results=results,
             failed=tuple(FailedRow(int(able[row]), failed[row]) for row in sorted(failed)),
             points=points(inferred.outputs, scorer),
-            inputs=asked,
+            given=given_columns(asked),
             failed_inputs=inferred.failed,
             model_ms=model_ms,
         )
+
+    def units(self, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
+        """See `ScoringStep.units`."""
+        return units_of(batch, self.declared.entity)
 
     def _results(
         self,

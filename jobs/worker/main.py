@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -17,7 +17,7 @@ from core.errors import DeclarationError, MillstreamError, Unavailable
 from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.probe import Probe, ProbeServer
-from features.online.rolling import RollingStore
+from features.online.rolling import Event, RollingStore
 from jobs.worker import metrics
 from jobs.worker.batch import BatchWork
 from jobs.worker.control import control_of
@@ -26,7 +26,7 @@ from jobs.worker.host import Host, Limits, Route
 from jobs.worker.outbox import PRODUCER_SETTINGS, SessionOutbox
 from jobs.worker.rate_alerts import RateAlerts, rates_of
 from jobs.worker.readback import Readback
-from jobs.worker.scoring import Declared, Scoring, ScoringStep
+from jobs.worker.scoring import Declared, Scoring, StreamStep
 from jobs.worker.serving import ModelSource
 from models.load import StoredModels
 from models.registry import Following, open_registry
@@ -87,8 +87,19 @@ class OnlineFeatures:
         try:
             read: Any = self._store.read_rows(batch)
         except (redis.RedisError, OSError) as error:
-            raise Unavailable(f"Redis: {type(error).__name__}: {error}", where="online store") from error
+            raise _away(error) from error
         return {name: read[name] for name in self._store.view.feature_names}
+
+    def read_events(self, events: Sequence[Event]) -> list[Mapping[str, object]]:
+        """See `jobs.worker.answering.asked_step.EventReader`."""
+        try:
+            return [found.values for found in self._store.read_events(events)]
+        except (redis.RedisError, OSError) as error:
+            raise _away(error) from error
+
+
+def _away(error: Exception) -> Unavailable:
+    return Unavailable(f"Redis: {type(error).__name__}: {error}", where="online store")
 
 
 class Worker:
@@ -171,7 +182,7 @@ class Worker:
                 self._probe.beat("loop")
             wait_s = min(wait_s * 2, BACKOFF_LONGEST_S)
 
-    def _step(self, plan: ServedPlan, reader: FeatureReader | None) -> ScoringStep:
+    def _step(self, plan: ServedPlan, reader: FeatureReader | None) -> StreamStep:
         if isinstance(plan, ForecastPlan):
             return Forecasting(
                 DeclaredForecast(

@@ -129,16 +129,21 @@ def reasons_column(
 
     `contributions` is (len(explained), len(inputs)); all other rows get an empty list.
     """
-    top = min(REASONS, len(inputs))
-    part = np.argpartition(contributions, -top, axis=1)[:, -top:]
-    order = np.argsort(-np.take_along_axis(contributions, part, axis=1), axis=1, kind="stable")
-    best = np.take_along_axis(part, order, axis=1)
-    values = np.take_along_axis(contributions, best, axis=1).astype(np.float32, copy=False)
+    best, values = largest(contributions)
     raised = values > 0
     lengths = np.zeros(rows + 1, np.int32)
     lengths[explained + 1] = raised.sum(axis=1)
     offsets = np.cumsum(lengths, dtype=np.int32)
     return _lists(offsets, inputs.take(pa.array(best[raised])), pa.array(values[raised]))
+
+
+def largest(contributions: Matrix) -> tuple[npt.NDArray[np.int64], Matrix]:
+    """The places and values of the REASONS largest of each row, largest first."""
+    top = min(REASONS, contributions.shape[1])
+    part = np.argpartition(contributions, -top, axis=1)[:, -top:]
+    order = np.argsort(-np.take_along_axis(contributions, part, axis=1), axis=1, kind="stable")
+    best = np.take_along_axis(part, order, axis=1)
+    return best, np.take_along_axis(contributions, best, axis=1).astype(np.float32, copy=False)
 
 
 def _lists(offsets: npt.NDArray[np.int32], names: pa.Array, values: pa.Array) -> pa.ListArray:

@@ -7,7 +7,7 @@ version is in its place. Rows that a version fails on are scored by the one befo
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from core.errors import ModelError
 from jobs.worker.held import Assignments, LiveRoute, Service, VersionBroken
 from jobs.worker.scoring import Scored, ScoringStep
 from jobs.worker.shadows import Shadows
-from operators.infer import FailedRow, infer
+from operators.infer import FailedRow
 from operators.late_features import MAX_REASON
 from operators.ports import Matrix, Scorer
 
@@ -27,27 +27,38 @@ UNFIT = 0.05
 Rows = npt.NDArray[np.int64]
 
 
+class Cut(Protocol):
+    """A batch of which some rows can be taken, in the order of their numbers."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def take(self, indices: pa.Array, /) -> Self: ...
+
+
+B = TypeVar("B", bound=Cut)
+R = TypeVar("R")
+
+
 @dataclass(frozen=True)
-class Part:
+class Part(Generic[R]):
     """What one version made of its rows of a batch. `rows` (None: all) are the batch's, in the order of the
     part; `scored.rows` and `failed` count within the part. `failed`: rows that no version can score."""
 
     rows: Rows | None
-    scored: Scored
+    scored: Scored[R]
     failed: tuple[FailedRow, ...]
 
 
-class RoutedScoring:
+class RoutedScoring(Generic[B, R]):
     """One instance per thread. Shadow versions score what the live ones were given, and nobody sees it."""
 
-    def __init__(self, scoring: ScoringStep) -> None:
+    def __init__(self, scoring: ScoringStep[B, R]) -> None:
         self.scoring = scoring
         self._assignments = Assignments()
         self._shadows = Shadows()
 
-    def score(
-        self, batch: pa.RecordBatch, appended_ms: Rows, service: Service, *, started_ms: int
-    ) -> Iterator[Part]:
+    def score(self, batch: B, appended_ms: Rows, service: Service, *, started_ms: int) -> Iterator[Part[R]]:
         """Every row of the batch in one part at last; see `Scoring.step`. Raises VersionBroken when a version
         does not work; then the whole batch can be given again."""
         todo = self._parts(batch, service)
@@ -64,24 +75,19 @@ class RoutedScoring:
                 failed = ()
             yield Part(rows, scored, failed)
             if service.shadows and route.fallback is None:
-                self._shadows.offer(scored.inputs.num_rows, partial(infer, scored.inputs), service.shadows)
+                given = scored.given
+                self._shadows.offer(given.rows, given.whole, service.shadows)
 
-    def _parts(self, batch: pa.RecordBatch, service: Service) -> list[tuple[LiveRoute, Rows | None]]:
+    def _parts(self, batch: B, service: Service) -> list[tuple[LiveRoute, Rows | None]]:
         """Routes with their rows; None is every row."""
         if len(service.routes) == 1:
             return [(service.champion, None)]
-        units = batch.column(batch.schema.get_field_index(self.scoring.declared.entity))
-        tenants = batch.column(batch.schema.get_field_index("tenant"))
+        tenants, units = self.scoring.units(batch)
         return list(service.parts(tenants, units, self._assignments))
 
     def _scored(
-        self,
-        batch: pa.RecordBatch,
-        appended_ms: Rows,
-        route: LiveRoute,
-        service: Service,
-        started_ms: int,
-    ) -> Scored:
+        self, batch: B, appended_ms: Rows, route: LiveRoute, service: Service, started_ms: int
+    ) -> Scored[R]:
         try:
             scored = self.scoring.step(
                 batch,
@@ -95,7 +101,8 @@ class RoutedScoring:
             raise broken(route, batch.num_rows, error) from error
 
         def again(scorer: Scorer) -> int:
-            return len(infer(_failed_rows(scored), scorer).ok)
+            failed = [row.row for row in scored.failed_inputs]
+            return len(scored.given.infer(scorer, failed).ok)
 
         count(route, service, scored.points, scored.failed_inputs, scored.model_ms, again)
         return scored
@@ -132,7 +139,3 @@ def count(
             route.meter.errors += good
             raise VersionBroken(route.version, f"{what}: {failed[0].error.what}")
     route.meter.add(scores, len(failed), call_ms)
-
-
-def _failed_rows(scored: Scored) -> pa.RecordBatch:
-    return scored.inputs.take(pa.array([row.row for row in scored.failed_inputs]))

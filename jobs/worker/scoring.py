@@ -1,8 +1,9 @@
 """Scoring: what a worker does with a decoded batch. No Kafka here: columns in, columns out."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +15,19 @@ from jobs.worker import metrics
 from jobs.worker.results import Constants, Stages, no_reasons, reasons_column, result_batch
 from operators.breaker import Breaker, Breaking
 from operators.decide import Bands, decide
-from operators.infer import FailedRow, infer
+from operators.infer import FailedRow, Inferred, infer
 from operators.late_features import Filled, fill_late
 from operators.ports import FeatureReader, Matrix, Scorer
 
 _LOG = logger("worker.scoring")
+R = TypeVar("R")
+B_contra = TypeVar("B_contra", contravariant=True)
 STORE_BREAKING = Breaking(failures=1, open_for=timedelta(seconds=1))
 
 
 @dataclass(frozen=True)
 class Declared:
-    """The parts of a plan that scoring needs. asked: rows are marked late so that their features are read as
-    of their own time, but they are requests; the stream's counters leave them out."""
+    """The parts of a plan that scoring needs."""
 
     pipeline: str
     entity: str
@@ -34,29 +36,49 @@ class Declared:
     bands: Bands
     batch: int
     explain: bool = True
-    asked: bool = False
 
 
 @dataclass(frozen=True)
-class Scored:
+class Given:
+    """What a model was given, features of late rows included: how many rows, and how another version is
+    given the same, or some of its rows."""
+
+    rows: int
+    infer: Callable[[Scorer, Sequence[int] | None], Inferred]
+
+    def whole(self, scorer: Scorer) -> Inferred:
+        """All of it, by another version."""
+        return self.infer(scorer, None)
+
+
+def given_columns(batch: pa.RecordBatch) -> Given:
+    """Rows that are columns."""
+
+    def again(scorer: Scorer, rows: Sequence[int] | None) -> Inferred:
+        return infer(batch if rows is None else batch.take(pa.array(rows)), scorer)
+
+    return Given(batch.num_rows, again)
+
+
+@dataclass(frozen=True)
+class Scored(Generic[R]):
     """Named outputs of one batch. `rows` (ascending): the input rows that have a result, in the order of
-    `results`. `failed`: the rows the model could not score, to be dead-lettered. `inputs`: what the model was
-    given, features of late rows included; `failed_inputs`: its rows that it could not score. `points` (0 to
-    100): its outputs on the scale of a sketch. `late` rows had their features read; of those `missing` could
-    not be."""
+    `results`. `failed`: the rows the model could not score, to be dead-lettered. `failed_inputs`: those of
+    the rows `given` to the model that it could not score. `points` (0 to 100): its outputs on the scale of a
+    sketch. `late` rows had their features read; of those `missing` could not be."""
 
     rows: npt.NDArray[np.int64]
-    results: pa.RecordBatch
+    results: R
     failed: tuple[FailedRow, ...]
     points: Matrix
-    inputs: pa.RecordBatch
+    given: Given
     failed_inputs: tuple[FailedRow, ...]
     model_ms: float
     late: int = 0
     missing: int = 0
 
 
-class ScoringStep(Protocol):
+class ScoringStep(Protocol[B_contra, R]):
     """What a worker does with a decoded batch, by one version of the model."""
 
     @property
@@ -64,15 +86,19 @@ class ScoringStep(Protocol):
 
     def step(
         self,
-        batch: pa.RecordBatch,
+        batch: B_contra,
         appended_ms: npt.NDArray[np.int64],
         scorer: Scorer,
         *,
         started_ms: int,
         arm: str = "champion",
         fallback: str | None = None,
-    ) -> Scored:
+    ) -> Scored[R]:
         """See `Scoring.step`."""
+        ...
+
+    def units(self, batch: B_contra) -> tuple[pa.Array, pa.Array]:
+        """Tenant and assignment unit of each row."""
         ...
 
 
@@ -84,6 +110,10 @@ class Path(Protocol):
 
     @property
     def entity(self) -> str: ...
+
+
+StreamStep = ScoringStep[pa.RecordBatch, pa.RecordBatch]
+"""The step of a worker of the stream: columns in, columns out."""
 
 
 class Scoring:
@@ -109,7 +139,7 @@ class Scoring:
         started_ms: int,
         arm: str = "champion",
         fallback: str | None = None,
-    ) -> Scored:
+    ) -> Scored[pa.RecordBatch]:
         """Score a batch of enriched records that reached Kafka at `appended_ms` (epoch, one per row).
 
         `started_ms` is when the worker took the batch up; `fallback` says why this version answers for
@@ -159,12 +189,16 @@ class Scoring:
             results=results,
             failed=inferred.failed,
             points=scores,
-            inputs=given,
+            given=given_columns(given),
             failed_inputs=inferred.failed,
             model_ms=stages.model_ms,
             late=late_rows,
             missing=missing,
         )
+
+    def units(self, batch: pa.RecordBatch) -> tuple[pa.Array, pa.Array]:
+        """See `ScoringStep.units`."""
+        return units_of(batch, self.declared.entity)
 
     def _reasons(self, scorer: Scorer, matrix: Matrix, explained: npt.NDArray[np.int64]) -> pa.ListArray:
         if not self.declared.explain or len(explained) == 0:
@@ -181,8 +215,6 @@ class Scoring:
             return no_reasons(len(matrix))
 
     def _count(self, band: npt.NDArray[np.int8], late: int, missing: int) -> None:
-        if self.declared.asked:
-            return
         pipeline = self.declared.pipeline
         for index, count in enumerate(np.bincount(band, minlength=len(self.declared.bands.all))):
             if count:
@@ -191,3 +223,9 @@ class Scoring:
         if late:
             metrics.LATE.labels(pipeline, "no_features").inc(missing)
             metrics.LATE.labels(pipeline, "live").inc(late - missing)
+
+
+def units_of(batch: pa.RecordBatch, entity: str) -> tuple[pa.Array, pa.Array]:
+    """Tenant and entity of each row."""
+    names = batch.schema
+    return batch.column(names.get_field_index("tenant")), batch.column(names.get_field_index(entity))

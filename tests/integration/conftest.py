@@ -1,5 +1,8 @@
-"""The fraud pipeline, deployed on the session's stack with a model trained on generated payments, for as long as
-the tests of this folder run: those that follow have gateways and controllers of their own."""
+"""The fraud pipeline, deployed on the session's stack with a model trained on generated payments.
+
+It is deployed while the tests of this folder run: those that follow have gateways of their own, and
+controllers.
+"""
 
 from collections.abc import Iterator
 

@@ -37,6 +37,9 @@ class Third:
     def encode(self, batch: Any) -> Matrix:
         raise NotImplementedError
 
+    def encode_rows(self, columns: Any, rows: Any) -> Matrix:
+        raise NotImplementedError
+
     def score(self, matrix: Matrix) -> Matrix:
         assert self._one.acquire(blocking=False), "the model is used twice at a time"
         try:

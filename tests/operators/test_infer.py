@@ -32,6 +32,11 @@ class Halving:
             raise ValueError("cannot encode")
         return np.ascontiguousarray(x[:, None])
 
+    def encode_rows(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Matrix:
+        return self.encode(
+            pa.record_batch({name: [row[at] for row in rows] for at, name in enumerate(columns)})
+        )
+
     def score(self, matrix: Matrix) -> Matrix:
         self.calls += 1
         if self.broken or (matrix == BAD_SCORE).any():

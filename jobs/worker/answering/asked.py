@@ -1,8 +1,8 @@
 """Asked scoring: what one thread does with a batch of questions, from their records to their answers.
 
-A record's features are read as of its own time, with itself merged in (DESIGN: a rolling feature is read as
-of the request), and it is scored, decided and explained by the very step that does so on the stream. Nothing
-is published and no state changes.
+A record's features are read as of its own time, with itself merged in, and it is scored, decided and
+explained as it would be on the stream (`jobs.worker.answering.asked_step`). Nothing is published and no state
+changes.
 """
 
 import asyncio
@@ -13,32 +13,28 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from core.clock import Clock, to_millis
 from core.errors import InternalError, MillstreamError, Rejected, Unavailable
+from features.online.rolling import Event
+from jobs.worker.answering.asked_step import AskedRows, Contents
 from jobs.worker.batch import Calls, count, tally
 from jobs.worker.held import Service
-from jobs.worker.results import Constants
 from jobs.worker.routed import RoutedScoring
-from jobs.worker.scoring import Scoring
+from jobs.worker.scoring import ScoringStep
 from operators.asking import Answer, Question
 from operators.error_rates import ErrorRates
 from pipelines.plan import ScoringPlan
 from schemas.avro import schema_text
-from schemas.codec import RecordCodec, arrow_schema
+from schemas.codec import RecordCodec
 from schemas.record import Record
 
 _encode = msgspec.json.Encoder().encode
-_TAKEN = (
-    "score", "decision", "reasons", "model", "model_version", "arm", "degraded", "level", "degraded_reason",
-    "feature_time", "decided_at", "model_ms", "decide_ms",
-)  # fmt: skip
-_KEPT = ["entity", "occurred_at", *_TAKEN]
 
 Answers = list[Answer | Exception]
 
@@ -55,51 +51,49 @@ class Batch:
 
 
 class AskedScoring:
-    """Belongs to one thread."""
+    """Belongs to one thread. `step` makes what it scores with, of the names of the source's fields."""
 
-    def __init__(self, plan: ScoringPlan, scoring: Scoring, *, clock: Clock, rates: ErrorRates) -> None:
-        source, enriched = plan.source.record, plan.enriched.record
-        if source is None or enriched is None:
-            raise InternalError(f"pipeline {plan.pipeline} has topics without a record")
-        self._routed = RoutedScoring(scoring)
+    def __init__(
+        self,
+        plan: ScoringPlan,
+        step: Callable[[Sequence[str]], ScoringStep[AskedRows, list[Contents]]],
+        *,
+        clock: Clock,
+        rates: ErrorRates,
+    ) -> None:
+        if plan.source.record is None:
+            raise InternalError(f"pipeline {plan.pipeline} has a source without a record")
+        source: type[Record] = plan.source.record
+        self._routed = RoutedScoring(step(source.__struct_fields__))
         self._clock = clock
         self._rates = rates
         self._codec: RecordCodec[Any] = RecordCodec(source, _Own(schema_text(source.spec())), "asked")
-        self._columns = arrow_schema(enriched.spec())
-        given = arrow_schema(source.spec())
-        self._kinds = list({field.type for field in self._columns if given.get_field_index(field.name) < 0})
-        # of each column of the enriched topic its place in the source, or in the nulls that follow on it
-        self._places = [
-            place if place >= 0 else len(given) + self._kinds.index(field.type)
-            for field, place in ((field, given.get_field_index(field.name)) for field in self._columns)
-        ]
-        self._late = self._columns.get_field_index("late")
-        self._constants = Constants(scoring.declared.batch)
+        view = plan.view
+        self._entity, self._time = attrgetter(view.single_entity), attrgetter(view.time)
+        self._columns = view.columns
 
     def score(self, batch: Batch, service: Service, given_up: threading.Event) -> Answers:
         """One answer or error per question, in order. Raises VersionBroken where a version does not work.
         Once it is `given_up` no other version is begun."""
         asked = batch.asked
         answers: Answers = [InternalError("no outcome")] * len(asked)
-        values, rows = [], []
+        rows, events, values = [], [], []
         for row, (_, record) in enumerate(asked):
             try:
-                values.append(self._codec.encode(record))
-                rows.append(row)
+                self._codec.encode(record)  # what would be refused on the stream is refused here
             except MillstreamError as error:
                 answers[row] = error
-        if not values:
+                continue
+            rows.append(row)
+            events.append(self._event(record))
+            values.append(msgspec.structs.astuple(record))
+        if not rows:
             return answers
-        # the same bytes as on the stream, so the same columns: rounded and null as the stream's are
-        decoded = self._codec.decode_batch(values)
-        for bad in decoded.bad:
-            answers[rows[bad.index]] = Rejected(bad.reason, fields={"": bad.reason}, code="invalid_record")
-        rows = [rows[index] for index in decoded.kept]
         started_ms = to_millis(self._clock.now())
         asked_ms = np.full(len(rows), started_ms, np.int64)
         calls: Calls = Counter()
-        parts = self._routed.score(self._enriched(decoded.batch), asked_ms, service, started_ms=started_ms)
-        for part in parts:
+        given = AskedRows(events, values)
+        for part in self._routed.score(given, asked_ms, service, started_ms=started_ms):
             if given_up.is_set():
                 break
             tally(calls, part.scored)
@@ -109,49 +103,39 @@ class AskedScoring:
                 answers[places[failed.row]] = Rejected(
                     why.what, fields={"": why.what}, where=why.where, code="not_scored"
                 )
-            results = part.scored.results.select(_KEPT).to_pylist()
-            for row, result in zip(part.scored.rows.tolist(), results, strict=True):
+            for row, contents in zip(part.scored.rows.tolist(), part.scored.results, strict=True):
                 question, record = asked[places[row]]
-                entity, at = result["entity"], result["occurred_at"]
-                taken = {name: result[name] for name in _TAKEN}
-                answers[places[row]] = answer_of(question, record.id, entity, at, taken)
+                answers[places[row]] = answer_of(question, record.id, contents)
         count(self._rates, calls)
         return answers
 
-    def _enriched(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Rows of the source as rows of the enriched topic that have no features yet."""
-        rows = batch.num_rows
-        given = batch.columns + [self._constants.nulls(kind, rows) for kind in self._kinds]
-        columns = [given[place] for place in self._places]
-        columns[self._late] = self._constants.column(True, pa.bool_(), rows)
-        return pa.RecordBatch.from_arrays(columns, schema=self._columns)
+    def _event(self, record: Record) -> Event:
+        columns = [getattr(record, name) for name in self._columns]
+        return record.tenant, self._entity(record), record.id, to_millis(self._time(record)), columns
 
 
-def answer_of(
-    question: Question, record_id: str, entity: str, occurred_at: datetime, taken: dict[str, Any]
-) -> Answer:
+def answer_of(question: Question, record_id: str, contents: Contents) -> Answer:
     """The answer as JSON; with a warning where another level than the first gave it."""
-    warning = f"answered by {taken['level']}: {taken['degraded_reason']}" if taken["degraded"] else None
-    body = {
-        "id": question.id,
-        "pipeline": question.pipeline,
-        "record_id": record_id,
-        "entity": entity,
-        "occurred_at": occurred_at,
-        **taken,
-        "warning": warning,
-    }
-    return Answer(200, _encode(body))
+    degraded = contents["degraded"]
+    warning = f"answered by {contents['level']}: {contents['degraded_reason']}" if degraded else None
+    head = {"id": question.id, "pipeline": question.pipeline, "record_id": record_id}
+    return Answer(200, _encode(head | contents | {"warning": warning}))
 
 
 def without_score(
     plan: ScoringPlan, question: Question, record: Record, decision: str, reason: str, now: datetime
 ) -> Answer:
     """The declared decision, where no version gave a score."""
-    taken = dict.fromkeys(_TAKEN) | {
+    contents: Contents = {
+        "entity": getattr(record, plan.view.single_entity),
+        "occurred_at": getattr(record, plan.view.time),
+        "score": None,
         "decision": decision,
         "reasons": [],
+        "feature_time": None,
         "model": plan.infer.model,
+        "model_version": None,
+        "arm": None,
         "degraded": True,
         "level": "static",
         "degraded_reason": reason,
@@ -159,8 +143,7 @@ def without_score(
         "model_ms": 0.0,
         "decide_ms": 0.0,
     }
-    entity, at = getattr(record, plan.view.single_entity), getattr(record, plan.view.time)
-    return answer_of(question, record.id, entity, at, taken)
+    return answer_of(question, record.id, contents)
 
 
 @dataclass(frozen=True)

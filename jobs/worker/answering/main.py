@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +25,7 @@ from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.probe import Probe, ProbeServer
 from jobs.worker.answering import metrics
+from jobs.worker.answering.asked_step import AskedStep
 from jobs.worker.answering.replies import Replies
 from jobs.worker.answering.scoring import ScoringAnswerer
 from jobs.worker.answering.session import LEAVE_S, Session
@@ -39,7 +40,7 @@ from jobs.worker.main import (
     stored_models,
 )
 from jobs.worker.rate_alerts import RateAlerts, rates_of
-from jobs.worker.scoring import Declared, Scoring
+from jobs.worker.scoring import Declared
 from jobs.worker.serving import ModelSource
 from operators.asking import Answerer
 from pipelines.asking.outcomes import InMemoryOutcomes, RedisOutcomes
@@ -97,13 +98,12 @@ async def _scoring(plan: ScoringPlan, settings: Settings, source: ModelSource, p
         features=tuple(plan.view.feature_names),
         bands=plan.bands,
         batch=BATCH,
-        asked=True,
     )
 
-    def scoring() -> Scoring:
-        return Scoring(declared, clock=clock, reader=OnlineFeatures(client, plan))
+    def step(fields: Sequence[str]) -> AskedStep:
+        return AskedStep(declared, fields, clock=clock, reader=OnlineFeatures(client, plan))
 
-    answerer = ScoringAnswerer(plan, scoring, control.serving, batch=BATCH, clock=clock, rates=host.rates)
+    answerer = ScoringAnswerer(plan, step, control.serving, batch=BATCH, clock=clock, rates=host.rates)
     try:
         await host.run(answerer)
     finally:

@@ -10,7 +10,7 @@ where the pipeline declares one, a decision without a score. The answer says whi
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -20,8 +20,9 @@ from core.errors import InternalError, ModelError, Rejected, Unavailable
 from features.words import span
 from jobs.worker.answering import metrics
 from jobs.worker.answering.asked import Answers, AskedScoring, Batch, Lane, without_score
+from jobs.worker.answering.asked_step import AskedRows, Contents
 from jobs.worker.held import LiveRoute, Service, VersionBroken
-from jobs.worker.scoring import Scoring
+from jobs.worker.scoring import ScoringStep
 from jobs.worker.serving import Serving
 from operators.asking import Answer, Emit, Question
 from operators.error_rates import ErrorRates
@@ -43,13 +44,13 @@ class _Waiting:
 class ScoringAnswerer:
     """See `operators.asking.Answerer`. Belongs to one event loop; each version is asked in a thread.
 
-    `scoring` makes what one thread scores with.
+    `step` makes what one thread scores with, of the names of the source's fields.
     """
 
     def __init__(
         self,
         plan: ScoringPlan,
-        scoring: Callable[[], Scoring],
+        step: Callable[[Sequence[str]], ScoringStep[AskedRows, list[Contents]]],
         serving: Serving,
         *,
         batch: int,
@@ -70,7 +71,7 @@ class ScoringAnswerer:
         self._telling: asyncio.Task[bool] | None = None
 
         def lane(name: str) -> Lane:
-            return Lane(name, lambda: AskedScoring(plan, scoring(), clock=clock, rates=rates))
+            return Lane(name, lambda: AskedScoring(plan, step, clock=clock, rates=rates))
 
         self._live, self._before = lane("scoring"), lane("scoring-before")
         levels = [

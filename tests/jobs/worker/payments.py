@@ -117,6 +117,10 @@ class Formula:
         ]
         return np.ascontiguousarray(np.stack([np.asarray(c, np.float32) for c in picked], axis=1))
 
+    def encode_rows(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Matrix:
+        places = [columns.index(name) for name in self.inputs]
+        return np.array([[row[place] for place in places] for row in rows], np.float32)
+
     def score(self, matrix: Matrix) -> Matrix:
         if self.broken or (matrix[:, 0] == BREAKS).any():
             raise RuntimeError("the engine raised")

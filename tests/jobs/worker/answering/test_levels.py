@@ -15,9 +15,10 @@ import redis
 
 from core.clock import SystemClock, from_millis
 from core.errors import DeadlineExceeded, MillstreamError, Unavailable
+from jobs.worker.answering.asked_step import AskedStep
 from jobs.worker.answering.scoring import ScoringAnswerer
 from jobs.worker.main import OnlineFeatures
-from jobs.worker.scoring import Declared, Scoring
+from jobs.worker.scoring import Declared
 from jobs.worker.serving import Serving
 from operators.asking import Question
 from operators.error_rates import ONE_MINUTE, ErrorRates
@@ -88,14 +89,12 @@ class World:
         self.serving = Serving(self.source, pipeline="small", model="formula", first_batches=0)
         self.serving.start(routing(1, "2", previous))
         made = replace(plan(), levels=levels)
-        declared = Declared(
-            "small", "card_id", "occurred_at", VIEW.feature_names, BANDS, batch=64, asked=True
-        )
+        declared = Declared("small", "card_id", "occurred_at", VIEW.feature_names, BANDS, batch=64)
         client = redis.Redis(port=server.port)
         self.rates = ErrorRates("small", CLOCK)
         self.answerer = ScoringAnswerer(
             made,
-            lambda: Scoring(declared, clock=CLOCK, reader=OnlineFeatures(client, made)),
+            lambda fields: AskedStep(declared, fields, clock=CLOCK, reader=OnlineFeatures(client, made)),
             self.serving,
             batch=64,
             clock=CLOCK,

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ import redis
 from core.clock import SystemClock, from_millis, to_millis
 from core.errors import MillstreamError, Rejected, Unavailable
 from features.online.rolling import RollingStore
+from jobs.worker.answering.asked_step import AskedStep
 from jobs.worker.answering.scoring import ScoringAnswerer
 from jobs.worker.main import OnlineFeatures
 from jobs.worker.scoring import Declared, Scoring
@@ -59,8 +60,7 @@ class Source:
         return self.scorer
 
 
-def declared(*, asked: bool) -> Declared:
-    return Declared("small", "card_id", "occurred_at", VIEW.feature_names, BANDS, batch=64, asked=asked)
+DECLARED = Declared("small", "card_id", "occurred_at", VIEW.feature_names, BANDS, batch=64)
 
 
 def answerer(
@@ -70,11 +70,11 @@ def answerer(
     serving.refresh()
     made = plan()
 
-    def scoring() -> Scoring:
-        return Scoring(declared(asked=True), clock=CLOCK, reader=OnlineFeatures(client, made))
+    def step(fields: Sequence[str]) -> AskedStep:
+        return AskedStep(DECLARED, fields, clock=CLOCK, reader=OnlineFeatures(client, made))
 
     return ScoringAnswerer(
-        made, scoring, serving, batch=64, clock=CLOCK, rates=rates or ErrorRates("small", CLOCK)
+        made, step, serving, batch=64, clock=CLOCK, rates=rates or ErrorRates("small", CLOCK)
     )
 
 
@@ -112,7 +112,7 @@ def streamed(payments: list[Payment]) -> list[dict[str, Any]]:
         ]
         given = msgspec.structs.asdict(one) | {"count_1h": len(window), "mean_1h": sum(window) / len(window)}
         rows.append(EnrichedPayment(**given))
-    scoring = Scoring(declared(asked=False), clock=CLOCK, reader=None)
+    scoring = Scoring(DECLARED, clock=CLOCK, reader=None)
     scored = scoring.step(columns(rows), np.zeros(len(rows), np.int64), Formula(), started_ms=0)
     return scored.results.to_pylist()
 
