@@ -16,7 +16,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +105,34 @@ def quiet(per_round: Sequence[float]) -> bool:
         return False
     low, _, high = statistics.quantiles(per_round, n=4)
     return abs(statistics.median(per_round) - 1) <= CONTROL_OFF and high - low <= CONTROL_SPREAD
+
+
+def gathered(
+    bench: str, parts: Sequence[BenchResult], figures: Mapping[str, float] | None = None
+) -> BenchResult:
+    """One result of several parts, and further figures. Its A/A control is that of the noisiest part that has
+    one; sizes are named by their part, whose name begins with that of the whole."""
+    controls = [part.control for part in parts if part.control is not None]
+    whole = BenchResult(
+        bench=bench,
+        ratios=[ratio for part in parts for ratio in part.ratios],
+        versions={name: version for part in parts for name, version in part.versions.items()},
+        sizes={
+            f"{part.bench.removeprefix(f'{bench}-')}: {name}": size
+            for part in parts
+            for name, size in part.sizes.items()
+        },
+        control=min(controls, key=_quietness) if controls else None,
+    )
+    for part in parts:
+        whole.figures |= part.figures
+    whole.figures |= figures or {}
+    return whole
+
+
+def _quietness(control: Ratio) -> tuple[bool, float]:
+    low, _, high = statistics.quantiles(control.per_round, n=4)
+    return quiet(control.per_round), low - high
 
 
 def cpu_time(work: Callable[[], Any], *, times: int = 1) -> Measure:

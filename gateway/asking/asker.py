@@ -6,9 +6,10 @@
         end = await pending.end()
 
 Reserve (tenant, id, digest of the body) in the outcome store, register a waiter, produce, await. An id that
-was answered is answered from the store; one that is under way, here or for a gateway that died, is produced
-again, and the worker answers both. With the store away nothing is promised of another body under the same id
-but what the worker remembers.
+was made here for a client that waits is reserved while the request is on its way. An id that was answered is
+answered from the store; one that is under way, here or for a gateway that died, is produced again, and the
+worker answers both. With the store away nothing is promised of another body under the same id but what the
+worker remembers.
 
 Leaving before the end cancels the request, unless the client comes back for it: a message on the requests
 topic, which the worker honours where the work has not ended.
@@ -22,6 +23,7 @@ from typing import Any
 
 from core.clock import Clock, to_millis
 from core.errors import Conflict, MillstreamError, Unavailable
+from core.telemetry.log import logger
 from core.telemetry.trace import new_traceparent
 from gateway.asking.pending import Pending
 from gateway.asking.reader import ReplyReader
@@ -35,6 +37,8 @@ from schemas.headers import event_headers
 from schemas.keys import key_of
 from schemas.topic import Topic
 
+_LOG = logger("gateway.asking")
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -47,8 +51,9 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A request, checked. within: time until its deadline. waits: somebody awaits the answer here. returns:
-    the client fetches it later, so that leaving cancels nothing."""
+    """A request, checked. fresh: nobody else can have asked under its id. within: time until its deadline.
+    waits: somebody awaits the answer here. returns: the client fetches it later, so that leaving cancels
+    nothing."""
 
     tenant: str
     credential: str
@@ -56,6 +61,7 @@ class Wanted:
     entity: str
     body: bytes
     within: timedelta
+    fresh: bool = False
     waits: bool = True
     returns: bool = False
     streamed: bool = False
@@ -92,7 +98,11 @@ class Asker:
         waiter = self._waiters.join()
         until = asyncio.get_running_loop().time() + wanted.within.total_seconds()
         try:
-            there = await self._reserve(asked, wanted)
+            if wanted.fresh and not wanted.returns:
+                there = None
+                self._apart(self._note(asked, wanted))
+            else:
+                there = await self._reserve(asked, wanted)
             if there is not None:
                 return Pending(asked.pipeline, wanted.tenant, wanted.id, waiter, self.store, until, there)
             deadline_at = self._clock.now() + wanted.within
@@ -144,6 +154,13 @@ class Asker:
             if wanted.returns:
                 raise
         return None
+
+    async def _note(self, asked: Asked, wanted: Wanted) -> None:
+        """Reserve on the side what cannot be anybody else's, so that `GET /requests/{id}` finds it."""
+        try:
+            await self._reserve(asked, wanted)
+        except MillstreamError as error:
+            _LOG.debug("a request is not in the store", id=wanted.id, reason=error.what)
 
     def _cancel(self, asked: Asked, wanted: Wanted, waiter: Waiter) -> None:
         """Tell the worker, best effort, that this asker has left."""

@@ -19,6 +19,7 @@ import msgspec
 
 from core.clock import Clock, from_millis, to_millis
 from core.errors import InvalidInput, Malformed, MillstreamError, UnknownName
+from core.ids import new_id
 from core.settings import Asking
 from gateway.asking.asker import Asked, Asker, Wanted
 from gateway.asking.pending import Pending, Piece, answer_of
@@ -38,11 +39,13 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that was checked. body: JSON, canonical, so that equal requests are equal bytes."""
+    """A request that was checked. body: JSON, canonical, so that equal requests are equal bytes.
+    fresh: its id was made here, so that nobody else can have asked under it."""
 
     id: str
     entity: str
     body: bytes
+    fresh: bool = False
 
 
 Prepare = Callable[[bytes, str, str | None], Prepared]
@@ -76,8 +79,10 @@ def records(intake: Intake) -> Prepare:
     entity = intake.record.spec().entity or ""
 
     def prepare(raw: bytes, tenant: str, key: str | None) -> Prepared:
-        record = intake.read(raw, tenant, otherwise=key)
-        return Prepared(key or record.id, str(getattr(record, entity)), _encode(record))
+        made = new_id()
+        record = intake.read(raw, tenant, otherwise=key or made)
+        fresh = key is None and record.id == made
+        return Prepared(key or record.id, str(getattr(record, entity)), _encode(record), fresh)
 
     return prepare
 
@@ -131,6 +136,7 @@ class InferEndpoint:
             id=prepared.id,
             entity=prepared.entity,
             body=prepared.body,
+            fresh=prepared.fresh,
             within=timedelta(seconds=within),
             waits=preference.wait_s > 0 or streamed,
             returns=preference.returns,

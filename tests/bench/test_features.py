@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.features import gathered
+from bench.features import whole
 from bench.features_goals import GOALS
 from bench.harness import BenchResult, Ratio
 from bench.registry import BENCHES
@@ -39,24 +39,24 @@ def test_the_goals_are_those_that_were_set() -> None:
 
 
 def test_parts_come_together() -> None:
-    whole = gathered(parts(), {"backfill events/s": 2.0})
-    assert [ratio.name for ratio in whole.ratios] == list(GOALS)
-    assert whole.bench == "features"
-    assert whole.sizes == {"online: rows": 5, "training: rows": 3}
-    assert whole.figures == {"features-online": 1.0, "features-training": 1.0, "backfill events/s": 2.0}
-    assert whole.valid
-    assert {name for name, ratio in whole.as_json()["ratios"].items() if not ratio["met"]} == set(AT_MOST)
+    found = whole(parts(), {"backfill events/s": 2.0})
+    assert [ratio.name for ratio in found.ratios] == list(GOALS)
+    assert found.bench == "features"
+    assert found.sizes == {"online: rows": 5, "training: rows": 3}
+    assert found.figures == {"features-online": 1.0, "features-training": 1.0, "backfill events/s": 2.0}
+    assert found.valid
+    assert {name for name, ratio in found.as_json()["ratios"].items() if not ratio["met"]} == set(AT_MOST)
 
 
 def test_one_noisy_part_makes_the_whole_invalid() -> None:
-    assert not gathered(parts(control=(0.5, 1.0, 1.5, 0.6, 1.4)), {}).valid
-    assert not gathered(parts(control=(1.2,) * 5), {}).valid
+    assert not whole(parts(control=(0.5, 1.0, 1.5, 0.6, 1.4)), {}).valid
+    assert not whole(parts(control=(1.2,) * 5), {}).valid
 
 
 def test_a_missing_ratio_or_another_goal_is_refused() -> None:
     with pytest.raises(InternalError, match="ratios"):
-        gathered(parts()[:1], {})
+        whole(parts()[:1], {})
     softer = parts()
     softer[0].ratios[0] = Ratio("read_1", (30.0,) * 5, goal=4.0)
     with pytest.raises(InternalError, match="ratios"):
-        gathered(softer, {})
+        whole(softer, {})

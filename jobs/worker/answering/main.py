@@ -89,7 +89,9 @@ async def _scoring(plan: ScoringPlan, settings: Settings, source: ModelSource, p
         clock=clock,
         stop=stop,
     )
-    host = AnsweringHost(settings, plan.pipeline, plan.requests, clock=clock, probe=probe, stop=stop)
+    host = AnsweringHost(
+        settings, plan.pipeline, plan.requests, clock=clock, probe=probe, stop=stop, looks_first=False
+    )
     await host.waiting(control.start, "waiting for the model")
     declared = Declared(
         pipeline=plan.pipeline,
@@ -121,8 +123,8 @@ def stopped_by_signal() -> threading.Event:
 
 
 class AnsweringHost:
-    """Sessions, one after the other, for any answerer. `ordered` as in `Rules`. `rates` counts what was
-    answered; an answerer may count there what its operators did."""
+    """Sessions, one after the other, for any answerer. `ordered`, `looks_first` as in `Rules`. `rates` counts
+    what was answered; an answerer may count there what its operators did."""
 
     def __init__(
         self,
@@ -134,12 +136,14 @@ class AnsweringHost:
         probe: Probe,
         stop: threading.Event,
         ordered: bool = False,
+        looks_first: bool = True,
     ) -> None:
         self._settings = settings
         self._requests = requests
         self._name = f"{pipeline}-answering"
         self.rates = rates_of(pipeline, settings, clock)
-        self._rules = Rules(pipeline, frame_s=settings.asking.frame_ms / 1000, ordered=ordered)
+        frame_s = settings.asking.frame_ms / 1000
+        self._rules = Rules(pipeline, frame_s=frame_s, ordered=ordered, looks_first=looks_first)
         self._clock = clock
         self._probe = probe
         self._stop = stop

@@ -71,7 +71,9 @@ class Slow:
 
 
 class Bench:
-    def __init__(self, *, ordered: bool = False, store: InMemoryOutcomes | None = None) -> None:
+    def __init__(
+        self, *, ordered: bool = False, looks_first: bool = True, store: InMemoryOutcomes | None = None
+    ) -> None:
         self.said, self.slow = Said(), Slow()
         self.store = store or InMemoryOutcomes(ttl=TTL)
         self.done: list[Place] = []
@@ -81,7 +83,7 @@ class Bench:
             self.said,  # type: ignore[arg-type]
             store=self.store,
             recent=InMemoryOutcomes(ttl=TTL),
-            rules=Rules("p", ordered=ordered),
+            rules=Rules("p", ordered=ordered, looks_first=looks_first),
             clock=CLOCK,
             rates=self.rates,
             done=self.done.append,
@@ -135,6 +137,27 @@ async def test_a_repeat_after_the_end_is_answered_from_the_store_by_another_work
         b"3",
         b"4",
     ]
+
+
+async def test_what_is_worked_at_once_has_one_end_all_the_same() -> None:
+    first = Bench(looks_first=False)
+    first.works.take([first.asked("1")])
+    await first.settle()
+    second = Bench(looks_first=False, store=first.store)
+    second.works.take([second.asked("1", who="h-9"), second.asked("2", who="h-10")])
+    await second.settle()
+    assert second.slow.notes.count(("finished", "1")) == 1
+    ends = dict(second.said.ends)
+    assert ends["h-9"] == first.said.ends[0][1]
+    assert ends["h-10"].body != ends["h-9"].body
+    second.works.take([second.asked("1", b"51", who="h-11")])
+    await second.settle()
+    third = Bench(looks_first=False, store=first.store)
+    third.works.take([third.asked("1", b"51", who="h-12")])
+    await third.settle()
+    for end in (dict(second.said.ends)["h-11"], dict(third.said.ends)["h-12"]):
+        assert end.failure is not None
+        assert end.failure.code == "conflict"
 
 
 async def test_another_body_is_a_conflict_during_and_after() -> None:
