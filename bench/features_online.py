@@ -9,7 +9,8 @@
                                included, over Feast's `write_to_online_store` of a ready data frame
 
 Feast has the shorter key (no tenant) and its registry in memory, from a file. What its reads take before the
-answer is turned into a dictionary or table is among the figures.
+answer is turned into a dictionary or table is among the figures. The cores are kept awake (see
+`bench.harness.awake`).
 """
 
 import asyncio
@@ -34,7 +35,17 @@ from feast.types import Float64, String
 from feast.value_type import ValueType
 
 from bench.features_goals import GOALS
-from bench.harness import BenchResult, Measure, Ratio, compare, control, require_equal, typical, versions
+from bench.harness import (
+    BenchResult,
+    Measure,
+    Ratio,
+    awake,
+    compare,
+    control,
+    require_equal,
+    typical,
+    versions,
+)
 from bench.own_redis import own_redis
 from bench.registry import text
 from core.settings import LOOPBACK
@@ -105,7 +116,12 @@ def bench() -> BenchResult:
     """See the module."""
     rng = random.Random(20_260_301)
     rows: Rows = [(f"device-{n}", [rng.uniform(-1e3, 1e3) for _ in NAMES]) for n in range(ENTITIES)]
-    with own_redis() as port, _peer(port) as peer, redis.Redis(port=port, socket_timeout=10.0) as client:
+    with (
+        awake(),
+        own_redis() as port,
+        _peer(port) as peer,
+        redis.Redis(port=port, socket_timeout=10.0) as client,
+    ):
         values = RedisPackedValues(client)
         writer, reader = PackedWriter(values, LAYOUT), PackedReader(values)
         now = datetime.now(UTC).replace(microsecond=0)

@@ -32,6 +32,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 BODY_READ_S = 30.0
+_DISCARDED_BYTES, _DISCARD_S = 1 << 20, 1.0
 STREAM_PATH = "/api/v1/stream"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
@@ -208,6 +209,7 @@ def _body_of(headers: dict[str, str], receive: Receive) -> Callable[[int], Await
     async def read(limit: int) -> bytes:
         length = headers.get("content-length", "0")
         if length.isdigit() and (len(length) > 15 or int(length) > limit):
+            await _discard(receive)
             raise TooLarge(f"a body of {length[:20]} bytes", mend=f"send at most {limit} bytes")
         parts, size = [], 0
         try:
@@ -219,6 +221,7 @@ def _body_of(headers: dict[str, str], receive: Receive) -> Callable[[int], Await
                     part = message.get("body", b"")
                     size += len(part)
                     if size > limit:
+                        await _discard(receive)
                         raise TooLarge(f"a body of more than {limit} bytes")
                     parts.append(part)
                     if not message.get("more_body"):
@@ -227,6 +230,21 @@ def _body_of(headers: dict[str, str], receive: Receive) -> Callable[[int], Await
             raise Malformed("the body took too long", code="slow_body") from None
 
     return read
+
+
+async def _discard(receive: Receive) -> None:
+    """Take a bounded rest of a body that is refused: a client that is still sending when the connection is
+    closed would see it break, and no answer."""
+    left = _DISCARDED_BYTES
+    try:
+        async with asyncio.timeout(_DISCARD_S):
+            while left > 0:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
+                left -= len(message.get("body", b""))
+    except TimeoutError:
+        return
 
 
 def _gone_of(receive: Receive) -> Gone:

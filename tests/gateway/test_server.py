@@ -137,6 +137,19 @@ async def test_a_body_over_the_limit_is_413_with_and_without_a_length(http: http
     assert (await http.get("/livez")).status_code == 200
 
 
+async def test_a_client_that_is_still_sending_sees_why_it_is_refused(serving: Serving) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+    size = 600_000
+    lines = ["POST /echo/a HTTP/1.1", "host: a", f"authorization: Bearer {KEY}", f"content-length: {size}"]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    for _ in range(20):
+        writer.write(b"x" * (size // 20))
+        await writer.drain()
+        await asyncio.sleep(0.01)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 413")
+    writer.close()
+
+
 async def test_readiness_follows_the_needed_dependencies(serving: Serving, http: httpx.AsyncClient) -> None:
     assert (await http.get("/readyz")).status_code == 503
     serving.health.started = True
