@@ -1,4 +1,4 @@
-"""`millstream keys create|list|revoke`: who may call the gateway."""
+"""`millstream keys create|list|rotate|revoke`: who may call the gateway."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from core.errors import InvalidInput
 from core.settings import settings
-from gateway.keys import Key, create_key, list_keys, revoke_key
+from gateway.keys import Key, create_key, list_keys, revoke_key, rotate_key
 from gateway.principals import SCOPES
 from schemas.headers import rfc3339
 
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="API keys of the gateway.", no_args_is_help=True)
     group.command("create")(create)
     group.command("list")(list_all)
+    group.command("rotate")(rotate)
     group.command("revoke")(revoke)
     app.add_typer(group, name="keys")
 
@@ -59,14 +60,24 @@ def list_all(
     if output is Output.JSON:
         typer.echo(json.dumps([_plain(key) for key in keys], indent=2))
         return
-    table = Table("id", "tenant", "name", "scopes", "created", "state")
+    table = Table("id", "tenant", "name", "scopes", "created", "expires", "last used", "state")
     for key in keys:
         row = _plain(key)
         scopes = "all" if key.scopes == SCOPES else ", ".join(sorted(key.scopes))
-        table.add_row(
-            key.id, key.tenant, escape(key.name), scopes, rfc3339(key.created_at), str(row["state"])
-        )
+        times = (str(row[name] or "-") for name in ("created_at", "expires_at", "last_used_at"))
+        table.add_row(key.id, key.tenant, escape(key.name), scopes, *times, str(row["state"]))
     Console().print(table)
+
+
+def rotate(
+    key: Annotated[str, typer.Argument(help="The key's id, or the whole key.")],
+    overlap: Annotated[str, typer.Option(help="How long the old key still works, as 0s, 12h or 7d.")] = "24h",
+) -> None:
+    """Make a key that may do the same and print it, alone on stdout; the old one ends after the overlap."""
+    text, old = rotate_key(settings(), key, overlap=_duration(overlap, least=0))
+    until = rfc3339(old.expires_at) if old.expires_at else "for ever"
+    typer.echo(f"key {old.id} of {old.tenant} works until {until}", err=True)
+    typer.echo(text)
 
 
 def revoke(
@@ -81,7 +92,8 @@ def _plain(key: Key) -> dict[str, object]:
     if key.revoked_at is not None:
         state = "revoked"
     else:
-        state = "valid" if key.valid_at(datetime.now(UTC)) else "expired"
+        good = "replaced" if key.replaced_by else "valid"
+        state = good if key.valid_at(datetime.now(UTC)) else "expired"
     return {
         "id": key.id,
         "tenant": key.tenant,
@@ -90,13 +102,16 @@ def _plain(key: Key) -> dict[str, object]:
         "created_at": rfc3339(key.created_at),
         "expires_at": rfc3339(key.expires_at) if key.expires_at else None,
         "revoked_at": rfc3339(key.revoked_at) if key.revoked_at else None,
+        "last_used_at": rfc3339(key.last_used_at) if key.last_used_at else None,
+        "replaced_by": key.replaced_by,
         "state": state,
     }
 
 
-def _duration(text: str) -> timedelta:
+def _duration(text: str, *, least: int = 1) -> timedelta:
     """`90s`, `15m`, `12h` or `30d`, at most ten years."""
-    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text, re.ASCII)
-    if found is None or int(found[1]) * _UNITS[found[2]] > _LONGEST.total_seconds():
-        raise InvalidInput(f"no time to live: {text!r}", mend="write it as 90s, 15m, 12h or 30d")
-    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text, re.ASCII)
+    seconds = int(found[1]) * _UNITS[found[2]] if found else -1
+    if not least <= seconds <= _LONGEST.total_seconds():
+        raise InvalidInput(f"no time: {text!r}", mend="write it as 90s, 15m, 12h or 30d")
+    return timedelta(seconds=seconds)

@@ -7,11 +7,13 @@ on `127.0.0.1:<port>` is used.
 
 import tomllib
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -114,6 +116,67 @@ class Gateway(Section):
         None, min_length=32, description="signs push positions; the same on every gateway of one address"
     )
     push_queue: int = Field(10_000, ge=10, description="frames queued per connection before it is closed")
+
+
+class Allowance(Section):
+    per_s: float = Field(gt=0, le=1e9, description="so many a second, in the long run")
+    burst: int = Field(ge=1, description="so many at once after a rest")
+
+
+_REQUESTS = Allowance(per_s=20_000.0, burst=40_000)
+
+
+class Limits(Section):
+    """What may be asked for; above it 429. Counted by all gateways together."""
+
+    address: Allowance = Field(_REQUESTS, description="requests from one client address")
+    tenant: Allowance = Field(_REQUESTS, description="requests of one tenant")
+    key: Allowance = Field(_REQUESTS, description="requests with one key")
+    route: Allowance = Field(_REQUESTS, description="requests of one tenant on one route")
+    routes: dict[str, Allowance] = Field(
+        {}, description="routes with another allowance, by method and template: `POST /api/v1/generate`"
+    )
+    tokens: Allowance = Field(
+        Allowance(per_s=2_000.0, burst=100_000),
+        description="tokens that a tenant may ask language models for",
+    )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (ip_network("127.0.0.0/8"), ip_network("::1/128")),
+        description="networks whose X-Forwarded-For is believed",
+    )
+    requests: int = Field(4_096, ge=1, description="requests that are handled at once; then 503")
+    late_ms: float = Field(
+        100.0, gt=0, description="where the event loop is so late, requests are shed until it is not"
+    )
+    head_read_s: float = Field(10.0, gt=0, description="time to send the head of a request, or another one")
+    body_read_s: float = Field(30.0, gt=0, description="time to send the body of a request; then 408")
+    answer_take_s: float = Field(30.0, gt=0, description="time to take the next part of a streamed answer")
+    connections: int = Field(16_384, ge=1, description="connections at once; more wait to be accepted")
+
+
+class Issuer(Section):
+    """Bearer tokens (JWT) that somebody else issues; without `name` there are none."""
+
+    name: str | None = Field(None, description="`iss` of its tokens")
+    jwks: str | None = Field(None, description="where its public keys are, https")
+    audience: str | None = Field(None, description="`aud` that its tokens must have")
+    algorithms: tuple[
+        Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"], ...
+    ] = Field(("RS256", "ES256", "EdDSA"), min_length=1, description="signatures that are accepted")
+    tenant_claim: str = Field("tenant", description="the claim that names the tenant")
+    scope_claim: str = Field("scope", description="the claim with the scopes: a list, or words in a text")
+    skew_s: float = Field(30.0, ge=0, le=300, description="how far its clock may differ from ours")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        given = (self.name, self.jwks, self.audience)
+        if any(given) and not all(given):
+            raise ValueError("an issuer has a name, jwks and an audience")
+        address = urlsplit(self.jwks or "https://none")
+        local = address.hostname in (LOOPBACK, "localhost", "::1")
+        if address.scheme != "https" and not (address.scheme == "http" and local):
+            raise ValueError("keys are fetched by https, by http from this machine only")
+        return self
 
 
 class Asking(Section):
@@ -300,6 +363,8 @@ class Settings(BaseSettings):
     redis: Redis = Redis()
     postgres: Postgres = Postgres()
     gateway: Gateway = Gateway()
+    limits: Limits = Limits()
+    issuer: Issuer = Issuer()
     asking: Asking = Asking()
     worker: Worker = Worker()
     writer: Writer = Writer()

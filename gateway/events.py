@@ -162,9 +162,9 @@ class EventsEndpoint:
             max_event_bytes=self._settings.max_event_bytes,
             max_events=self._settings.max_batch_events,
         )
-        self._schemas.require()
         if self._limits is not None:
-            await self._limits.admit(request.principal.tenant, door.pipeline, len(bodies.raw))
+            request.note(await self._limits.admit(request.principal.tenant, door.pipeline, len(bodies.raw)))
+        self._schemas.require()
         started = time.perf_counter()
         received_at = self._clock.now()
         results: list[Accepted | MillstreamError | None] = [None] * len(bodies.raw)

@@ -10,6 +10,7 @@ import msgspec
 
 from core.errors import InvalidInput
 from gateway.principals import ANONYMOUS, Principal
+from gateway.standing import Standing
 
 Body = Callable[[int], Awaitable[bytes]]
 """Reads the whole body; raises TooLarge above the number of bytes given, without reading on."""
@@ -28,7 +29,8 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(slots=True)
 class Request:
-    """What came in. Header names are lower case; `parameters` are the values of the path's template."""
+    """What came in. Header names are lower case; `parameters` are the values of the path's template.
+    `standing` is the limit of the caller that is nearest to its end, as far as one was looked at."""
 
     method: str
     path: str
@@ -40,6 +42,12 @@ class Request:
     principal: Principal = ANONYMOUS
     traceparent: str | None = None
     gone: Gone = never
+    standing: Standing | None = None
+
+    def note(self, standing: Standing) -> None:
+        """A limit let the request through; the one that is nearest to its end is told with the answer."""
+        if self.standing is None or standing.share < self.standing.share:
+            self.standing = standing
 
     def option(self, name: str) -> str | None:
         """The last value of a query option; an option without a value is the empty string."""
@@ -60,7 +68,8 @@ class Request:
 class Response:
     """What goes out. The server adds Content-Length, X-Request-ID and the headers that every answer has.
 
-    parts: a body that is sent as it comes, instead of `body`; closed when the client leaves.
+    parts: a body that is sent as it comes, instead of `body`; closed when the client leaves. error: what the
+    answer tells of, where it tells of one.
     """
 
     status: int
@@ -68,6 +77,7 @@ class Response:
     content_type: str = "application/json"
     headers: list[tuple[str, str]] = field(default_factory=list)
     parts: AsyncGenerator[bytes, None] | None = None
+    error: BaseException | None = None
 
 
 def json_response(status: int, value: Any, headers: list[tuple[str, str]] | None = None) -> Response:

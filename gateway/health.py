@@ -16,7 +16,7 @@ from typing import Any
 from core.telemetry.metrics import exposition
 from core.telemetry.probe import Check, Probe
 from gateway.exchange import Request, Response, json_response
-from gateway.principals import PUBLIC
+from gateway.principals import PROBE
 from gateway.routing import Route
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -55,11 +55,11 @@ class Health:
 
     def routes(self) -> tuple[Route, ...]:
         return (
-            Route("GET", "/livez", PUBLIC, self._live),
-            Route("GET", "/health", PUBLIC, self._health),
-            Route("GET", "/ready", PUBLIC, self._ready),
-            Route("GET", "/readyz", PUBLIC, self._ready),
-            Route("GET", "/metrics", PUBLIC, self._metrics),
+            Route("GET", "/livez", PROBE, self._live),
+            Route("GET", "/health", PROBE, self._health),
+            Route("GET", "/ready", PROBE, self._ready),
+            Route("GET", "/readyz", PROBE, self._ready),
+            Route("GET", "/metrics", PROBE, self._metrics),
         )
 
     def unready(self, checks: Mapping[str, str]) -> str | None:

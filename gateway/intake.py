@@ -26,6 +26,8 @@ from schemas.record import Record
 
 ID_SHAPE = re.compile(r"[A-Za-z0-9._:~@+=-]{1,128}", re.ASCII)
 MAX_ENTITY = 512
+MAX_ITEMS = 10_000
+MOST_PROBLEMS = 100
 _SUGGESTIONS = 16
 _LOW, _HIGH = msgspec.Meta(ge=-(2**63)), msgspec.Meta(le=2**63 - 1)
 _FLOAT32_MAX = 3.4028234663852886e38
@@ -83,8 +85,9 @@ class Intake:
         if not problems and otherwise:
             problems[""] = otherwise
         count = len(problems)
+        more = " or more" if count >= MOST_PROBLEMS else ""
         return Rejected(
-            f"{count} {'place is' if count == 1 else 'places are'} wrong in the event",
+            f"{count}{more} {'place is' if count == 1 else 'places are'} wrong in the event",
             fields=problems,
             where=f"record {self.record.__name__}",
         )
@@ -137,7 +140,8 @@ class Explainer:
     def fields(
         self, raw: bytes, hints: Mapping[str, Any], required: Sequence[str], at: str = ""
     ) -> tuple[dict[str, str], dict[str, Any]]:
-        """Pointer -> reason for what is wrong in an object, and the values of the fields that are right."""
+        """Pointer -> reason for what is wrong in an object, and the values of the fields that are right.
+        Looks no further than to MOST_PROBLEMS."""
         problems: dict[str, str] = {}
         values: dict[str, Any] = {}
         try:
@@ -149,6 +153,8 @@ class Explainer:
                 problems[f"{at}/{_escape(name)}"] = "missing"
         unknown = 0
         for name, part in parts.items():
+            if len(problems) >= MOST_PROBLEMS:
+                break
             pointer = f"{at}/{_escape(name)}"
             if name in hints:
                 found = self.value(bytes(part), hints[name], pointer)
@@ -173,8 +179,11 @@ class Explainer:
                 hints = get_type_hints(bare, include_extras=True)
                 problems, _ = self.fields(raw, hints, _required(bare), at)
             elif origin is list:
-                problems = {}
-                for index, part in enumerate(self._raw_list.decode(raw)):
+                parts = self._raw_list.decode(raw)
+                problems = {at: f"more than {MAX_ITEMS} items"} if len(parts) > MAX_ITEMS else {}
+                for index, part in enumerate(parts):
+                    if at in problems or len(problems) >= MOST_PROBLEMS:
+                        break
                     problems.update(self.value(bytes(part), get_args(bare)[0], f"{at}/{index}"))
             elif origin is dict:
                 problems = {}
@@ -195,7 +204,8 @@ class Explainer:
 
 
 def tighten(hint: Any) -> Any:
-    """The type with the bounds that Avro has and Python has not: 64-bit integers, 32-bit floats, zoned times.
+    """The type with the bounds that Avro has and Python has not: 64-bit integers, 32-bit floats, zoned times;
+    and lists of at most MAX_ITEMS, where they declare no length of their own.
 
     Structs inside are rebuilt with tightened fields.
     """
@@ -205,13 +215,20 @@ def tighten(hint: Any) -> Any:
         added = _missing_bounds(inner, [meta for meta in metas if isinstance(meta, msgspec.Meta)])
         if inner in (int, float, datetime):
             return Annotated[(inner, *metas, *added)]
-        return Annotated[(tighten(inner), *metas)]
+        within = tighten(inner)
+        sized = any(isinstance(meta, msgspec.Meta) and meta.max_length is not None for meta in metas)
+        if sized and get_origin(within) is Annotated:
+            within = get_args(within)[0]  # the bound that is declared stays
+        return Annotated[(within, *metas)]
     if origin in (Union, types.UnionType):
         return Union[tuple(tighten(part) for part in get_args(hint))]  # noqa: UP007
     if origin is Literal:
         return hint
-    if origin in (list, dict):
-        return origin[tuple(tighten(part) for part in get_args(hint))]
+    if origin is dict:
+        return dict[tuple(tighten(part) for part in get_args(hint))]  # type: ignore[misc]
+    if origin is list:
+        items = list[tighten(get_args(hint)[0])]  # type: ignore[misc]
+        return Annotated[items, msgspec.Meta(max_length=MAX_ITEMS)]
     if hint in (int, datetime):
         return Annotated[(hint, *_missing_bounds(hint, []))]
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):

@@ -1,4 +1,4 @@
-"""The key check at the door: in memory, and never more than a second behind PostgreSQL.
+"""The check of credentials at the door: in memory, and never more than a second behind PostgreSQL.
 
 A key seen for the first time is looked up once (concurrent requests share the look-up). From then on a
 background loop re-reads every cached key in one statement each `REFRESH_S`, so that no request waits for
@@ -6,7 +6,12 @@ it and a revocation is followed within a second. While PostgreSQL is away, a cac
 `GRACE_S` after it was last confirmed; then, and for keys not seen before, the answer is 503, not 401.
 
 Everything that is wrong with a key - shape, checksum, id, secret, expiry, revocation - gives the same 401,
-and an unknown id costs the same hash comparison as a known one.
+and an unknown id costs the same hash comparison as a known one. What is no API key is a token of the external
+issuer, where one is set (`gateway.tokens`).
+
+Who keeps a connection open for a principal watches it: `Keyring.watch` calls back once when the credential is
+over, by the same loop, whatever else was forgotten meanwhile. When keys were last used is written every
+`USED_S`.
 """
 
 import asyncio
@@ -14,22 +19,25 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from core.clock import Clock, SystemClock
-from core.errors import Denied, Unavailable
+from core.errors import Unavailable
 from core.telemetry.log import logger
-from gateway.keys import COLUMNS, Key, key_of_row, parse
+from gateway.keys import COLUMNS, PREFIX, Key, key_of_row, parse
 from gateway.principals import Principal
+from gateway.tokens import Tokens, denied
 
 REFRESH_S = 0.5
 GRACE_S = 300.0
 UNKNOWN_FOR_S = 1.0
 CACHED = 10_000
 LOOKUPS = 64
+USED_S = 10.0
 _NOBODY = bytes(32)
 
 _log = logger("gateway.keyring")
@@ -42,6 +50,10 @@ class KeySource(Protocol):
         """The keys of these ids that exist. Raises Unavailable."""
         ...
 
+    async def used(self, at: Mapping[str, datetime]) -> None:
+        """Remember when keys were used last, by id. Raises Unavailable."""
+        ...
+
 
 class PostgresKeys:
     """The table `api_keys`."""
@@ -50,14 +62,24 @@ class PostgresKeys:
         self._pool = pool
 
     async def fetch(self, ids: Sequence[str]) -> Mapping[str, Key]:
+        rows = await self._ask(f"SELECT {COLUMNS} FROM api_keys WHERE id = ANY(%s)", [list(ids)])
+        return {key.id: key for key in map(key_of_row, rows)}
+
+    async def used(self, at: Mapping[str, datetime]) -> None:
+        ids = sorted(at)  # in one order, so that gateways do not lock each other out
+        await self._ask(
+            "UPDATE api_keys SET last_used_at = greatest(last_used_at, used.at)"
+            " FROM (SELECT * FROM unnest(%s::text[], %s::timestamptz[]) AS given(id, at)) AS used"
+            " WHERE api_keys.id = used.id RETURNING 1",
+            [ids, [at[id] for id in ids]],
+        )
+
+    async def _ask(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
         try:
             async with asyncio.timeout(2.0), self._pool.connection(timeout=1.0) as connection:
-                cursor = await connection.execute(
-                    f"SELECT {COLUMNS} FROM api_keys WHERE id = ANY(%s)", (list(ids),)
-                )
-                return {key.id: key for key in map(key_of_row, await cursor.fetchall())}
+                return await (await connection.execute(statement, values)).fetchall()
         except psycopg.errors.UndefinedTable:
-            return {}
+            return []
         except (psycopg.Error, PoolTimeout, TimeoutError, OSError) as error:
             raise Unavailable(
                 "keys cannot be checked now", code="keys_unavailable", where="PostgreSQL"
@@ -72,27 +94,30 @@ class _Cached:
 
 
 class Keyring:
-    """Turns the text of a key into a principal. One event loop; not thread-safe."""
+    """Turns the text of a credential into a principal. One event loop; not thread-safe."""
 
     def __init__(
-        self,
-        source: KeySource,
-        *,
-        clock: Clock | None = None,
-        on_revoked: Callable[[str], None] | None = None,
+        self, source: KeySource, *, clock: Clock | None = None, tokens: Tokens | None = None
     ) -> None:
         self._source = source
         self._clock = clock or SystemClock()
-        self.on_revoked = on_revoked
+        self._tokens = tokens
         self._cached: OrderedDict[str, _Cached] = OrderedDict()
         self._pending: dict[str, asyncio.Future[None]] = {}
+        self._watched: dict[Principal, set[Watch]] = {}
+        self._used: dict[str, datetime] = {}
+        self._used_told = self._clock.monotonic()
         self._task: asyncio.Task[None] | None = None
 
     async def check(self, text: str | None) -> Principal:
-        """The principal of a key. Raises Denied, or Unavailable when it cannot be known."""
-        parsed = parse(text) if text else None
+        """The principal of a key or token. Raises Denied, or Unavailable when it cannot be known."""
+        if not text:
+            raise denied()
+        parsed = parse(text)
         if parsed is None:
-            raise Denied("no valid API key", mend="send `Authorization: Bearer ms_...`")
+            if self._tokens is None or text.startswith(PREFIX):
+                raise denied()
+            return await self._tokens.check(text)
         id, hash = parsed
         cached = self._cached.get(id)
         now = self._clock.monotonic()
@@ -102,10 +127,20 @@ class Keyring:
         key = cached.key if cached else None
         good = hmac.compare_digest(hash, key.hash if key else _NOBODY)
         if not good or cached is None or cached.principal is None or key is None:
-            raise Denied("no valid API key", mend="send `Authorization: Bearer ms_...`")
-        if not key.valid_at(self._clock.now()):
-            raise Denied("no valid API key", mend="send `Authorization: Bearer ms_...`")
+            raise denied()
+        at = self._clock.now()
+        if not key.valid_at(at):
+            raise denied()
+        self._used[id] = at
         return cached.principal
+
+    def watch(self, principal: Principal, over: Callable[[], None]) -> "Watch":
+        """Call `over` once when the credential is no longer good (revoked, expired, deleted, not to be
+        confirmed for `GRACE_S`; signed with a key that its issuer withdrew), within a second; until the watch
+        is closed."""
+        made = Watch(self, principal, over)
+        self._watched.setdefault(principal, set()).add(made)
+        return made
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._keep_fresh(), name="keyring")
@@ -114,20 +149,56 @@ class Keyring:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            try:
+                await self._tell_used()
+            except Unavailable:
+                _log.warning("when keys were used last is not known of the last seconds")
 
     async def refresh(self) -> None:
-        """Re-read every cached key; raises Unavailable and changes nothing while PostgreSQL is away."""
+        """Re-read every key that is cached or watched, and tell the watches of what is over. While PostgreSQL
+        is away: of what has expired, or could not be confirmed for too long; then raises Unavailable."""
         ids = [id for id, cached in self._cached.items() if cached.key is not None]
-        if not ids:
-            return
-        found = await self._source.fetch(ids)
-        now = self._clock.monotonic()
-        at = self._clock.now()
-        for id in ids:
-            key = found.get(id)
-            self._store(id, key, now)
-            if (key is None or not key.valid_at(at)) and self.on_revoked is not None:
-                self.on_revoked(id)
+        watched = {principal.credential for principal in self._watched if principal.signed_with is None}
+        ids += watched - self._cached.keys()
+        try:
+            if ids:
+                found = await self._source.fetch(ids)
+                now = self._clock.monotonic()
+                for id in ids:
+                    self._store(id, found.get(id), now)
+        finally:
+            self._tell_watches()
+
+    def _tell_watches(self) -> None:
+        for principal, watches in tuple(self._watched.items()):
+            if not self._stands(principal):
+                for watch in tuple(watches):
+                    watch.end()
+
+    def _stands(self, principal: Principal) -> bool:
+        if principal.signed_with is not None:
+            return self._tokens is not None and self._tokens.stands(principal)
+        cached = self._cached.get(principal.credential)
+        if cached is None:
+            return True  # looked up at the next refresh
+        fresh = self._clock.monotonic() - cached.confirmed <= GRACE_S
+        return fresh and cached.key is not None and cached.key.valid_at(self._clock.now())
+
+    def forget(self, watch: "Watch") -> None:
+        watches = self._watched.get(watch.principal, set())
+        watches.discard(watch)
+        if not watches:
+            self._watched.pop(watch.principal, None)
+
+    async def _tell_used(self) -> None:
+        used, self._used = self._used, {}
+        self._used_told = self._clock.monotonic()
+        if used:
+            try:
+                await self._source.used(used)
+            except Unavailable:
+                self._used = used | self._used
+                raise
 
     async def _look_up(self, id: str) -> None:
         pending = self._pending.get(id)
@@ -158,8 +229,12 @@ class Keyring:
         away = False
         while True:
             await asyncio.sleep(REFRESH_S)
+            if self._tokens is not None:
+                self._tokens.refresh()
             try:
                 await self.refresh()
+                if self._clock.monotonic() - self._used_told >= USED_S:
+                    await self._tell_used()
                 away = False
             except Unavailable:
                 if not away:
@@ -167,3 +242,21 @@ class Keyring:
                 away = True
             except Exception:
                 _log.exception("refreshing keys failed")
+
+
+class Watch:
+    """One who wants to know when a credential is over."""
+
+    def __init__(self, keyring: Keyring, principal: Principal, over: Callable[[], None]) -> None:
+        self.principal = principal
+        self._keyring = keyring
+        self._over = over
+
+    def close(self) -> None:
+        """Nobody wants to know any more; again is harmless."""
+        self._keyring.forget(self)
+
+    def end(self) -> None:
+        """The credential is over."""
+        self.close()
+        self._over()

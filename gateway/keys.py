@@ -10,7 +10,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import psycopg
@@ -28,13 +28,13 @@ _SHAPE = re.compile(
     rf"{PREFIX}([0-9A-Za-z]{{{_ID_LENGTH}}})_([0-9A-Za-z]{{{_SECRET_LENGTH}}})_([0-9A-Za-z]{{{_CHECKSUM_LENGTH}}})",
     re.ASCII,
 )
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _CONNECT_TIMEOUT_S = 5
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key as it is stored. Times are timezone-aware; `hash` is 32 bytes."""
+    """A key as it is stored. Times are timezone-aware; `hash` is 32 bytes; `last_used_at` lags by seconds."""
 
     id: str
     hash: bytes
@@ -44,18 +44,21 @@ class Key:
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    last_used_at: datetime | None = field(default=None, compare=False)
+    replaced_by: str | None = None
 
     def valid_at(self, now: datetime) -> bool:
         """Neither revoked nor expired; a key is over at `expires_at` itself."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
-COLUMNS = "id, hash, tenant, name, scopes, created_at, expires_at, revoked_at"
+COLUMNS = "id, hash, tenant, name, scopes, created_at, expires_at, revoked_at, last_used_at"
+_ALL = f"{COLUMNS}, replaced_by"
 
 
 def key_of_row(row: Sequence[object]) -> Key:
-    """A row of `COLUMNS` as a key."""
-    id, hash, tenant, name, scopes, created_at, expires_at, revoked_at = row
+    """A row of `COLUMNS` as a key, and of who replaced it where the row goes on."""
+    id, hash, tenant, name, scopes, created_at, expires_at, revoked_at, last_used_at, *more = row
     return Key(
         id=str(id),
         hash=bytes(hash),  # type: ignore[call-overload]
@@ -65,6 +68,8 @@ def key_of_row(row: Sequence[object]) -> Key:
         created_at=created_at,  # type: ignore[arg-type]
         expires_at=expires_at,  # type: ignore[arg-type]
         revoked_at=revoked_at,  # type: ignore[arg-type]
+        last_used_at=last_used_at,  # type: ignore[arg-type]
+        replaced_by=str(more[0]) if more and more[0] else None,
     )
 
 
@@ -99,7 +104,7 @@ def create_key(
     is away.
     """
     now = (clock or SystemClock()).now()
-    if not _TENANT.fullmatch(tenant):
+    if not TENANT.fullmatch(tenant):
         raise InvalidInput(
             f"tenant name {tenant!r}", mend="use 1 to 63 letters, digits, dots, dashes or underscores"
         )
@@ -108,15 +113,45 @@ def create_key(
     granted = frozenset(scopes) if scopes is not None else SCOPES
     for scope in sorted(granted - SCOPES):
         raise UnknownName("scope", scope, SCOPES)
-    text, id, hash = mint()
     with _connect(settings) as connection:
         create_tables(connection, now=now)
-        connection.execute(
-            "INSERT INTO api_keys (id, hash, tenant, name, scopes, created_at, expires_at)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            (id, hash, tenant, name, sorted(granted), now, now + expires_in if expires_in else None),
-        )
-    return text
+        return _insert(connection, tenant, name, granted, now, now + expires_in if expires_in else None)
+
+
+def rotate_key(
+    settings: Settings, id: str, *, overlap: timedelta, clock: Clock | None = None
+) -> tuple[str, Key]:
+    """Make a key that may do what this one may, and let this one end after `overlap`, or when it would have
+    anyway, whichever is sooner. The text of the new one, and the old one as it is now.
+
+    The new one lives as long from now as the old one was made to. Raises UnknownName, and InvalidInput for a
+    key that is over or was replaced before, or a negative overlap.
+    """
+    now = (clock or SystemClock()).now()
+    if overlap < timedelta(0):
+        raise InvalidInput("an overlap in the past", mend="give 0s or more")
+    public = _public(id)
+    with _connect(settings) as connection:
+        create_tables(connection, now=now)
+        with connection.transaction():
+            row = connection.execute(
+                f"SELECT {_ALL} FROM api_keys WHERE id = %s FOR UPDATE", (public,)
+            ).fetchone()
+            if row is None:
+                raise _unknown(connection, public)
+            old = key_of_row(row)
+            if old.replaced_by is not None:
+                raise InvalidInput(f"key {old.id} was replaced already", mend=f"rotate {old.replaced_by}")
+            if not old.valid_at(now):
+                raise InvalidInput(f"key {old.id} is over", mend="make a new one: `millstream keys create`")
+            expires_at = now + (old.expires_at - old.created_at) if old.expires_at else None
+            text = _insert(connection, old.tenant, old.name, old.scopes, now, expires_at)
+            ended = connection.execute(
+                "UPDATE api_keys SET expires_at = least(expires_at, %s), replaced_by = %s WHERE id = %s"
+                f" RETURNING {_ALL}",
+                (now + overlap, _public(text), old.id),
+            ).fetchone()
+    return text, key_of_row(ended or row)
 
 
 def list_keys(settings: Settings, tenant: str | None = None) -> list[Key]:
@@ -124,8 +159,7 @@ def list_keys(settings: Settings, tenant: str | None = None) -> list[Key]:
     with _connect(settings) as connection:
         create_tables(connection)
         rows = connection.execute(
-            f"SELECT {COLUMNS} FROM api_keys WHERE %s::text IS NULL OR tenant = %s"
-            " ORDER BY created_at DESC, id",
+            f"SELECT {_ALL} FROM api_keys WHERE %s::text IS NULL OR tenant = %s ORDER BY created_at DESC, id",
             (tenant, tenant),
         ).fetchall()
     return [key_of_row(row) for row in rows]
@@ -133,8 +167,7 @@ def list_keys(settings: Settings, tenant: str | None = None) -> list[Key]:
 
 def revoke_key(settings: Settings, id: str, *, clock: Clock | None = None) -> Key:
     """Revoke by public id or by the whole key; again is harmless. Gateways follow within a second."""
-    parsed = parse(id)
-    public = parsed[0] if parsed else id
+    public = _public(id)
     with _connect(settings) as connection:
         create_tables(connection)
         row = connection.execute(
@@ -142,9 +175,36 @@ def revoke_key(settings: Settings, id: str, *, clock: Clock | None = None) -> Ke
             ((clock or SystemClock()).now(), public),
         ).fetchone()
         if row is None:
-            known = connection.execute("SELECT id FROM api_keys LIMIT 1000").fetchall()
-            raise UnknownName("key", public[:80], [str(found[0]) for found in known])
+            raise _unknown(connection, public)
     return key_of_row(row)
+
+
+def _insert(
+    connection: psycopg.Connection[tuple[object, ...]],
+    tenant: str,
+    name: str,
+    scopes: Iterable[str],
+    now: datetime,
+    expires_at: datetime | None,
+) -> str:
+    """The text of a key that was made and stored."""
+    text, id, hash = mint()
+    connection.execute(
+        "INSERT INTO api_keys (id, hash, tenant, name, scopes, created_at, expires_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        (id, hash, tenant, name, sorted(scopes), now, expires_at),
+    )
+    return text
+
+
+def _public(id: str) -> str:
+    parsed = parse(id)
+    return parsed[0] if parsed else id
+
+
+def _unknown(connection: psycopg.Connection[tuple[object, ...]], id: str) -> UnknownName:
+    known = connection.execute("SELECT id FROM api_keys LIMIT 1000").fetchall()
+    return UnknownName("key", id[:80], [str(found[0]) for found in known])
 
 
 def _connect(settings: Settings) -> psycopg.Connection[tuple[object, ...]]:

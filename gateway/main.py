@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import psycopg_pool
 import redis
 import redis.asyncio
@@ -32,8 +33,9 @@ from gateway.generating.asked import KafkaAsking
 from gateway.generating.wiring import generating_routes
 from gateway.health import Health
 from gateway.intake import Intake
+from gateway.issuer_keys import TIMEOUT_S, IssuerKeys, over_http
 from gateway.keyring import Keyring, PostgresKeys
-from gateway.limits import PublishingLimits
+from gateway.limits import CallerLimits, Counts, PublishingLimits, TokenLimits
 from gateway.models import ModelsEndpoint
 from gateway.publisher import Publisher
 from gateway.push.catch_up import CatchUp
@@ -48,6 +50,7 @@ from gateway.reviews import ReviewsEndpoint
 from gateway.routing import Route, Router
 from gateway.schema_watch import SchemaWatch
 from gateway.server import Application, Listener, bearer
+from gateway.tokens import Tokens
 from gateway.training import PATH as TRAINING
 from gateway.training import TrainingEndpoint
 from gateway.training_states import TrainingStates
@@ -105,7 +108,13 @@ async def serve(
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as exits:
         gateway = await Assembly.make(settings, plans, services, llm, clock or SystemClock(), exits)
-        listener = Listener(gateway.application, settings.gateway.host, settings.gateway.port)
+        listener = Listener(
+            gateway.application,
+            settings.gateway.host,
+            settings.gateway.port,
+            head_read_s=settings.limits.head_read_s,
+            connections=settings.limits.connections,
+        )
         listener.start()
         gateway.health.started = True
         collector.calm()
@@ -166,7 +175,7 @@ class Assembly:
         online = redis.Redis.from_url(settings.redis.address, socket_timeout=1.0, socket_connect_timeout=0.5)
         exits.callback(online.close)
 
-        keyring = Keyring(PostgresKeys(pool), clock=clock)
+        keyring = Keyring(PostgresKeys(pool), clock=clock, tokens=_tokens(settings, clock, exits))
         publisher = Publisher(
             lambda: producer(
                 settings,
@@ -180,13 +189,15 @@ class Assembly:
             name: _door(settings, plan, registry, clock) for name, plan in plans.items() if plan.takes_events
         }
         scoring = {name: plan for name, plan in plans.items() if isinstance(plan, ScoringPlan)}
-        limits = PublishingLimits.of(settings.gateway, cache, clock)
+        counts = Counts(cache, clock)
+        limits = PublishingLimits.of(settings.gateway, counts)
         asking = AskingPart(settings, registry, cache, clock=clock)
         intakes = {name: door.intake for name, door in doors.items()}
         asking_routes = asking.routes(scoring.values(), intakes, limits)
         if llm:
             questions = KafkaAsking(asking.asker, asking.asked(PIPELINE, REQUESTS), clock)
-            asking_routes += generating_routes(settings, questions, cache, clock)
+            tokens = TokenLimits.of(settings.limits, counts)
+            asking_routes += generating_routes(settings, questions, cache, clock, tokens)
         schemas = SchemaWatch(registry, [door.codec for door in doors.values()])
 
         served = [plan for plan in plans.values() if isinstance(plan, ServedPlan)]
@@ -199,7 +210,6 @@ class Assembly:
         reader.start()
         exits.callback(reader.close)
         sessions = Sessions(hub, keyring, queue=settings.gateway.push_queue, bearer=bearer)
-        keyring.on_revoked = sessions.revoked
         keyring.start()
         exits.push_async_callback(keyring.close)
 
@@ -270,7 +280,27 @@ class Assembly:
                 *health.routes(),
             )
         )
-        return cls(Application(router, keyring, sessions), health, sessions)
+        application = Application(
+            router,
+            keyring,
+            sessions,
+            limits=CallerLimits.of(settings.limits, router.routes, counts),
+            settings=settings.limits,
+            patience_s=settings.asking.wait_s,
+            clock=clock,
+        )
+        return cls(application, health, sessions)
+
+
+def _tokens(settings: Settings, clock: Clock, exits: AsyncExitStack) -> Tokens | None:
+    """The tokens of the issuer in the settings, where there is one."""
+    if settings.issuer.jwks is None:
+        return None
+    client = httpx.AsyncClient(timeout=TIMEOUT_S)
+    exits.push_async_callback(client.aclose)
+    return Tokens(
+        settings.issuer, IssuerKeys(over_http(settings.issuer.jwks, client), clock=clock), clock=clock
+    )
 
 
 def _models(

@@ -4,6 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 PUBLIC = "public"
+"""The permission that everybody has."""
+PROBE = "probe"
+"""That of a probe: everybody has it, and it is answered also where callers are limited and requests shed."""
+OPEN = frozenset({PUBLIC, PROBE})
+
 EVENTS_WRITE = "events:write"
 TRANSACTIONS_READ = "transactions:read"
 FEATURES_READ = "features:read"
@@ -26,15 +31,17 @@ SCOPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The holder of a credential. `credential` is its public id, never the secret."""
+    """The holder of a credential. `credential` is its public id, never the secret. `signed_with` is the id of
+    the key that signed it, where it is an issuer's token."""
 
     tenant: str
     credential: str
     scopes: frozenset[str]
     expires_at: datetime | None = None
+    signed_with: str | None = None
 
     def may(self, permission: str) -> bool:
-        return permission == PUBLIC or permission in self.scopes
+        return permission in OPEN or permission in self.scopes
 
 
 ANONYMOUS = Principal(tenant="", credential="", scopes=frozenset())

@@ -83,6 +83,31 @@ class InvalidBody(Rejected):
         return cls(error.what, fields=error.fields, where=error.where, mend=error.mend, code=error.code)
 
 
+class LengthRequired(InvalidInput):
+    """A body that does not say how long it is."""
+
+    default_code = "length_required"
+
+
+class TargetTooLong(InvalidInput):
+    """The path and query are longer than any of ours."""
+
+    default_code = "target_too_long"
+
+
+class HeadTooLarge(InvalidInput):
+    """The fields of the request's head are too large together."""
+
+    default_code = "head_too_large"
+
+
+class SlowBody(InvalidInput):
+    """The body was not there in time."""
+
+    default_code = "slow_body"
+    retryable = True
+
+
 class Forbidden(Denied):
     """The credential is good, its scopes do not reach here."""
 
@@ -94,7 +119,11 @@ _STATUS: tuple[tuple[type[MillstreamError], int], ...] = (
     (Malformed, 400),
     (InvalidBody, 400),
     (Rejected, 422),
+    (SlowBody, 408),
+    (LengthRequired, 411),
     (TooLarge, 413),
+    (TargetTooLong, 414),
+    (HeadTooLarge, 431),
     (UnsupportedMediaType, 415),
     (MethodNotAllowed, 405),
     (NotFound, 404),
@@ -147,9 +176,12 @@ def problem_of(error: BaseException, request_id: str) -> Problem:
 
 
 def problem_headers(error: BaseException) -> list[tuple[str, str]]:
-    """The headers that a problem brings along: Retry-After, Allow, WWW-Authenticate."""
+    """The headers that a problem brings along: Retry-After, Allow, WWW-Authenticate, Connection: close where
+    the body was left unread."""
     if isinstance(error, Unavailable):
         return [("retry-after", str(max(1, math.ceil(error.retry_after_s))))]
+    if isinstance(error, (SlowBody, LengthRequired, TargetTooLong, HeadTooLarge)):
+        return [("connection", "close")]
     if isinstance(error, MethodNotAllowed):
         return [("allow", ", ".join(error.allowed))]
     if isinstance(error, Denied) and not isinstance(error, Forbidden):

@@ -7,10 +7,11 @@ A route that names no permission, an unknown one, or one that another route hide
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from core.errors import DeclarationError
 from gateway.exchange import Request, Response
-from gateway.principals import PUBLIC, SCOPES
+from gateway.principals import OPEN, SCOPES
 from gateway.problems import MethodNotAllowed, NotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -19,12 +20,22 @@ MAX_SEGMENT = 512
 
 @dataclass(frozen=True)
 class Route:
-    """One method on one path template (`{name}` matches one segment) and the scope that it takes."""
+    """One method on one path template (`{name}` matches one segment) and the scope that it takes.
+
+    guarded: it waits for an answer of somebody else, so a breaker stands before it (`gateway.circuits`).
+    refusal: an error and the request's id as an answer, where that is not a problem document.
+    """
 
     method: str
     template: str
     permission: str
     handler: Handler
+    guarded: bool = False
+    refusal: Callable[[BaseException, str], Response] | None = None
+
+    @cached_property
+    def name(self) -> str:
+        return f"{self.method} {self.template}"
 
 
 class Router:
@@ -59,12 +70,12 @@ class Router:
         return route, parameters
 
     def _add(self, route: Route) -> None:
-        where = f"{route.method} {route.template}"
-        if route.permission != PUBLIC and route.permission not in SCOPES:
+        where = route.name
+        if route.permission not in OPEN and route.permission not in SCOPES:
             raise DeclarationError(
                 f"route without a declared permission: {route.permission!r}",
                 where=where,
-                mend=f"name one of {', '.join(sorted(SCOPES))}, or PUBLIC",
+                mend=f"name one of {', '.join(sorted(SCOPES | OPEN))}",
             )
         if not route.template.startswith("/"):
             raise DeclarationError("a path template starts with /", where=where)

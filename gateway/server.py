@@ -4,36 +4,43 @@ Granian is driven through its ASGI interface, not its faster RSGI one (20 to 35 
 measured on an empty handler): RSGI 1.x can neither name a WebSocket subprotocol nor close with a code, and
 the stream protocol needs both. Only this file knows.
 
-Every request gets an id (a sane `X-Request-ID` is kept), is routed, authenticated, authorized and handled;
-whatever is raised becomes a problem document.
+Every request gets an id (a sane `X-Request-ID` is kept), passes the door (`gateway.admission`) and is
+handled; whatever is raised becomes a problem document.
 """
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from typing import Any, Protocol, cast
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Protocol
 
 import msgspec
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server as Granian
 
+from core.clock import Clock, SystemClock
 from core.errors import Malformed, MillstreamError, TooLarge
 from core.ids import new_id
+from core.settings import Limits
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge
+from gateway.addresses import ClientAddress
+from gateway.admission import Admission, Visit
+from gateway.circuits import Circuits
 from gateway.exchange import Gone, Request, Response
+from gateway.head import head_of
 from gateway.keyring import Keyring
-from gateway.principals import ANONYMOUS, PUBLIC, Principal
-from gateway.problems import CONTENT_TYPE, Forbidden, NotFound, problem_headers, problem_of
+from gateway.limits import CallerLimits, OverLimit
+from gateway.load import Load
+from gateway.problems import CONTENT_TYPE, NotFound, SlowBody, problem_headers, problem_of
 from gateway.routing import Route, Router
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-BODY_READ_S = 30.0
 _DISCARDED_BYTES, _DISCARD_S = 1 << 20, 1.0
 STREAM_PATH = "/api/v1/stream"
+OVER_LIMIT = 4429
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -57,11 +64,31 @@ class Socket(Protocol):
 
 
 class Application:
-    """The ASGI callable. `stream` handles the one WebSocket path."""
+    """The ASGI callable. `stream` handles the one WebSocket path; without `limits` nobody is limited;
+    `patience_s` is that of `gateway.circuits`."""
 
-    def __init__(self, router: Router, keyring: Keyring, stream: Socket | None = None) -> None:
-        self._router = router
-        self._keyring = keyring
+    def __init__(
+        self,
+        router: Router,
+        keyring: Keyring,
+        stream: Socket | None = None,
+        *,
+        limits: CallerLimits | None = None,
+        settings: Limits | None = None,
+        patience_s: float = 5.0,
+        clock: Clock | None = None,
+    ) -> None:
+        given = settings or Limits()
+        self._admission = Admission(
+            router,
+            keyring,
+            Load(most=given.requests, late_s=given.late_ms / 1e3),
+            Circuits(clock or SystemClock(), patience_s=patience_s),
+            limits,
+        )
+        self._addresses = ClientAddress(given.trusted_proxies)
+        self._body_read_s = given.body_read_s
+        self._answer_take_s = given.answer_take_s
         self._stream = stream
         self.draining = False
         self._open = 0
@@ -83,55 +110,72 @@ class Application:
         return True
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
-        headers = _headers(scope)
-        given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
+        query: bytes = scope["query_string"]
+        head = head_of(
+            scope["headers"],
+            target_bytes=len(scope.get("raw_path") or scope["path"]) + len(query),
+            version=scope["http_version"],
+        )
+        fields = head.fields
+        given = fields.get("x-request-id", "")
         request = Request(
             method=scope["method"],
             path=scope["path"],
-            headers=headers,
-            body=_body_of(headers, receive),
-            request_id=request_id,
-            query=cast(bytes, scope["query_string"]).decode("ascii", "replace"),
-            traceparent=_traceparent(headers),
+            headers=fields,
+            body=_body_of(fields, receive, self._body_read_s),
+            request_id=given if _REQUEST_ID.fullmatch(given) else new_id(),
+            query=query.decode("ascii", "replace"),
+            traceparent=_traceparent(fields),
             gone=_gone_of(receive),
         )
         self._open += 1
         self._idle.clear()
         _OPEN.set(self._open)
-        template = "none"
         try:
-            try:
-                if _UNSPEAKABLE.search(request.path):
-                    raise NotFound("no such path")
-                route, request.parameters = self._router.find(request.method, request.path)
-                template = route.template
-                request.principal = await self._admit(route, headers)
-                response = await route.handler(request)
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:
-                if not isinstance(error, MillstreamError):
-                    _log.exception("a request failed", request_id=request_id, path=request.path[:200])
-                response = problem_response(error, request_id)
+            template, response = await self._respond(request, self._address(scope, fields), head.flaw)
             if self.draining:
                 response.headers.append(("connection", "close"))
+            if request.standing is not None:
+                response.headers += request.standing.headers()
             _REQUESTS.labels(template, str(response.status)).inc()
-            await _answer(response, request, send)
+            await _answer(response, request, send, self._answer_take_s)
         finally:
             self._open -= 1
             _OPEN.set(self._open)
             if not self._open:
                 self._idle.set()
 
-    async def _admit(self, route: Route, headers: dict[str, str]) -> Principal:
-        """Who calls; raises Denied (401) or Forbidden (403)."""
-        if route.permission == PUBLIC:
-            return ANONYMOUS
-        principal = await self._keyring.check(bearer(headers))
-        if not principal.may(route.permission):
-            raise Forbidden(f"the key has not the scope {route.permission!r}", mend="use a key that has it")
-        return principal
+    async def _respond(
+        self, request: Request, address: str, flaw: MillstreamError | None
+    ) -> tuple[str, Response]:
+        """The template of the route, for the metrics, and the answer."""
+        route: Route | None = None
+        visit: Visit | None = None
+        response: Response | None = None
+        try:
+            if _UNSPEAKABLE.search(request.path):
+                flaw = flaw or NotFound("no such path")
+            route = await self._admission.find(request, address, flaw)
+            visit = await self._admission.admit(route, request, bearer(request.headers))
+            response = await route.handler(request)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            if not isinstance(error, MillstreamError):
+                _log.exception("a request failed", request_id=request.request_id, path=request.path[:200])
+            refusal = route.refusal if route and route.refusal else problem_response
+            response = refusal(error, request.request_id)
+        finally:
+            if visit is not None:
+                visit.ended(response)
+        if isinstance(response.error, OverLimit):
+            request.standing = response.error.standing
+        response.error = None  # it refers to this frame, and would keep the request until the next collection
+        return route.template if route else "none", response
+
+    def _address(self, scope: Message, fields: Mapping[str, str]) -> str:
+        peer = scope.get("client")
+        return self._addresses.of(peer[0] if peer else "", fields.get("x-forwarded-for"))
 
     async def _websocket(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["path"] != STREAM_PATH or self._stream is None:
@@ -139,17 +183,32 @@ class Application:
             await send({"type": "websocket.close", "code": 4404, "reason": "no such path"})
             return
         try:
-            await self._stream(_headers(scope), list(scope.get("subprotocols") or ()), receive, send)
+            fields = head_of(scope["headers"], target_bytes=0, version=scope["http_version"]).fields
+            await self._admission.socket(self._address(scope, fields))
+            await self._stream(fields, list(scope.get("subprotocols") or ()), receive, send)
         except asyncio.CancelledError:
             raise
+        except OverLimit as error:
+            await receive()
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.close", "code": OVER_LIMIT, "reason": error.what})
         except Exception:
             _log.exception("a socket failed")
 
 
 class Listener:
-    """Serves an application on one address, in the running event loop."""
+    """Serves an application on one address, in the running event loop. A connection that has not sent the
+    head of its next request `head_read_s` after its last answer is closed."""
 
-    def __init__(self, application: Application, host: str, port: int) -> None:
+    def __init__(
+        self,
+        application: Application,
+        host: str,
+        port: int,
+        *,
+        head_read_s: float = 10.0,
+        connections: int = 16_384,
+    ) -> None:
         self._granian = Granian(
             application,
             address=host,
@@ -157,8 +216,11 @@ class Listener:
             interface=Interfaces.ASGINL,
             http=HTTPModes.http1,
             backlog=1024,
+            backpressure=connections,  # idle ones and sockets count, and the default is the backlog
             log_enabled=False,
-            http1_settings=HTTP1Settings(header_read_timeout=10_000, max_buffer_size=64 * 1024),
+            http1_settings=HTTP1Settings(
+                header_read_timeout=int(head_read_s * 1000), max_buffer_size=64 * 1024
+            ),
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -181,10 +243,10 @@ class Listener:
 def problem_response(error: BaseException, request_id: str) -> Response:
     """Any error as the answer to a request."""
     problem = problem_of(error, request_id)
-    return Response(problem.status, _encode(problem), CONTENT_TYPE, problem_headers(error))
+    return Response(problem.status, _encode(problem), CONTENT_TYPE, problem_headers(error), error=error)
 
 
-def bearer(headers: dict[str, str]) -> str | None:
+def bearer(headers: Mapping[str, str]) -> str | None:
     """The credential of a request: `Authorization: Bearer ...` or `X-API-Key: ...`."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and value:
@@ -192,20 +254,14 @@ def bearer(headers: dict[str, str]) -> str | None:
     return headers.get("x-api-key")
 
 
-def _headers(scope: Message) -> dict[str, str]:
-    """Names in lower case. Of a name that comes twice the first counts, so none can be slipped in behind."""
-    found: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        found.setdefault(name.decode("latin-1"), value.decode("latin-1"))
-    return found
-
-
-def _traceparent(headers: dict[str, str]) -> str | None:
+def _traceparent(headers: Mapping[str, str]) -> str | None:
     given = headers.get("traceparent", "")
     return given if _TRACEPARENT.fullmatch(given) else None
 
 
-def _body_of(headers: dict[str, str], receive: Receive) -> Callable[[int], Awaitable[bytes]]:
+def _body_of(
+    headers: Mapping[str, str], receive: Receive, within_s: float
+) -> Callable[[int], Awaitable[bytes]]:
     async def read(limit: int) -> bytes:
         length = headers.get("content-length", "0")
         if length.isdigit() and (len(length) > 15 or int(length) > limit):
@@ -213,7 +269,7 @@ def _body_of(headers: dict[str, str], receive: Receive) -> Callable[[int], Await
             raise TooLarge(f"a body of {length[:20]} bytes", mend=f"send at most {limit} bytes")
         parts, size = [], 0
         try:
-            async with asyncio.timeout(BODY_READ_S):
+            async with asyncio.timeout(within_s):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -227,7 +283,7 @@ def _body_of(headers: dict[str, str], receive: Receive) -> Callable[[int], Await
                     if not message.get("more_body"):
                         return parts[0] if len(parts) == 1 else b"".join(parts)
         except TimeoutError:
-            raise Malformed("the body took too long", code="slow_body") from None
+            raise SlowBody(f"the body was not there within {within_s:g} s") from None
 
     return read
 
@@ -255,7 +311,7 @@ def _gone_of(receive: Receive) -> Gone:
     return gone
 
 
-async def _answer(response: Response, request: Request, send: Send) -> None:
+async def _answer(response: Response, request: Request, send: Send, take_s: float) -> None:
     body = response.body
     headers = [
         (b"content-type", response.content_type.encode()),
@@ -267,17 +323,20 @@ async def _answer(response: Response, request: Request, send: Send) -> None:
     headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in response.headers]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     if response.parts is not None:
-        await _send_parts(response.parts, request, send)
+        await _send_parts(response.parts, request, send, take_s)
         return
     await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
 
 
-async def _send_parts(parts: AsyncGenerator[bytes, None], request: Request, send: Send) -> None:
-    """Part by part until the last, or until the client has left."""
+async def _send_parts(
+    parts: AsyncGenerator[bytes, None], request: Request, send: Send, take_s: float
+) -> None:
+    """Part by part until the last, until the client has left, or has taken nothing for `take_s`."""
 
     async def forward() -> None:
         async for part in parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
+            async with asyncio.timeout(take_s):
+                await send({"type": "http.response.body", "body": part, "more_body": True})
 
     tasks = [asyncio.ensure_future(forward()), asyncio.ensure_future(request.gone())]
     try:

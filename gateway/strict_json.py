@@ -6,6 +6,7 @@ the same bytes, no key can have been dropped.
 """
 
 import json
+import re
 from typing import Any, NoReturn
 
 import msgspec
@@ -13,14 +14,16 @@ import msgspec
 from core.errors import Malformed
 
 MAX_DEPTH = 32
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
 def is_plainly_strict(raw: bytes) -> bool:
-    """True when `raw` surely has no duplicate keys and is well formed; False says nothing."""
+    """True when `raw` surely has no duplicate keys, is well formed and not too deep; False says nothing."""
     try:
-        return _encode(_decode(raw)) == raw
+        return _encode(_decode(raw)) == raw and not _too_deep(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
 
@@ -36,7 +39,7 @@ def parse(raw: bytes) -> Any:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Malformed(f"the body is not UTF-8: byte {error.start}", mend="send UTF-8") from None
-    if _too_deep(text):
+    if _too_deep(raw):
         raise Malformed(f"JSON nested deeper than {MAX_DEPTH} levels", code="too_deep")
     try:
         value = _STRICT.decode(text)
@@ -80,25 +83,13 @@ def _constant(name: str) -> NoReturn:
 _STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 
 
-def _too_deep(text: str) -> bool:
+def _too_deep(raw: bytes) -> bool:
     """Whether brackets outside strings nest deeper than allowed; cheap unless there are many brackets."""
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
         return False
-    depth, in_string, escaped = 0, False, False
-    for character in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"':
-                in_string = False
-        elif character == '"':
-            in_string = True
-        elif character in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                return True
-        elif character in "]}":
-            depth -= 1
+    depth = 0
+    for bracket in _STRING.sub(b"", raw).translate(None, _ALL_BUT_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_DEPTH:
+            return True
     return False

@@ -6,6 +6,7 @@ refused where it would come to lie more than burst / rate ahead of now. So withi
 most burst + rate * t, and after a refusal it is known when the same will be let through.
 """
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,6 +38,14 @@ class Limit:
         """Seconds until the whole burst can be taken again."""
         return self.burst / self.rate
 
+    def over_s(self, ahead_s: float, cost: int) -> float:
+        """Seconds until `cost` can be taken by a key that is `ahead_s` ahead; not above GRAIN_S: now."""
+        return ahead_s + cost / self.rate - self.refills_in_s
+
+    def left(self, ahead_s: float) -> int:
+        """How many a key that is `ahead_s` ahead can take at once."""
+        return max(math.floor((self.refills_in_s - ahead_s + GRAIN_S) * self.rate), 0)
+
     def require(self, cost: int) -> None:
         """Raises TooLarge for what the limit could never let through."""
         if cost > self.burst:
@@ -49,7 +58,9 @@ class Limit:
 
 @dataclass(frozen=True)
 class Allowed:
-    """It was taken."""
+    """It was taken; `left` more can be taken at once."""
+
+    left: int
 
 
 @dataclass(frozen=True)
@@ -59,12 +70,28 @@ class Refused:
     retry_after: timedelta
 
 
+@dataclass(frozen=True)
+class Lease:
+    """`taken` were taken, to be spent later; the key is now `ahead_s` ahead."""
+
+    taken: int
+    ahead_s: float
+
+
 class Limiter(Protocol):
     """One limit, counted for each key by itself. The tenant is part of the key (`schemas.keys.key_of`)."""
 
     async def take(self, key: str, cost: int = 1) -> Allowed | Refused:
         """Take all of `cost` (1 or more) or nothing. Raises TooLarge for a cost above the burst, and
         Unavailable while what counts is away."""
+        ...
+
+
+class LeasingLimiter(Limiter, Protocol):
+    """A limiter from which several can be taken that are not yet needed."""
+
+    async def lease(self, key: str, least: int, most: int) -> Lease | Refused:
+        """Take as many as there are, `least` to `most`, or nothing. Raises as `take` does, for `least`."""
         ...
 
 
@@ -79,15 +106,21 @@ class InMemoryLimiter:
         self._paid_at: OrderedDict[str, float] = OrderedDict()
 
     async def take(self, key: str, cost: int = 1) -> Allowed | Refused:
+        found = await self.lease(key, cost, cost)
+        return Allowed(self._limit.left(found.ahead_s)) if isinstance(found, Lease) else found
+
+    async def lease(self, key: str, least: int, most: int) -> Lease | Refused:
         limit = self._limit
-        limit.require(cost)
+        limit.require(least)
         now = self._clock.monotonic()
-        ahead = max(self._paid_at.get(key, now) - now, 0.0) + cost / limit.rate
-        over = ahead - limit.refills_in_s
+        ahead = max(self._paid_at.get(key, now) - now, 0.0)
+        over = limit.over_s(ahead, least)
         if over > GRAIN_S:
             return Refused(timedelta(seconds=over))
+        taken = max(min(limit.left(ahead), most), least)
+        ahead += taken / limit.rate
         self._paid_at[key] = now + ahead
         self._paid_at.move_to_end(key)
         if len(self._paid_at) > self._most:
             self._paid_at.popitem(last=False)
-        return Allowed()
+        return Lease(taken, ahead)

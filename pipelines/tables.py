@@ -94,6 +94,7 @@ CREATE TABLE IF NOT EXISTS api_keys (
     revoked_at   timestamptz,
     last_used_at timestamptz
 );
+ALTER TABLE api_keys ADD COLUMN IF NOT EXISTS replaced_by text; -- the key that it was rotated to
 CREATE INDEX IF NOT EXISTS api_keys_tenant ON api_keys (tenant, created_at);
 """
 

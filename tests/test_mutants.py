@@ -56,6 +56,24 @@ MUTANTS = {
         'key_of(tenant, "")',
         "tests/gateway/test_limits.py",
     ),
+    "what was leased and not spent in time": (
+        "operators/leases.py",
+        "if now >= block.ends_at:",
+        "if False:",
+        "tests/operators/test_leases.py",
+    ),
+    "an address that a client made up": (
+        "gateway/addresses.py",
+        "if not self._is_trusted(nearest):",
+        "if False:",
+        "tests/gateway/test_addresses.py",
+    ),
+    "a key that its issuer withdrew": (
+        "gateway/tokens.py",
+        "return lasts and self._keys.holds(",
+        "return lasts or self._keys.holds(",
+        "tests/gateway/test_tokens.py",
+    ),
     "one id for all pipelines": (
         "gateway/acceptance.py",
         "entity_of((tenant, pipeline, id))",

@@ -127,7 +127,7 @@ class InferEndpoint:
             raise Malformed("the body is empty", mend="send one JSON object")
         tenant = request.principal.tenant
         if self._limits is not None:
-            await self._limits.admit(tenant, door.asked.pipeline, 1)
+            request.note(await self._limits.admit(tenant, door.asked.pipeline, 1))
         prepared = door.prepare(raw, tenant, key)
         within = self._settings.background_s if preference.returns else preference.wait_s
         wanted = Wanted(

@@ -166,13 +166,15 @@ class _Chunks:
         return b"data: " + _encode(self._head | {"choices": [choice]} | more) + b"\n\n"
 
 
-def error_response(error: MillstreamError, request_id: str) -> Response:
+def error_response(error: BaseException, request_id: str) -> Response:
     """An error in OpenAI's shape."""
     problem = problem_of(error, request_id)
-    return json_response(problem.status, _error(error, request_id), problem_headers(error))
+    answer = json_response(problem.status, _error(error, request_id), problem_headers(error))
+    answer.error = error
+    return answer
 
 
-def _error(error: MillstreamError, request_id: str) -> dict[str, Any]:
+def _error(error: BaseException, request_id: str) -> dict[str, Any]:
     problem = problem_of(error, request_id)
     fields = [f"{field.pointer} {field.reason}" for field in problem.errors]
     parameter = problem.errors[0].pointer.strip("/").replace("/", ".") if problem.errors else None

@@ -12,6 +12,7 @@ from gateway.bodies import JSON, content_type
 from gateway.exchange import Request, Response
 from gateway.generating.asked import Asking, UnderWay
 from gateway.intake import ID_SHAPE
+from gateway.limits import TokenLimits
 from gateway.problems import UnsupportedMediaType
 from operators.asking import Answer, Question
 from operators.generate import PIPELINE
@@ -30,18 +31,25 @@ Parts = Callable[[UnderWay], AsyncGenerator[bytes, None]]
 class Questions:
     """Asks what a request says, and waits for the answer."""
 
-    def __init__(self, settings: Llm, asking: Asking, clock: Clock) -> None:
+    def __init__(
+        self, settings: Llm, asking: Asking, clock: Clock, tokens: TokenLimits | None = None
+    ) -> None:
         self.limits = Limits(settings.max_prompt_bytes, settings.max_tokens)
         self._wait = timedelta(seconds=settings.wait_s)
         self._asking = asking
         self._clock = clock
+        self._tokens = tokens
 
     async def read(self, request: Request, parse: Parse) -> tuple[Generation, bytes]:
-        """The body, checked. Raises UnsupportedMediaType, TooLarge, Malformed, Rejected."""
+        """The body, checked, and counted. Raises UnsupportedMediaType, TooLarge, Malformed, Rejected,
+        OverLimit."""
         if content_type(request) != JSON:
             raise UnsupportedMediaType("several questions in one body", mend=f"send one, as {JSON}")
         body = await request.body(self.limits.prompt_bytes * _OVERHEAD + 65_536)
-        return parse(body, self.limits), body
+        asked = parse(body, self.limits)
+        if self._tokens is not None:
+            request.note(await self._tokens.admit(request.principal.tenant, asked.completion.max_tokens))
+        return asked, body
 
     async def ask(self, request: Request, body: bytes, *, streamed: bool) -> UnderWay:
         """Under the id that the client gave (`Idempotency-Key`), else under that of the request."""

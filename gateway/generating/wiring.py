@@ -7,23 +7,30 @@ from core.settings import Settings
 from gateway import principals
 from gateway.generating.asked import Asking
 from gateway.generating.batch_status import BatchStatusEndpoint
-from gateway.generating.chat import ChatEndpoint
+from gateway.generating.chat import ChatEndpoint, error_response
 from gateway.generating.prompt import GenerateEndpoint
 from gateway.generating.question import Questions
+from gateway.limits import TokenLimits
 from gateway.routing import Route
 from pipelines.batch_status import StatusBoard
 
 
 def generating_routes(
-    settings: Settings, asking: Asking, cache: "redis.asyncio.Redis", clock: Clock
+    settings: Settings,
+    asking: Asking,
+    cache: "redis.asyncio.Redis",
+    clock: Clock,
+    limits: TokenLimits | None = None,
 ) -> tuple[Route, ...]:
-    """`cache` is where the answering processes tell their status."""
+    """`cache` is where the answering processes tell their status; without `limits` nobody is limited."""
     board = StatusBoard(cache, clock)
-    questions = Questions(settings.llm, asking, clock)
+    questions = Questions(settings.llm, asking, clock, limits)
     chat = ChatEndpoint(settings.llm, questions, board, clock)
     return (
-        Route("POST", "/api/v1/generate", principals.ASK, GenerateEndpoint(questions).post),
-        Route("POST", "/v1/chat/completions", principals.ASK, chat.post),
-        Route("GET", "/v1/models", principals.ASK, chat.models),
+        Route("POST", "/api/v1/generate", principals.ASK, GenerateEndpoint(questions).post, guarded=True),
+        Route(
+            "POST", "/v1/chat/completions", principals.ASK, chat.post, guarded=True, refusal=error_response
+        ),
+        Route("GET", "/v1/models", principals.ASK, chat.models, refusal=error_response),
         Route("GET", "/api/v1/batch/status", principals.ASK, BatchStatusEndpoint(board).get),
     )

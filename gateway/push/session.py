@@ -15,7 +15,7 @@ from core.errors import Denied, InvalidInput, Malformed, MillstreamError, Unavai
 from core.ids import new_id
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge
-from gateway.keyring import Keyring
+from gateway.keyring import Keyring, Watch
 from gateway.principals import STREAM_READ, Principal
 from gateway.problems import Forbidden, problem_of
 from gateway.push import frames
@@ -69,12 +69,6 @@ class Sessions:
                 self._open.discard(session)
                 _SOCKETS.set(len(self._open))
 
-    def revoked(self, credential: str) -> None:
-        """Close the sockets of a credential that is over."""
-        for session in tuple(self._open):
-            if session.principal is not None and session.principal.credential == credential:
-                session.close(frames.UNAUTHENTICATED, "the key is not valid any more")
-
     async def drain(self) -> None:
         """Close every socket with 1001, what is queued first; takes at most a few seconds."""
         self._draining = True
@@ -106,6 +100,7 @@ class Session:
         self._positions: dict[str, list[str]] = {}
         self._heard = asyncio.get_running_loop().time()
         self.principal: Principal | None = None
+        self._watch: Watch | None = None
         self.id = new_id()
         self.ended = asyncio.Event()
 
@@ -152,6 +147,8 @@ class Session:
         finally:
             self._gone = True
             self._space.set()
+            if self._watch is not None:
+                self._watch.close()
             for name, subscription in self._subscriptions.values():
                 self._hub.unsubscribe(name, subscription)
             writer.cancel()
@@ -169,6 +166,7 @@ class Session:
                 if not isinstance(connect, frames.Connect):
                     raise Malformed("the first frame is not `connect`", code="connect_first")
                 self.principal = await self._keyring.check(connect.key or header_key)
+                self._watch = self._keyring.watch(self.principal, self._over)
             if not self.principal.may(STREAM_READ):
                 raise Forbidden(f"the key has not the scope {STREAM_READ!r}")
             self._positions = dict(connect.positions)
@@ -253,6 +251,9 @@ class Session:
                 elif loop.time() - pinged >= frames.HEARTBEAT_S / 2:
                     pinged = loop.time()
                     self._queue.append(frames.encode(frames.Ping()))
+
+    def _over(self) -> None:
+        self.close(frames.UNAUTHENTICATED, "the credential is not valid any more")
 
     def _expired(self) -> bool:
         expires_at = self.principal.expires_at if self.principal else None

@@ -5,19 +5,20 @@ from datetime import timedelta
 import redis.asyncio
 
 from core.clock import Clock
-from operators.limits import GRAIN_S, Allowed, Limit, Refused
+from operators.limits import GRAIN_S, Allowed, Lease, Limit, Refused
 from pipelines.on_redis.round_trips import RoundTrips
 
 KEY = "millstream:limit:"
 
-# The steps of `operators.limits`, in microseconds. ARGV: time of one event, events at once, cost. Answers
-# how long to wait, 0 when it was taken. A stored time further ahead than the burst, of a clock that was set
-# back or a limit that was lowered, is mended to the burst, so that nobody is locked out. The key goes when it
-# says nothing more.
+# The steps of `operators.limits`, in microseconds. ARGV: time of one event, events at once, the least and the
+# most to take. Answers {taken, how long to wait, how far ahead}. A stored time further ahead than the burst,
+# of a clock that was set back or a limit that was lowered, is mended to the burst, so that nobody is locked
+# out. The key goes when it says nothing more.
 SCRIPT = f"""
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local each, burst, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local each, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
+local least, wanted = tonumber(ARGV[3]), tonumber(ARGV[4])
 local function store(ahead)
   local lasts = math.max(math.ceil(ahead / 1000), 1)
   redis.call('SET', KEYS[1], string.format('%.17g', now + ahead), 'PX', lasts)
@@ -28,19 +29,22 @@ if ahead > most + {GRAIN_S * 1e6:g} then
   ahead = most
   store(ahead)
 end
-local over = ahead + cost * each - most
+local over = ahead + least * each - most
 if over > {GRAIN_S * 1e6:g} then
-  return math.ceil(over)
+  return {{0, math.ceil(over), math.ceil(ahead)}}
 end
-store(ahead + cost * each)
-return 0
+local taken = math.max(math.min(math.floor((most - ahead + {GRAIN_S * 1e6:g}) / each), wanted), least)
+ahead = ahead + taken * each
+store(ahead)
+return {{taken, 0, math.ceil(ahead)}}
 """
 
 
 class RedisLimiter:
-    """See `Limiter`. Limiters of one `name` on one Redis count together; raises Unavailable when it is away.
+    """See `LeasingLimiter`. Limiters of one `name` on one Redis count together; raises Unavailable when it is
+    away.
 
-    The whole script is sent each time (Redis keeps it compiled by its digest): 700 bytes a request, and
+    The whole script is sent each time (Redis keeps it compiled by its digest): 900 bytes a request, and
     nothing to load again after a failover.
     """
 
@@ -53,11 +57,13 @@ class RedisLimiter:
         timeout_s: float = 0.5,
         rest_s: float = 0.5,
         clock: Clock | None = None,
+        together: RoundTrips | None = None,
     ) -> None:
+        """together: the round trips of several limiters, which then learn of an outage from each other."""
         self._limit = limit
         self._prefix = f"{KEY}{name}:"
         self._each = repr(1e6 / limit.rate)
-        self._redis = RoundTrips(
+        self._redis = together or RoundTrips(
             client,
             where=f"limiter {name}",
             code="limiter_unavailable",
@@ -67,7 +73,11 @@ class RedisLimiter:
         )
 
     async def take(self, key: str, cost: int = 1) -> Allowed | Refused:
-        self._limit.require(cost)
-        command = ("EVAL", SCRIPT, 1, self._prefix + key, self._each, self._limit.burst, cost)
-        (wait,) = await self._redis.ask([command])
-        return Refused(timedelta(microseconds=wait)) if wait else Allowed()
+        found = await self.lease(key, cost, cost)
+        return Allowed(self._limit.left(found.ahead_s)) if isinstance(found, Lease) else found
+
+    async def lease(self, key: str, least: int, most: int) -> Lease | Refused:
+        self._limit.require(least)
+        command = ("EVAL", SCRIPT, 1, self._prefix + key, self._each, self._limit.burst, least, most)
+        ((taken, wait_us, ahead_us),) = await self._redis.ask([command])
+        return Lease(taken, ahead_us / 1e6) if taken else Refused(timedelta(microseconds=wait_us))

@@ -54,6 +54,7 @@ class KeysInMemory:
         self.keys = {key.id: key for key in keys}
         self.away = False
         self.asked = 0
+        self.last_used: dict[str, datetime] = {}
 
     async def fetch(self, ids: Sequence[str]) -> Mapping[str, Key]:
         self.asked += 1
@@ -61,6 +62,11 @@ class KeysInMemory:
         if self.away:
             raise Unavailable("keys are away")
         return {id: self.keys[id] for id in ids if id in self.keys}
+
+    async def used(self, at: Mapping[str, datetime]) -> None:
+        if self.away:
+            raise Unavailable("keys are away")
+        self.last_used |= at
 
 
 class OneSchema:

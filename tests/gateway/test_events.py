@@ -27,11 +27,12 @@ from gateway.acceptance import InMemoryAcceptance
 from gateway.events import Door, EventsEndpoint
 from gateway.exchange import Request, Response
 from gateway.intake import Intake
-from gateway.limits import PublishingLimits
+from gateway.limits import NamedLimit, PublishingLimits
 from gateway.principals import SCOPES, Principal
 from gateway.problems import UnsupportedMediaType
 from gateway.publisher import Outgoing
 from gateway.routing import Handler
+from gateway.standing import Policy
 from operators.limits import InMemoryLimiter, Limit
 from schemas.codec import RecordCodec
 from schemas.headers import header
@@ -112,7 +113,9 @@ class Setting:
             publisher=kafka,
             schemas=schemas,
             clock=self.clock,
-            limits=PublishingLimits(*(InMemoryLimiter(LIMIT, clock=self.clock) for _ in range(2))),
+            limits=PublishingLimits(
+                NamedLimit(Policy("events", LIMIT), InMemoryLimiter(LIMIT, clock=self.clock))
+            ),
         )
 
     async def post(

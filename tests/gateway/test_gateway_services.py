@@ -115,6 +115,44 @@ def test_a_get_right_after_the_202_finds_the_transaction(http: httpx.Client, gat
     assert http.get("/api/v1/transactions/absent").status_code == 404
 
 
+OWN = [
+    ("GET", "/api/v1/transactions/{id}", None),
+    ("GET", "/api/v1/requests/{id}", None),
+    ("POST", "/api/v1/reviews/{id}/decision", {"verdict": "fraud"}),
+]
+
+
+def test_what_is_anothers_looks_as_if_it_were_not_there(gateway: RunningGateway, http: httpx.Client) -> None:
+    id = f"{new_id()}-0"
+    event = transaction(id=id, card_id=id)
+    assert http.post(EVENTS, json=event).status_code == 202
+    asked = {"idempotency-key": id, "prefer": "respond-async"}
+    infer = "/api/v1/pipelines/fraud/infer"
+    body = transaction(card_id=id)
+    eventually(lambda: http.post(infer, json=body, headers=asked).status_code == 202, "asked")
+    assert http.get(f"/api/v1/requests/{id}").status_code == 200
+    with psycopg.connect(gateway.settings.postgres.address, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO reviews (tenant, id, pipeline, entity, occurred_at, reasons, state, opened_at)"
+            " VALUES ('acme', %s, 'fraud', 'e', now(), '[]', 'open', now())",
+            (id,),
+        )
+    with gateway.http("other") as other:
+        for method, path, body in OWN:
+            seen = []
+            for name in (id, f"{id[:-1]}1"):
+                answer = other.request(method, path.format(id=name), json=body)
+                told = answer.text.replace(name, "ID").replace(answer.headers["x-request-id"], "REQUEST")
+                seen.append((answer.status_code, told, answer.headers.get("content-type")))
+            assert seen[0] == seen[1], path
+            assert seen[0][0] == 404, path
+        assert id not in other.get("/api/v1/reviews").text
+        # the same names are the other's own too
+        assert other.post(EVENTS, json=event | {"amount_cents": 5}).status_code == 202
+        assert other.post(infer, json=transaction(card_id="x"), headers=asked).status_code == 202
+    assert http.get(f"/api/v1/transactions/{id}").json()["id"] == id
+
+
 def test_the_row_in_the_database_wins_over_the_acceptance(
     gateway: RunningGateway, http: httpx.Client
 ) -> None:

@@ -98,16 +98,77 @@ async def test_a_key_is_over_at_its_expiry() -> None:
         await keyring.check(text)
 
 
-async def test_a_revocation_is_followed_at_the_next_refresh_and_told() -> None:
+async def test_a_revocation_is_followed_at_the_next_refresh_and_told_once_to_each_who_watches() -> None:
     text, key = a_key()
     source, told = KeysInMemory(key), list[str]()
-    keyring = Keyring(source, clock=ManualClock(NOW), on_revoked=told.append)
-    await keyring.check(text)
+    keyring = Keyring(source, clock=ManualClock(NOW))
+    principal = await keyring.check(text)
+    keyring.watch(principal, lambda: told.append("one"))
+    gone = keyring.watch(principal, lambda: told.append("gone"))
+    keyring.watch(principal, lambda: told.append("two"))
+    gone.close()
+    await keyring.refresh()
+    assert told == []
     source.keys[key.id] = Key(**{**key.__dict__, "revoked_at": NOW})
     await keyring.refresh()
     with pytest.raises(Denied):
         await keyring.check(text)
-    assert told == [key.id]
+    assert sorted(told) == ["one", "two"]
+    await keyring.refresh()
+    assert len(told) == 2
+
+
+async def test_a_watched_key_is_followed_though_the_cache_has_forgotten_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.keyring.CACHED", 1)
+    (text, key), (other, another) = a_key(), a_key()
+    source, told = KeysInMemory(key, another), list[str]()
+    keyring = Keyring(source, clock=ManualClock(NOW))
+    keyring.watch(await keyring.check(text), lambda: told.append("over"))
+    await keyring.check(other)
+    source.keys[key.id] = Key(**{**key.__dict__, "revoked_at": NOW})
+    await keyring.refresh()
+    assert told == ["over"]
+
+
+async def test_an_expiry_is_told_while_the_database_is_away_and_so_is_what_cannot_be_confirmed() -> None:
+    (text, key), (other, another) = a_key(expires_at=NOW + timedelta(seconds=10)), a_key()
+    clock, source, told = ManualClock(NOW), KeysInMemory(key, another), list[str]()
+    keyring = Keyring(source, clock=clock)
+    keyring.watch(await keyring.check(text), lambda: told.append("expired"))
+    keyring.watch(await keyring.check(other), lambda: told.append("unconfirmed"))
+    source.away = True
+    for wait, expected in (
+        (9, []),
+        (1, ["expired"]),
+        (GRACE_S - 10, ["expired"]),
+        (1, ["expired", "unconfirmed"]),
+    ):
+        clock.advance(timedelta(seconds=wait))
+        with pytest.raises(Unavailable):
+            await keyring.refresh()
+        assert told == expected
+
+
+async def test_when_a_key_was_used_is_told_now_and_then_and_kept_over_an_outage() -> None:
+    text, key = a_key()
+    clock, source = ManualClock(NOW), KeysInMemory(key)
+    keyring = Keyring(source, clock=clock)
+    keyring.start()
+    await keyring.check(text)
+    clock.advance(timedelta(seconds=3))
+    await keyring.check(text)
+    await keyring.close()
+    assert source.last_used == {key.id: NOW + timedelta(seconds=3)}
+    source.away = True
+    await keyring.check(text)
+    keyring.start()
+    await keyring.close()
+    source.away, source.last_used = False, {}
+    keyring.start()
+    await keyring.close()
+    assert source.last_used == {key.id: NOW + timedelta(seconds=3)}
 
 
 async def test_a_deleted_key_is_denied_after_the_next_refresh() -> None:

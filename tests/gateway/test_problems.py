@@ -17,7 +17,11 @@ EXPECTED = {
     gateway.problems.NotFound("x"): 404,
     gateway.problems.MethodNotAllowed("x", allowed=("GET", "PUT")): 405,
     errors.Conflict("x"): 409,
+    gateway.problems.SlowBody("x"): 408,
+    gateway.problems.LengthRequired("x"): 411,
     errors.TooLarge("x"): 413,
+    gateway.problems.TargetTooLong("x"): 414,
+    gateway.problems.HeadTooLarge("x"): 431,
     gateway.problems.UnsupportedMediaType("x"): 415,
     errors.Rejected("x", fields={"/a/b": "missing", "": "whole"}): 422,
     gateway.problems.InvalidBody("x", fields={"/a": "missing"}): 400,
@@ -41,7 +45,7 @@ def test_status_and_document(error: MillstreamError) -> None:
     document = msgspec.json.decode(msgspec.json.encode(problem))
     assert {"type", "title", "status", "detail", "code", "request_id", "retryable"} <= document.keys()
     assert document["request_id"] == "r-1"
-    assert document["retryable"] is (problem.status in (429, 503, 504))
+    assert document["retryable"] is (problem.status in (408, 429, 503, 504))
     assert document["type"].endswith(document["code"])
     assert "secret" not in str(document)
 

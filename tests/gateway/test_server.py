@@ -9,6 +9,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.errors import Unavailable
+from core.settings import Limits
 from gateway.exchange import Request, Response, json_response
 from gateway.health import Health
 from gateway.keyring import Keyring
@@ -20,6 +21,7 @@ from tests.gateway.samples import NOW, KeysInMemory
 
 KEY, ID, HASH = mint()
 LIMIT = 1000
+LIMITS = Limits(head_read_s=0.3, body_read_s=0.3)
 
 
 async def echo(request: Request) -> Response:
@@ -46,11 +48,13 @@ class Serving:
             Route("GET", "/away", PUBLIC, away),
             *self.health.routes(),
         )
-        self.application = Application(Router(routes), Keyring(source, clock=ManualClock(NOW)))
+        self.application = Application(
+            Router(routes), Keyring(source, clock=ManualClock(NOW)), settings=LIMITS
+        )
         with socket.socket() as held:
             held.bind(("127.0.0.1", 0))
             self.port: int = held.getsockname()[1]
-        self.listener = Listener(self.application, "127.0.0.1", self.port)
+        self.listener = Listener(self.application, "127.0.0.1", self.port, head_read_s=LIMITS.head_read_s)
 
 
 @pytest.fixture
@@ -126,14 +130,15 @@ async def test_away_says_when_to_come_back(http: httpx.AsyncClient) -> None:
     assert (await http.get("/away")).headers["retry-after"] == "2"
 
 
-async def test_a_body_over_the_limit_is_413_with_and_without_a_length(http: httpx.AsyncClient) -> None:
+async def test_a_body_over_the_limit_is_413_and_one_without_a_length_411(http: httpx.AsyncClient) -> None:
     assert (await http.post("/echo/a", content=b"x" * (LIMIT + 1), headers=AUTH)).status_code == 413
 
     async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(3):
-            yield b"x" * 500
+        yield b"x" * 10
 
-    assert (await http.post("/echo/a", content=chunks(), headers=AUTH)).status_code == 413
+    answer = await http.post("/echo/a", content=chunks(), headers=AUTH)
+    assert (answer.status_code, answer.json()["code"]) == (411, "length_required")
+    assert answer.headers["connection"] == "close"
     assert (await http.get("/livez")).status_code == 200
 
 

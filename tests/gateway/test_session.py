@@ -76,7 +76,6 @@ def some_sessions(*, queue: int = 1000, keys: KeysInMemory | None = None) -> tup
     )
     keyring = Keyring(source, clock=ManualClock(NOW))
     sessions = Sessions(hub, keyring, queue=queue, bearer=bearer)
-    keyring.on_revoked = sessions.revoked
     return hub, sessions, keyring
 
 

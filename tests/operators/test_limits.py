@@ -23,7 +23,7 @@ async def test_it_is_a_token_bucket(given_: tuple[Limit, list[tuple[int, int]]])
         clock.elapsed = 40_000.0 + float(at)
         found, wait = await limiter.take("k", cost), oracle.take(cost, at)
         if not wait:
-            assert found == Allowed()
+            assert isinstance(found, Allowed)
             continue
         assert isinstance(found, Refused)
         assert found.retry_after.total_seconds() == pytest.approx(float(wait), abs=2e-6)
@@ -38,7 +38,7 @@ async def test_the_time_that_is_told_is_exact_to_the_microsecond() -> None:
     clock.elapsed = 1e6 + told.retry_after.total_seconds() - 2e-6
     assert isinstance(await limiter.take("k", 5), Refused)
     clock.elapsed = 1e6 + told.retry_after.total_seconds()
-    assert await limiter.take("k", 5) == Allowed()
+    assert isinstance(await limiter.take("k", 5), Allowed)
 
 
 async def test_a_key_that_was_forgotten_begins_anew() -> None:

@@ -10,9 +10,11 @@ import redis
 import redis.asyncio
 from hypothesis import given
 
+from core.clock import SystemClock
 from core.errors import Unavailable
 from core.ids import new_id
-from operators.limits import Allowed, Limit, Refused
+from operators.leases import LeasedLimiter
+from operators.limits import Allowed, InMemoryLimiter, Limit, Refused
 from pipelines.on_redis.limiter import KEY, SCRIPT, RedisLimiter
 from tests.features.redis_server import RedisServer, own_redis
 from tests.operators.token_bucket import STEP, TokenBucket, takings
@@ -36,20 +38,22 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
 
 def timed() -> str:
     """The script with the time given to it, and without an end of its keys: Redis' time does not pass."""
-    text = SCRIPT.replace("redis.call('TIME')", "{ARGV[4], ARGV[5]}").replace(", 'PX', lasts", "")
+    text = SCRIPT.replace("redis.call('TIME')", "{ARGV[5], ARGV[6]}").replace(", 'PX', lasts", "")
     assert "PX" not in text
     assert "TIME" not in text
-    assert "ARGV[5]" in text
+    assert "ARGV[6]" in text
     return text
 
 
 def take_at(client: redis.Redis, key: str, limit: Limit, cost: int, at_us: int) -> int:
     """Microseconds to wait."""
-    found = client.eval(
-        timed(), 1, key, repr(1e6 / limit.rate), limit.burst, cost, at_us // 10**6, at_us % 10**6
-    )
-    assert isinstance(found, int)
-    return found
+    each = repr(1e6 / limit.rate)
+    found = client.eval(timed(), 1, key, each, limit.burst, cost, cost, at_us // 10**6, at_us % 10**6)
+    assert isinstance(found, list)
+    taken, wait, _ = found
+    assert taken == (0 if wait else cost)
+    assert isinstance(wait, int)
+    return wait
 
 
 @given(given_=takings())
@@ -87,7 +91,26 @@ async def test_gateways_share_the_limit(server: RedisServer) -> None:
     clients = [redis.asyncio.Redis(port=server.port) for _ in range(4)]
     gateways = [RedisLimiter(one, Limit(0.01, 100), name=name, timeout_s=5.0) for one in clients]
     found = await asyncio.gather(*(gateways[n % 4].take("acme|demand", 3) for n in range(80)))
-    assert found.count(Allowed()) == 33
+    assert sum(isinstance(one, Allowed) for one in found) == 33
+    for one in clients:
+        await one.aclose()
+
+
+async def test_gateways_that_lease_share_the_limit_to_the_last_one(server: RedisServer) -> None:
+    """What is asked for without a rest is spent before it is lost, so that the burst is exact."""
+    name, limit = new_id(), Limit(0.01, 1_000)
+    clients = [redis.asyncio.Redis(port=server.port) for _ in range(3)]
+    gateways = [
+        LeasedLimiter(
+            RedisLimiter(one, limit, name=name, timeout_s=5.0),
+            InMemoryLimiter(Limit(0.01, 1), clock=SystemClock()),
+            limit,
+            clock=SystemClock(),
+        )
+        for one in clients
+    ]
+    found = await asyncio.gather(*(gateways[n % 3].take("acme") for n in range(1_200)))
+    assert sum(isinstance(one, Allowed) for one in found) == 1_000
     for one in clients:
         await one.aclose()
 
@@ -120,7 +143,7 @@ async def test_a_redis_that_is_away_is_unavailable_and_then_back() -> None:
     with own_redis() as server:
         asking = redis.asyncio.Redis(port=server.port)
         limiter = RedisLimiter(asking, Limit(0.01, 1), name="n", rest_s=0.05)
-        assert await limiter.take("k") == Allowed()
+        assert isinstance(await limiter.take("k"), Allowed)
         server.kill()
         with pytest.raises(Unavailable, match="away") as caught:
             await limiter.take("k")

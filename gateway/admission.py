@@ -1,0 +1,95 @@
+"""The checks at the door, before a request's handler. The first that fails answers:
+
+    1  the address' limit                       429  rate_limited
+    2  the head; the path and the method        400, 411, 414, 431; 404, 405
+    3  authentication                           401  unauthenticated
+    4  the limits of key, route and tenant      429  rate_limited
+    5  authorization                            403  forbidden
+    6  how much is being done; the breaker      503  overloaded, circuit_open
+
+Then the handler, in this order: the body (408, 413, 415), what it counts for (events, tokens: 429),
+validation (400, 422), what it needs and the queues (503, `queue_full` among them). Probes pass 1, 4 and 6,
+routes for everybody 3 to 5. The tenant of a request is that of its credential, from wherever else one is
+named.
+"""
+
+from core.errors import InvalidInput, MillstreamError
+from gateway.circuits import Circuits, Passage
+from gateway.exchange import Request, Response
+from gateway.keyring import Keyring
+from gateway.limits import CallerLimits
+from gateway.load import Load
+from gateway.principals import OPEN, PROBE
+from gateway.problems import Forbidden
+from gateway.routing import Route, Router
+
+
+class Admission:
+    """The door. Without `limits` nobody is limited; `circuits` stand before the guarded routes."""
+
+    def __init__(
+        self, router: Router, keyring: Keyring, load: Load, circuits: Circuits, limits: CallerLimits | None
+    ) -> None:
+        self._router = router
+        self._keyring = keyring
+        self._load = load
+        self._circuits = circuits
+        self._limits = limits
+
+    async def find(self, request: Request, address: str, flaw: MillstreamError | None) -> Route:
+        """Checks 1 and 2; sets the request's parameters. Raises OverLimit, `flaw`, NotFound,
+        MethodNotAllowed."""
+        try:
+            route, request.parameters = self._router.find(request.method, request.path)
+        except InvalidInput as unknown:
+            await self._count_address(request, address)
+            raise flaw or unknown from None
+        if route.permission != PROBE:
+            await self._count_address(request, address)
+        if flaw is not None:
+            raise flaw
+        return route
+
+    async def admit(self, route: Route, request: Request, credential: str | None) -> "Visit":
+        """Checks 3 to 6; sets the request's principal. Tell the visit of its end. Raises Denied, OverLimit,
+        Forbidden, QueueFull, CircuitOpen."""
+        if route.permission == PROBE:
+            return Visit(None, None)
+        if route.permission not in OPEN:
+            request.principal = principal = await self._keyring.check(credential)
+            if self._limits is not None:
+                request.note(await self._limits.caller(principal, route))
+            if not principal.may(route.permission):
+                raise Forbidden(
+                    f"the key has not the scope {route.permission!r}", mend="use a key that has it"
+                )
+        self._load.enter()
+        try:
+            return Visit(self._load, self._circuits.enter(route, request) if route.guarded else None)
+        except BaseException:
+            self._load.leave()
+            raise
+
+    async def socket(self, address: str) -> None:
+        """Check 1, for a WebSocket; the others come with its frames. Raises OverLimit."""
+        if self._limits is not None:
+            await self._limits.address(address)
+
+    async def _count_address(self, request: Request, address: str) -> None:
+        if self._limits is not None:
+            request.note(await self._limits.address(address))
+
+
+class Visit:
+    """A request that was let in."""
+
+    def __init__(self, load: Load | None, passage: Passage | None) -> None:
+        self._load = load
+        self._passage = passage
+
+    def ended(self, response: Response | None) -> None:
+        """Its handler is done, with this answer; None where it was cancelled."""
+        if self._load is not None:
+            self._load.leave()
+        if self._passage is not None:
+            self._passage.ended(response)
