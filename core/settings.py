@@ -144,9 +144,11 @@ class Limits(Section):
         (ip_network("127.0.0.0/8"), ip_network("::1/128")),
         description="networks whose X-Forwarded-For is believed",
     )
-    requests: int = Field(4_096, ge=1, description="requests that are handled at once; then 503")
+    requests: int = Field(
+        4_096, ge=1, description="most requests that are handled at once, and that wait; then 503"
+    )
     late_ms: float = Field(
-        100.0, gt=0, description="where the event loop is so late, requests are shed until it is not"
+        50.0, gt=0, description="where the event loop is so late, fewer requests are handled at once"
     )
     head_read_s: float = Field(10.0, gt=0, description="time to send the head of a request, or another one")
     body_read_s: float = Field(30.0, gt=0, description="time to send the body of a request; then 408")

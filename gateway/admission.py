@@ -5,7 +5,7 @@
     3  authentication                           401  unauthenticated
     4  the limits of key, route and tenant      429  rate_limited
     5  authorization                            403  forbidden
-    6  how much is being done; the breaker      503  overloaded, circuit_open
+    6  the breaker; how much is being done      503  circuit_open, overloaded
 
 Then the handler, in this order: the body (408, 413, 415), what it counts for (events, tokens: 429),
 validation (400, 422), what it needs and the queues (503, `queue_full` among them). Probes pass 1, 4 and 6,
@@ -13,7 +13,7 @@ routes for everybody 3 to 5. The tenant of a request is that of its credential, 
 named.
 """
 
-from core.errors import InvalidInput, MillstreamError
+from core.errors import InvalidInput, MillstreamError, QueueFull
 from gateway.circuits import Circuits, Passage
 from gateway.exchange import Request, Response
 from gateway.keyring import Keyring
@@ -63,12 +63,14 @@ class Admission:
                 raise Forbidden(
                     f"the key has not the scope {route.permission!r}", mend="use a key that has it"
                 )
-        self._load.enter()
+        passage = self._circuits.enter(route, request) if route.guarded else None
         try:
-            return Visit(self._load, self._circuits.enter(route, request) if route.guarded else None)
-        except BaseException:
-            self._load.leave()
+            self._load.enter(waits=route.guarded)
+        except QueueFull:
+            if passage is not None:
+                passage.ended(None)
             raise
+        return Visit(self._load, passage)
 
     async def socket(self, address: str) -> None:
         """Check 1, for a WebSocket; the others come with its frames. Raises OverLimit."""
@@ -90,6 +92,6 @@ class Visit:
     def ended(self, response: Response | None) -> None:
         """Its handler is done, with this answer; None where it was cancelled."""
         if self._load is not None:
-            self._load.leave()
+            self._load.leave(waits=self._passage is not None)
         if self._passage is not None:
             self._passage.ended(response)

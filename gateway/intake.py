@@ -227,7 +227,7 @@ def tighten(hint: Any) -> Any:
     if origin is dict:
         return dict[tuple(tighten(part) for part in get_args(hint))]  # type: ignore[misc]
     if origin is list:
-        items = list[tighten(get_args(hint)[0])]  # type: ignore[misc]
+        items: Any = list[tighten(get_args(hint)[0])]  # type: ignore[misc]
         return Annotated[items, msgspec.Meta(max_length=MAX_ITEMS)]
     if hint in (int, datetime):
         return Annotated[(hint, *_missing_bounds(hint, []))]

@@ -74,10 +74,11 @@ class PostgresKeys:
             [ids, [at[id] for id in ids]],
         )
 
-    async def _ask(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
+    async def _ask(self, statement: str, values: Sequence[Any]) -> list[Any]:
         try:
             async with asyncio.timeout(2.0), self._pool.connection(timeout=1.0) as connection:
-                return await (await connection.execute(statement, values)).fetchall()
+                rows: list[Any] = await (await connection.execute(statement, values)).fetchall()
+                return rows
         except psycopg.errors.UndefinedTable:
             return []
         except (psycopg.Error, PoolTimeout, TimeoutError, OSError) as error:

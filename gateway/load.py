@@ -1,11 +1,14 @@
-"""How much work at once: a fixed bound, and less where the event loop is late.
+"""How much work at once: a concurrency limit that follows the lateness of the event loop.
 
 A request that is handled costs the loop some hundred microseconds in several turns; what is waiting for its
-turn is the queue that makes latency grow. So the loop's lateness is measured (by a timer each `TICK_S`, which
-runs only while there is work), and where it was late twice in a row a share of the requests is refused at
-once with 503 and `Retry-After`: a tenth more with every late tick, a fiftieth less with every one in time, as
-congestion control does it (additive increase, multiplicative decrease). The requests that are let in keep
-their latency. Requests that wait for something else (an answer over Kafka) hold a place and make nobody late.
+turn is the queue that makes latency grow. So the loop's lateness is measured, by a timer each `TICK_S` that
+runs only while there is work. Where it was late twice in a row, the limit falls to what could have been done
+in time; while it is in time and the limit is being used, the limit grows by a fiftieth with each tick
+(additive increase, multiplicative decrease, as congestion control does it). A request above the limit is
+refused at once with 503 and `Retry-After`, which costs next to nothing: those that are let in keep their
+latency.
+
+Requests that wait for somebody else's answer hold no turn; they are counted by themselves, up to `most`.
 """
 
 import asyncio
@@ -14,52 +17,64 @@ from core.errors import QueueFull
 from core.telemetry.metrics import counter, gauge
 
 TICK_S = 0.05
-_LESS, _MORE = 0.9, 0.02
-_FLOOR = 0.05
+FIRST, LEAST = 256, 32
+_MOST_CUT, _GROWTH = 0.5, 0.02
 
-_SHED = counter("gateway_shed_total", "Requests refused because the gateway had too much to do", ["why"])
-_ADMITTED = gauge("gateway_admitted_share", "Share of requests that is let in while the event loop is late")
+_SHED = counter("gateway_shed_total", "Requests refused because the gateway had too much to do")
+_LIMIT = gauge(
+    "gateway_requests_limit", "Requests that are handled at once, as the event loop's lateness allows"
+)
 
 
 class Load:
-    """The requests that are handled now, at most `most`. Belongs to one event loop."""
+    """The requests that are handled now. `limit` is of those that do not wait for others. Belongs to one
+    event loop."""
 
     def __init__(self, *, most: int, late_s: float) -> None:
+        self.limit = float(min(FIRST, most))
         self.open = 0
-        self.share = 1.0
+        self.waiting = 0
         self._most = most
         self._late_s = late_s
+        self._peak = 0
         self._was_late = False
-        self._owed = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def enter(self) -> None:
+    def enter(self, *, waits: bool = False) -> None:
         """A request begins; `leave` when it has ended. Raises QueueFull (`overloaded`)."""
-        if self.open >= self._most:
-            _SHED.labels("full").inc()
-            raise _overloaded(f"{self.open} requests are being handled")
-        if self.share < 1.0:
-            self._owed += 1.0 - self.share
-            if self._owed >= 1.0:
-                self._owed -= 1.0
-                _SHED.labels("late").inc()
-                raise _overloaded("more requests than can be handled in time")
-        self.open += 1
+        if (self.waiting >= self._most) if waits else (self.open >= self.limit):
+            _SHED.inc()
+            raise QueueFull(
+                "more requests at once than can be handled in time",
+                code="overloaded",
+                where="gateway",
+                mend="send it again later, or elsewhere",
+            )
+        if waits:
+            self.waiting += 1
+        else:
+            self.open += 1
+            self._peak = max(self._peak, self.open)
         if self._timer is None:
             self._schedule(asyncio.get_running_loop())
 
-    def leave(self) -> None:
-        self.open -= 1
+    def leave(self, *, waits: bool = False) -> None:
+        if waits:
+            self.waiting -= 1
+        else:
+            self.open -= 1
 
     def observe(self, late_s: float) -> None:
         """The loop was so late at a tick."""
         late = late_s > self._late_s
         if late and self._was_late:
-            self.share = max(self.share * _LESS, _FLOOR)
-        elif not late:
-            self.share = min(self.share + _MORE, 1.0)
+            in_time = min(self.limit, self._peak) * max(self._late_s / late_s, _MOST_CUT)
+            self.limit = max(in_time, min(LEAST, self._most))
+        elif not late and self._peak * 2 > self.limit:
+            self.limit = min(self.limit * (1 + _GROWTH) + 1, self._most)
         self._was_late = late
-        _ADMITTED.set(self.share)
+        self._peak = self.open
+        _LIMIT.set(self.limit)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         due = loop.time() + TICK_S
@@ -68,9 +83,5 @@ class Load:
     def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         self._timer = None
         self.observe(loop.time() - due)
-        if self.open or self.share < 1.0:
+        if self.open or self.waiting:
             self._schedule(loop)
-
-
-def _overloaded(what: str) -> QueueFull:
-    return QueueFull(what, code="overloaded", where="gateway", mend="send it again later, or elsewhere")

@@ -122,22 +122,22 @@ OWN = [
 ]
 
 
-def test_what_is_anothers_looks_as_if_it_were_not_there(gateway: RunningGateway, http: httpx.Client) -> None:
-    id = f"{new_id()}-0"
-    event = transaction(id=id, card_id=id)
-    assert http.post(EVENTS, json=event).status_code == 202
-    asked = {"idempotency-key": id, "prefer": "respond-async"}
-    infer = "/api/v1/pipelines/fraud/infer"
-    body = transaction(card_id=id)
-    eventually(lambda: http.post(infer, json=body, headers=asked).status_code == 202, "asked")
-    assert http.get(f"/api/v1/requests/{id}").status_code == 200
-    with psycopg.connect(gateway.settings.postgres.address, autocommit=True) as connection:
-        connection.execute(
-            "INSERT INTO reviews (tenant, id, pipeline, entity, occurred_at, reasons, state, opened_at)"
-            " VALUES ('acme', %s, 'fraud', 'e', now(), '[]', 'open', now())",
-            (id,),
-        )
-    with gateway.http("other") as other:
+def test_what_is_anothers_looks_as_if_it_were_not_there(gateway: RunningGateway) -> None:
+    with gateway.http("owner") as http, gateway.http("other") as other:
+        id = f"{new_id()}-0"
+        event = transaction(id=id, card_id=id)
+        assert http.post(EVENTS, json=event).status_code == 202
+        asked = {"idempotency-key": id, "prefer": "respond-async"}
+        infer = "/api/v1/pipelines/fraud/infer"
+        question = transaction(card_id=id)
+        eventually(lambda: http.post(infer, json=question, headers=asked).status_code == 202, "asked")
+        assert http.get(f"/api/v1/requests/{id}").status_code == 200
+        with psycopg.connect(gateway.settings.postgres.address, autocommit=True) as connection:
+            connection.execute(
+                "INSERT INTO reviews (tenant, id, pipeline, entity, occurred_at, reasons, state, opened_at)"
+                " VALUES ('owner', %s, 'fraud', 'e', now(), '[]', 'open', now())",
+                (id,),
+            )
         for method, path, body in OWN:
             seen = []
             for name in (id, f"{id[:-1]}1"):
@@ -150,7 +150,7 @@ def test_what_is_anothers_looks_as_if_it_were_not_there(gateway: RunningGateway,
         # the same names are the other's own too
         assert other.post(EVENTS, json=event | {"amount_cents": 5}).status_code == 202
         assert other.post(infer, json=transaction(card_id="x"), headers=asked).status_code == 202
-    assert http.get(f"/api/v1/transactions/{id}").json()["id"] == id
+        assert http.get(f"/api/v1/transactions/{id}").json()["id"] == id
 
 
 def test_the_row_in_the_database_wins_over_the_acceptance(

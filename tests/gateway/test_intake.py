@@ -1,8 +1,9 @@
 """The validator: accepts what the record holds, and names every field that is wrong, never only the first."""
 
 import json
+from contextlib import nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from core.clock import ManualClock
 from core.errors import Malformed, Rejected
-from gateway.intake import Intake
+from gateway import strict_json
+from gateway.intake import MAX_ITEMS, MOST_PROBLEMS, Intake, tighten
+from gateway.strict_json import MAX_DEPTH
 from tests.gateway.samples import NOW, Payment, payment
 
 INTAKE = Intake(Payment, max_age=timedelta(days=7), max_ahead=timedelta(minutes=5), clock=ManualClock(NOW))
@@ -182,3 +185,45 @@ def test_a_duplicate_key_in_an_otherwise_valid_event_is_malformed() -> None:
     raw = json.dumps(payment()).encode()[:-1] + b', "amount_cents": 1250}'
     with pytest.raises(Malformed):
         INTAKE.read(raw, "acme")
+
+
+def test_so_many_problems_are_named_and_no_more() -> None:
+    found = refused(payment(tags=list(range(MAX_ITEMS)), **{f"unknown_{n}": n for n in range(500)}))
+    assert MOST_PROBLEMS <= len(found) <= MOST_PROBLEMS + len(FAULTS)
+
+
+def test_a_list_has_an_end() -> None:
+    assert len(read(payment(tags=["a"] * MAX_ITEMS)).tags) == MAX_ITEMS
+    fault = refused(payment(tags=["a"] * (MAX_ITEMS + 1)))
+    assert fault == {"/tags": f"more than {MAX_ITEMS} items"}
+
+
+class Sized(Payment, frozen=True, kw_only=True):
+    few: Annotated[list[int], msgspec.Meta(max_length=2)] = []
+    some: Annotated[list[int], msgspec.Meta(min_length=1)]
+
+
+def test_a_length_that_is_declared_stays() -> None:
+    types = {name: tighten(hint) for name, hint in get_type_hints(Sized, include_extras=True).items()}
+    for name, longest in (("few", 2), ("some", MAX_ITEMS)):
+        decoder = msgspec.json.Decoder(types[name])
+        assert len(decoder.decode(json.dumps([1] * longest).encode())) == longest
+        with pytest.raises(msgspec.ValidationError):
+            decoder.decode(json.dumps([1] * (longest + 1)).encode())
+
+
+@pytest.mark.parametrize(
+    ("raw", "deep"),
+    [
+        (b"[" * MAX_DEPTH + b"]" * MAX_DEPTH, False),
+        (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), True),
+        (b'["' + b"[{" * 100 + b'"]', False),
+        (b'["a\\"", ' + b'"' + b"[" * 100 + b'"]', False),
+        (b"[" + b"[]," * 100 + b"[]]", False),
+        (b'{"a":' * 33 + b"1" + b"}" * 33, True),
+    ],
+)
+def test_only_what_is_nested_is_deep(raw: bytes, deep: bool) -> None:
+    with pytest.raises(Malformed, match="deeper") if deep else nullcontext():
+        strict_json.parse(raw)
+    assert not (deep and strict_json.is_plainly_strict(raw))

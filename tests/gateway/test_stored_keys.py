@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import psycopg_pool
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli import key_commands
 from core.clock import ManualClock, SystemClock
 from core.errors import Denied, InvalidInput, UnknownName
 from core.settings import Postgres, Settings, settings
@@ -138,7 +139,8 @@ async def test_the_last_use_is_the_newest_of_all_gateways(stored: Settings) -> N
 
 def test_the_commands(stored: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cli.key_commands.settings", lambda: stored)
-    runner = CliRunner()
+    runner, app = CliRunner(), typer.Typer()
+    key_commands.register(app)
 
     def run(*words: str) -> str:
         result = runner.invoke(app, ["keys", *words])
