@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.clock import ManualClock
@@ -67,6 +67,7 @@ def most_within(limit: Limit, processes: int, taken: Sequence[tuple[float, int]]
             assert total <= limit.burst + limit.rate * (at - taken[first][0]) + held + 1e-6
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.builds(Limit, st.integers(0, 8).map(lambda n: 2.0**n), st.integers(1, 60)),
     st.integers(1, 3),
