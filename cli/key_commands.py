@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from core.errors import InvalidInput
 from core.settings import settings
@@ -60,12 +60,13 @@ def list_all(
     if output is Output.JSON:
         typer.echo(json.dumps([_plain(key) for key in keys], indent=2))
         return
-    table = Table("id", "tenant", "name", "scopes", "created", "expires", "last used", "state")
+    table = Table(
+        Column("id", no_wrap=True, min_width=12), "tenant", "name", "scopes", "expires", "last used", "state"
+    )
     for key in keys:
-        row = _plain(key)
         scopes = "all" if key.scopes == SCOPES else ", ".join(sorted(key.scopes))
-        times = (str(row[name] or "-") for name in ("created_at", "expires_at", "last_used_at"))
-        table.add_row(key.id, key.tenant, escape(key.name), scopes, *times, str(row["state"]))
+        times = (f"{at:%Y-%m-%d %H:%M}" if at else "-" for at in (key.expires_at, key.last_used_at))
+        table.add_row(key.id, key.tenant, escape(key.name), scopes, *times, str(_plain(key)["state"]))
     Console().print(table)
 
 

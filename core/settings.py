@@ -137,7 +137,7 @@ class Limits(Section):
         {}, description="routes with another allowance, by method and template: `POST /api/v1/generate`"
     )
     tokens: Allowance = Field(
-        Allowance(per_s=2_000.0, burst=100_000),
+        Allowance(per_s=100_000.0, burst=2_000_000),
         description="tokens that a tenant may ask language models for",
     )
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
