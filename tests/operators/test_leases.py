@@ -147,8 +147,8 @@ async def test_what_was_not_spent_in_time_is_not_spent_later() -> None:
         await limiter.take("k")
     await settled()
     world.clock.elapsed += LASTS.total_seconds()
-    assert await limiter.take("k", 1_000) == Allowed(0), "the burst is back, and no more than the burst"
-    assert isinstance(await limiter.take("k"), Refused)
+    taken = [isinstance(await limiter.take("k"), Allowed) for _ in range(1_200)]
+    assert sum(taken) == 1_000, "the burst is back, and no more than the burst"
 
 
 async def test_while_the_count_is_away_each_process_counts_alone_and_then_no_more() -> None:
