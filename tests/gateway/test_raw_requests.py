@@ -22,13 +22,14 @@ from tests.gateway.samples import NOW, KeysInMemory
 
 MOST_PARTS = 2_000  # more than the buffers of both sides hold
 PATIENCE_S = 60.0  # for an end that comes much sooner
-LIMITS = Limits(head_read_s=0.3, body_read_s=0.3, answer_take_s=0.3)
+PATIENT = Limits(head_read_s=PATIENCE_S, body_read_s=PATIENCE_S)
+IMPATIENT = Limits(head_read_s=0.3, body_read_s=0.3, answer_take_s=0.3)
 POST = b"POST /echo HTTP/1.1\r\nHost: a\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class Serving:
-    def __init__(self, head_read_s: float = LIMITS.head_read_s) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.seen: list[str] = []
         self.parts = 0
         self.closed = asyncio.Event()
@@ -39,12 +40,12 @@ class Serving:
             *Health().routes(),
         )
         keyring = Keyring(KeysInMemory(), clock=ManualClock(NOW))
-        application = Application(Router(routes), keyring, settings=LIMITS)
+        application = Application(Router(routes), keyring, settings=limits)
         with socket.socket() as held:
             held.bind(("127.0.0.1", 0))
             self.port: int = held.getsockname()[1]
         self.listener = Listener(
-            application, "127.0.0.1", self.port, head_read_s=head_read_s, connections=4_096
+            application, "127.0.0.1", self.port, head_read_s=limits.head_read_s, connections=4_096
         )
 
     async def echo(self, request: Request) -> Response:
@@ -78,9 +79,12 @@ class Serving:
             writer.close()
 
     async def works(self) -> bool:
-        """A good request is answered."""
-        found = await self.answers(POST + b"Connection: close\r\nContent-Length: 2\r\n\r\nok")
-        return found.startswith(b"HTTP/1.1 200 ") and found.endswith(b'{"size":2}')
+        """A good request is answered; again where this machine was too slow for the limits of the test."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                found = await self.answers(POST + b"Connection: close\r\nContent-Length: 2\r\n\r\nok")
+                if found and b" 408 " not in found:
+                    return found.startswith(b"HTTP/1.1 200 ") and found.endswith(b'{"size":2}')
 
 
 @asynccontextmanager
@@ -101,7 +105,13 @@ async def running(made: Serving) -> AsyncIterator[Serving]:
 
 @pytest.fixture
 async def serving() -> AsyncIterator[Serving]:
-    async with running(Serving()) as made:
+    async with running(Serving(PATIENT)) as made:
+        yield made
+
+
+@pytest.fixture
+async def impatient() -> AsyncIterator[Serving]:
+    async with running(Serving(IMPATIENT)) as made:
         yield made
 
 
@@ -179,14 +189,14 @@ async def test_a_head_that_is_too_much_or_unclear_is_a_problem_document(
     [b"", b"GET", b"GET /livez HTTP/1.1\r\nHost: a\r\nX-", b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"],
     ids=["silent", "half a line", "half a head", "idle after an answer"],
 )
-async def test_a_head_that_does_not_come_ends_the_connection(serving: Serving, data: bytes) -> None:
-    found = await serving.answers(data)
+async def test_a_head_that_does_not_come_ends_the_connection(impatient: Serving, data: bytes) -> None:
+    found = await impatient.answers(data)
     assert found.count(b"HTTP/1.1 200") == data.count(b"\r\n\r\n")
-    assert await serving.works()
+    assert await impatient.works()
 
 
-async def test_a_head_that_comes_drop_by_drop_ends_too(serving: Serving) -> None:
-    reader, writer = await serving.open()
+async def test_a_head_that_comes_drop_by_drop_ends_too(impatient: Serving) -> None:
+    reader, writer = await impatient.open()
     writer.write(b"GET /livez HTTP/1.1\r\nHost: a\r\nX: ")
     ended = asyncio.ensure_future(reader.read())
     async with asyncio.timeout(PATIENCE_S):
@@ -196,32 +206,32 @@ async def test_a_head_that_comes_drop_by_drop_ends_too(serving: Serving) -> None
             await asyncio.sleep(0.02)
     assert isinstance(ended.exception(), ConnectionError) or b"200" not in ended.result()
     writer.close()
-    assert await serving.works()
+    assert await impatient.works()
 
 
 @pytest.mark.parametrize("sent", [b"", b"12345"])
 async def test_a_body_that_does_not_come_is_408_and_the_connection_ends(
-    serving: Serving, sent: bytes
+    impatient: Serving, sent: bytes
 ) -> None:
-    found = await serving.answers(POST + b"Content-Length: 10\r\n\r\n" + sent)
+    found = await impatient.answers(POST + b"Content-Length: 10\r\n\r\n" + sent)
     assert found.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"slow_body"' in found
-    assert await serving.works()
+    assert await impatient.works()
 
 
-async def test_who_takes_nothing_of_an_answer_is_left(serving: Serving) -> None:
-    reader, writer = await serving.open()
+async def test_who_takes_nothing_of_an_answer_is_left(impatient: Serving) -> None:
+    reader, writer = await impatient.open()
     writer.write(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     async with asyncio.timeout(PATIENCE_S):
-        await serving.closed.wait()
-    assert serving.parts < MOST_PARTS, "nothing held the answer up"
+        await impatient.closed.wait()
+    assert impatient.parts < MOST_PARTS, "nothing held the answer up"
     writer.close()
-    assert await serving.works()
+    assert await impatient.works()
 
 
 async def test_a_thousand_idle_connections_keep_nobody_out() -> None:
-    async with running(Serving(head_read_s=PATIENCE_S)) as serving:
+    async with running(Serving(PATIENT)) as serving:
         opened = [await serving.open() for _ in range(1_100)]
         try:
             async with asyncio.timeout(PATIENCE_S / 2):

@@ -9,7 +9,6 @@ import pytest
 
 from core.clock import ManualClock
 from core.errors import Unavailable
-from core.settings import Limits
 from gateway.exchange import Request, Response, json_response
 from gateway.health import Health
 from gateway.keyring import Keyring
@@ -21,7 +20,6 @@ from tests.gateway.samples import NOW, KeysInMemory
 
 KEY, ID, HASH = mint()
 LIMIT = 1000
-LIMITS = Limits(head_read_s=0.3, body_read_s=0.3)
 
 
 async def echo(request: Request) -> Response:
@@ -48,13 +46,11 @@ class Serving:
             Route("GET", "/away", PUBLIC, away),
             *self.health.routes(),
         )
-        self.application = Application(
-            Router(routes), Keyring(source, clock=ManualClock(NOW)), settings=LIMITS
-        )
+        self.application = Application(Router(routes), Keyring(source, clock=ManualClock(NOW)))
         with socket.socket() as held:
             held.bind(("127.0.0.1", 0))
             self.port: int = held.getsockname()[1]
-        self.listener = Listener(self.application, "127.0.0.1", self.port, head_read_s=LIMITS.head_read_s)
+        self.listener = Listener(self.application, "127.0.0.1", self.port)
 
 
 @pytest.fixture
