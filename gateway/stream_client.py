@@ -199,7 +199,8 @@ class Stream:
     ) -> _Subscribed:
         """What is given from now on, or from `since`. Raises InvalidInput, Denied, Unavailable."""
         label = ":".join(part for part in (channel, pipeline, entity) if part is not None)
-        asked = self._asked[label] = asyncio.get_running_loop().create_future()
+        asked: asyncio.Future[_Subscribed] = asyncio.get_running_loop().create_future()
+        self._asked[label] = asked
         frame = {
             "type": "subscribe",
             "channel": channel,

@@ -44,8 +44,12 @@ class Connection:
         return self._queued(not self.over and self._queue.push(subscription, event))
 
     async def room(self) -> int:
-        await self._space.wait()
-        return 0 if self.over else self._queue.limit - len(self._queue)
+        while not self.over:
+            await self._space.wait()
+            free = self._queue.limit - len(self._queue)
+            if free > 0 and not self.over:
+                return free  # else others who waited were faster
+        return 0
 
     def close(self, code: int, reason: str) -> None:
         """End the connection; the first reason stays. What is queued is written where the client reads."""

@@ -285,9 +285,9 @@ async def test_a_named_subscription_and_an_event_stream_go_on_on_the_real_stack(
 ) -> None:
     name, prefix, state = new_id(), new_id(), Listening()
     ids = [f"{prefix}-{n}" for n in range(40)]
-    mine = {"filter": {"id": ids}}
+    mine = {"id": ids}
     async with GatewayClient(gateway.url, gateway.key()) as client:
-        first = asyncio.create_task(take(client.listen("fraud", name=name, state=state, **mine), 20))
+        first = asyncio.create_task(take(client.listen("fraud", name=name, state=state, filter=mine), 20))
         async with asyncio.timeout(WITHIN_S):
             await state.subscribed.wait()
         await asyncio.to_thread(produce, gateway.settings, [change(id) for id in ids])
@@ -306,7 +306,7 @@ async def test_a_named_subscription_and_an_event_stream_go_on_on_the_real_stack(
             assert late.value.code == "deadline_exceeded"
             with pytest.raises(InvalidInput):  # not applied
                 await stream.subscribe("chat")
-        rest = await take(client.listen("fraud", name=name, **mine), 20)
+        rest = await take(client.listen("fraud", name=name, filter=mine), 20)
         assert sorted(seen + [event.id for event in rest]) == sorted(ids)
         assert {event.channel for event in rest} == {"results:fraud"}
 
