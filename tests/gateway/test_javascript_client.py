@@ -86,7 +86,7 @@ async def test_the_javascript_client_follows_publishes_asks_and_types() -> None:
         found = [line["event"] for line in events if line["partition"] == partition]
         assert found == [id for id in ids if partition_of(id) == partition]
     rest = [line for line in lines if "event" not in line and "subscribed" not in line]
-    assert rest[0]["reconnects"] == cutter.cuts > 0
+    assert rest[0]["reconnects"] >= cutter.cuts > 0  # closed for being slow, too
     text = words(6)
     assert rest[1:] == [
         {"published": "js-1"},
