@@ -17,6 +17,7 @@ COMMANDS = (
     "cli.deploy_commands",
     "cli.features.commands",
     "cli.produce_commands",
+    "cli.tail_commands",
     "cli.train_commands",
     "cli.models.commands",
     "cli.key_commands",

@@ -115,7 +115,10 @@ class Gateway(Section):
     position_secret: str | None = Field(
         None, min_length=32, description="signs push positions; the same on every gateway of one address"
     )
-    push_queue: int = Field(10_000, ge=10, description="frames queued per connection before it is closed")
+    push_queue: int = Field(10_000, ge=10, description="frames queued per connection; then as it subscribed")
+    origins: tuple[str, ...] = Field(
+        (), description="origins of pages that may open sockets, beside the gateway's own"
+    )
 
 
 class Allowance(Section):

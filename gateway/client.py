@@ -6,12 +6,14 @@
             print(event.id, event.data["status"])
 
 `listen` reconnects by itself with the positions it has seen, so that a gateway that dies, drains or closes a
-slow client costs time and no events; what cannot be had any more is told by a `Recovery` in `gaps`.
+slow client costs time and no events; what cannot be had any more is told in `Listening.gaps`. `stream` is one
+socket, for publishing and asking over it too.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -19,17 +21,16 @@ from urllib.parse import quote
 
 import aiohttp
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
-from websockets.typing import Subprotocol
 
-from core.errors import Denied, InvalidInput, Unavailable
-from gateway.push.frames import BAD_FRAME, SUBPROTOCOL, UNAUTHENTICATED, WRONG_PROTOCOL, Gap
+from core.errors import InvalidInput, Unavailable
+from gateway.push.frames import Policy
+from gateway.stream_client import Listening, PushedEvent, Stream, error_of
+
+__all__ = ["Batch", "GatewayClient", "Listening", "Outcome", "PushedEvent", "Stream"]
 
 JSON = {"content-type": "application/json"}
 NDJSON = {"content-type": "application/x-ndjson"}
-_MOST_WAITING = 4096  # received frames that wait for the caller before the socket is read no further
-_FATAL = {BAD_FRAME, UNAUTHENTICATED, WRONG_PROTOCOL}
+_ACKNOWLEDGE_S = 1.0
 _encode = msgspec.json.Encoder().encode
 
 
@@ -73,53 +74,7 @@ class _Answer(NamedTuple):
     timing: str
 
 
-class PushedEvent(msgspec.Struct, frozen=True, tag="event"):
-    """An event frame. `data` is a StatusChange or an Alert as JSON."""
-
-    id: str
-    channel: str
-    partition: int
-    position: str
-    pushed_at: datetime
-    data: dict[str, Any]
-
-
-class _Connected(msgspec.Struct, frozen=True, tag="connected"):
-    session: str
-
-
-class _Subscribed(msgspec.Struct, frozen=True, tag="subscribed"):
-    channel: str
-    recovered: bool
-    positions: dict[str, str]
-    gaps: list[Gap] = []
-
-
-class _Error(msgspec.Struct, frozen=True, tag="error"):
-    problem: dict[str, Any]
-    channel: str | None = None
-
-
-class _Ping(msgspec.Struct, frozen=True, tag="ping"):
-    id: str | None = None
-
-
-class _Pong(msgspec.Struct, frozen=True, tag="pong"):
-    id: str | None = None
-
-
-_frame = msgspec.json.Decoder(PushedEvent | _Connected | _Subscribed | _Error | _Ping | _Pong)
 _outcomes = msgspec.json.Decoder(_Outcomes)
-
-
-@dataclass
-class Listening:
-    """The state of one `listen`, kept across reconnects; its `positions` can be stored and given back."""
-
-    positions: dict[str, str] = field(default_factory=dict)
-    gaps: list[Gap] = field(default_factory=list)
-    reconnects: int = 0
-    subscribed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class GatewayClient:
@@ -179,7 +134,7 @@ class GatewayClient:
         if answer.status in (429, 503):
             status = answer.status
             return Batch([Outcome(i, status, problem=problem) for i in range(len(events))], timing)
-        raise _error_of(answer.status, problem)
+        raise error_of(answer.status, problem)
 
     async def transaction(self, id: str) -> dict[str, Any] | None:
         """The status of one event; None where there is none."""
@@ -196,7 +151,7 @@ class GatewayClient:
         """
         answer = await self._ask(pipeline, request, key, None if wait_s is None else f"wait={wait_s}")
         if answer.status >= 400:
-            raise _error_of(answer.status, _problem(answer))
+            raise error_of(answer.status, _problem(answer))
         found: dict[str, Any] = msgspec.json.decode(answer.body)
         return found
 
@@ -204,7 +159,7 @@ class GatewayClient:
         """The id under which `outcome` has the answer, once it is there. Raises as `ask`."""
         answer = await self._ask(pipeline, request, key, "respond-async")
         if answer.status >= 400:
-            raise _error_of(answer.status, _problem(answer))
+            raise error_of(answer.status, _problem(answer))
         id: str = msgspec.json.decode(answer.body)["id"]
         return id
 
@@ -237,14 +192,22 @@ class GatewayClient:
         asked |= {"features": features} if service is None else {"service": service}
         answer = await self._request("POST", "/api/v1/features/read", _encode(asked), JSON)
         if answer.status != 200:
-            raise _error_of(answer.status, _problem(answer))
+            raise error_of(answer.status, _problem(answer))
         return [row["features"] for row in msgspec.json.decode(answer.body)["entities"]]
+
+    def stream(self) -> Stream:
+        """One socket to the gateway, to be entered."""
+        return Stream(self._url, self._key)
 
     async def listen(
         self,
         pipeline: str | None,
         *,
         channel: str = "results",
+        entity: str | None = None,
+        filter: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        policy: Policy = "disconnect",
         state: Listening | None = None,
         stop: Callable[[], bool] = lambda: False,
         backoff_s: float = 0.1,
@@ -252,79 +215,53 @@ class GatewayClient:
     ) -> AsyncIterator[PushedEvent]:
         """Events from now on (or from the positions of `state`), across reconnects, until `stop` or close.
 
-        Raises Denied for a bad key and InvalidInput for a channel that does not exist; a gateway that is
-        away is tried again without end, `backoff_s` doubling up to `longest_backoff_s`.
+        With a `name` they go on, where `state` has no positions, from what was acknowledged under it: an
+        event is within a second of the next one being asked for. Raises Denied for a bad key and
+        InvalidInput for a channel that does not exist; a gateway that is away is tried again without end,
+        `backoff_s` doubling up to `longest_backoff_s`.
         """
         state = state or Listening()
         wait = backoff_s
         while not stop():
             try:
-                async with connect(
-                    self._url.replace("http", "ws", 1) + "/api/v1/stream",
-                    subprotocols=[Subprotocol(SUBPROTOCOL)],
-                    max_queue=_MOST_WAITING,
-                    max_size=4 * 1024 * 1024,
-                    compression=None,
-                    ping_interval=None,
-                    close_timeout=2,
-                ) as socket:
-                    await self._subscribe(socket, pipeline, channel, state)
-                    async for event in self._events(socket, state):
-                        wait = backoff_s
-                        yield event
-                        if stop():
-                            return
-            except ConnectionClosed as closed:
-                code = closed.rcvd.code if closed.rcvd else 1006
-                if code in _FATAL:
-                    reason = closed.rcvd.reason if closed.rcvd else ""
-                    raise (Denied if code == UNAUTHENTICATED else InvalidInput)(
-                        reason or str(code)
-                    ) from closed
-            except (OSError, InvalidHandshake, TimeoutError):
-                pass  # away; tried again below
-            except InvalidURI as error:
-                raise InvalidInput(f"no gateway address: {self._url}") from error
+                async with self.stream() as stream:
+                    subscribed = await stream.subscribe(
+                        channel,
+                        pipeline=pipeline,
+                        entity=entity,
+                        filter=filter,
+                        name=name,
+                        policy=policy,
+                        since=list(state.positions.values()),
+                    )
+                    state.positions.update(subscribed.positions)
+                    state.gaps.extend(subscribed.gaps)
+                    state.subscribed.set()
+                    done = _Done(stream, name)
+                    try:
+                        async for event in stream:
+                            wait = backoff_s
+                            state.positions.update(event.positions)
+                            state.dropped = sum(stream.dropped.values())
+                            yield event
+                            done.with_(event)
+                            if stop():
+                                return
+                    finally:
+                        await done.close()
+            except Unavailable:
+                pass  # tried again below
             state.subscribed.clear()
             state.reconnects += 1
             await asyncio.sleep(wait)
             wait = min(longest_backoff_s, wait * 2)
-
-    async def _subscribe(
-        self, socket: ClientConnection, pipeline: str | None, channel: str, state: Listening
-    ) -> None:
-        await socket.send(_encode({"type": "connect", "key": self._key}).decode())
-        subscribe: dict[str, Any] = {"type": "subscribe", "channel": channel}
-        if pipeline is not None:
-            subscribe["pipeline"] = pipeline
-        if state.positions:
-            subscribe["since"] = list(state.positions.values())
-        await socket.send(_encode(subscribe).decode())
-
-    async def _events(self, socket: ClientConnection, state: Listening) -> AsyncIterator[PushedEvent]:
-        async for text in socket:
-            frame = _frame.decode(text)
-            if isinstance(frame, PushedEvent):
-                state.positions[str(frame.partition)] = frame.position
-                yield frame
-            elif isinstance(frame, _Subscribed):
-                state.positions.update(frame.positions)
-                state.gaps.extend(frame.gaps)
-                state.subscribed.set()
-            elif isinstance(frame, _Ping):
-                await socket.send(_encode(_Pong(frame.id)).decode())
-            elif isinstance(frame, _Error) and not frame.problem.get("retryable"):
-                status = int(frame.problem.get("status", 400))
-                raise _error_of(status, frame.problem)
-            elif isinstance(frame, _Error):
-                return
 
     async def _get(self, path: str) -> dict[str, Any] | None:
         answer = await self._request("GET", path)
         if answer.status == 404:
             return None
         if answer.status != 200:
-            raise _error_of(answer.status, _problem(answer))
+            raise error_of(answer.status, _problem(answer))
         found: dict[str, Any] = msgspec.json.decode(answer.body)
         return found
 
@@ -361,15 +298,6 @@ def _problem(answer: _Answer) -> dict[str, Any]:
         return {"detail": f"the gateway answered {answer.status}", "code": "unknown"}
 
 
-def _error_of(status: int, problem: Mapping[str, Any]) -> Denied | InvalidInput | Unavailable:
-    detail, code = str(problem.get("detail", status)), str(problem.get("code", "unknown"))
-    if status in (401, 403):
-        return Denied(detail, code=code)
-    if status >= 500 or status == 429:
-        return Unavailable(detail, code=code)
-    return InvalidInput(detail, code=code, mend=problem.get("mend"))
-
-
 def _server_timing(header: str) -> dict[str, float]:
     """`validate;dur=0.1, publish;dur=2` as milliseconds by name."""
     found = {}
@@ -378,3 +306,37 @@ def _server_timing(header: str) -> dict[str, float]:
         if options:
             found[name] = float(options)
     return found
+
+
+class _Done:
+    """What the caller has dealt with, acknowledged a moment later."""
+
+    def __init__(self, stream: Stream, name: str | None) -> None:
+        self._stream = stream
+        self._name = name
+        self._positions: dict[str, str] = {}
+        self._telling: asyncio.Task[None] | None = None
+
+    def with_(self, event: PushedEvent) -> None:
+        if self._name is None:
+            return
+        self._positions.update(event.positions)
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.get_running_loop().create_task(self._later())
+
+    async def close(self) -> None:
+        """Tell what is left."""
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
+            await self._tell()
+
+    async def _later(self) -> None:
+        await asyncio.sleep(_ACKNOWLEDGE_S)
+        await self._tell()
+
+    async def _tell(self) -> None:
+        positions, self._positions = self._positions, {}
+        for position in positions.values():
+            with suppress(Unavailable):  # it comes again after the reconnect, and is acknowledged then
+                await self._stream.acknowledge(self._name or "", position)

@@ -5,7 +5,7 @@ It starts with any of its dependencies away, says so on `/ready`, and serves as 
 
 import asyncio
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -18,7 +18,7 @@ import uvloop
 
 from core import collector
 from core.clock import Clock, SystemClock
-from core.errors import StackError, Unavailable
+from core.errors import StackError
 from core.settings import Settings
 from core.telemetry.log import logger
 from features.online.reading import AsyncFeatureReading
@@ -38,18 +38,14 @@ from gateway.keyring import Keyring, PostgresKeys
 from gateway.limits import CallerLimits, Counts, PublishingLimits, TokenLimits
 from gateway.models import ModelsEndpoint
 from gateway.publisher import Publisher
-from gateway.push.catch_up import CatchUp
-from gateway.push.feed import Feed
-from gateway.push.hub import Hub
-from gateway.push.positions import Signer, position_secret
-from gateway.push.reader import PushReader
-from gateway.push.session import Sessions
+from gateway.push.sessions import Sessions
+from gateway.push.wiring import PushPart
 from gateway.registry_webhook import PATH as REGISTRY_WEBHOOK
 from gateway.registry_webhook import registry_webhook
 from gateway.reviews import ReviewsEndpoint
 from gateway.routing import Route, Router
 from gateway.schema_watch import SchemaWatch
-from gateway.server import Application, Listener, bearer
+from gateway.server import Application, Listener
 from gateway.tokens import Tokens
 from gateway.training import PATH as TRAINING
 from gateway.training import TrainingEndpoint
@@ -194,33 +190,20 @@ class Assembly:
         asking = AskingPart(settings, registry, cache, clock=clock)
         intakes = {name: door.intake for name, door in doors.items()}
         asking_routes = asking.routes(scoring.values(), intakes, limits)
-        if llm:
-            questions = KafkaAsking(asking.asker, asking.asked(PIPELINE, REQUESTS), clock)
-            tokens = TokenLimits.of(settings.limits, counts)
-            asking_routes += generating_routes(settings, questions, cache, clock, tokens)
+        prompts = KafkaAsking(asking.asker, asking.asked(PIPELINE, REQUESTS), clock) if llm else None
+        tokens = TokenLimits.of(settings.limits, counts)
+        generated = generating_routes(settings, prompts, cache, clock, tokens) if prompts else ()
         schemas = SchemaWatch(registry, [door.codec for door in doors.values()])
 
         served = [plan for plan in plans.values() if isinstance(plan, ServedPlan)]
-        feeds = _feeds(served, registry)
-        hub = Hub(feeds, Signer(position_secret(settings)), ring=settings.gateway.push_ring, clock=clock)
-        catch_up = CatchUp(settings, hub)
-        exits.push_async_callback(catch_up.close)
-        hub.elsewhere = catch_up
-        reader = PushReader(settings, feeds, hub, clock)
-        reader.start()
-        exits.callback(reader.close)
-        sessions = Sessions(hub, keyring, queue=settings.gateway.push_queue, bearer=bearer)
-        keyring.start()
-        exits.push_async_callback(keyring.close)
-
+        push = PushPart(settings, served, registry, llm=llm, clock=clock)
         health = Health()
         exits.callback(health.probe.close)
         health.dependency("database", lambda: _ask_database(blocking), needed=True)
         health.dependency("redis", lambda: _ask_redis(online), needed=False)
         health.dependency("kafka", publisher.check, needed=True)
         health.dependency("registry", schemas.check, needed=True)
-        health.dependency("push", lambda: _ask_hub(hub), needed=True)
-        health.part("push_reader", reader.check)
+        push.start(health, exits)
         asking.start(health, exits)
         beat = asyncio.get_running_loop().create_task(_beat(health))
         exits.callback(beat.cancel)
@@ -242,7 +225,7 @@ class Assembly:
             for name, plan in plans.items()
             if plan.route is not None
         ]
-        transactions = TransactionsEndpoint(pool, scoring, store, recent, hub.pushed)
+        transactions = TransactionsEndpoint(pool, scoring, store, recent, push.hub.pushed)
         readable = Readable([plan.view for plan in plans.values()], services)
         features = FeaturesEndpoint(AsyncFeatureReading.of(online, cache, readable, clock))
         verdicts = {name: KafkaVerdicts(settings, plan.labels) for name, plan in scoring.items()}
@@ -257,14 +240,22 @@ class Assembly:
             RecordCodec(TrainingCommand, registry, COMMANDS.subject, max_bytes=COMMANDS.max_bytes),
             clock,
         )
+        called = (
+            Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
+            *asking_routes,
+        )
+        sessions = push.sessions(keyring, cache, push.calls(called, publisher, prompts))
+        keyring.start()
+        exits.push_async_callback(keyring.close)
         models = _models(settings, registry, clock, exits) if served else None
         webhook = registry_webhook(settings, cache, publisher, registry, clock)
         router = Router(
             (
-                Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
+                *called,
+                *push.routes(sessions),
+                *generated,
                 Route("GET", "/api/v1/transactions/{id}", principals.TRANSACTIONS_READ, transactions.get),
                 *own_paths,
-                *asking_routes,
                 Route("GET", "/api/v1/features/{view}/{entity}", principals.FEATURES_READ, features.get),
                 Route("POST", "/api/v1/features/read", principals.FEATURES_READ, features.read),
                 Route("GET", "/api/v1/reviews", principals.REVIEWS_READ, reviews.get),
@@ -343,16 +334,6 @@ def _door(settings: Settings, plan: Plan, registry: SchemaRegistry, clock: Clock
     )
 
 
-def _feeds(plans: Iterable[ServedPlan], registry: SchemaRegistry) -> list[Feed]:
-    """A feed per pipeline for its results, and one for each alerts topic."""
-    feeds: dict[str, Feed] = {}
-    for plan in plans:
-        feeds[plan.status.name] = Feed("results", plan.pipeline, plan.status, _codec(plan.status, registry))
-        if isinstance(plan, ScoringPlan) and plan.alerts.name not in feeds:
-            feeds[plan.alerts.name] = Feed("alerts", None, plan.alerts, _codec(plan.alerts, registry))
-    return list(feeds.values())
-
-
 def _codec(topic: Topic, registry: SchemaRegistry) -> RecordCodec[Record]:
     return RecordCodec(_record_of(topic), registry, topic.subject, max_bytes=topic.max_bytes)
 
@@ -376,11 +357,6 @@ def _ask_database(pool: "psycopg_pool.ConnectionPool[Any]") -> None:
 
 def _ask_redis(client: redis.Redis) -> None:
     client.ping()
-
-
-def _ask_hub(hub: Hub) -> None:
-    if not hub.ready:
-        raise Unavailable("the status and alerts topics are not being read yet")
 
 
 def _end_of(ended: "asyncio.Task[None]", settings: Settings) -> Exception:

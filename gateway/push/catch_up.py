@@ -7,7 +7,7 @@ horizon before that position, unseen, so that the filter for repeats knows what 
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -129,11 +129,18 @@ class CatchUp:
                     if floor < begin - 1 or last <= floor:
                         continue
                     subscription.floor[partition] = last
-                    self._hub.give(channel, subscription, [e for e in fresh if e.offset > floor])
-                    await subscription.receiver.room()
+                    await self._give(channel, subscription, [e for e in fresh if e.offset > floor])
                 self._release(waiters, channel, partition, seen)
         finally:
             self._threads.submit(client.close)
+
+    async def _give(self, channel: Channel, subscription: Subscription, entries: Sequence[Entry]) -> None:
+        """As fast as the client takes them; one that takes nothing is closed by its connection."""
+        while entries:
+            free = await subscription.receiver.room()
+            if not free or not self._hub.give(channel, subscription, entries[:free]):
+                return
+            entries = entries[free:]
 
     def _release(self, waiters: list[_Waiter], channel: Channel, partition: int, seen: FirstWins) -> None:
         """Let go of those who left, and of those whom the ring can serve from here."""

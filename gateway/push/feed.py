@@ -1,22 +1,25 @@
 """Feeds: the topics that are pushed, and how their messages become entries.
 
-A feed is one topic of one kind: a pipeline's status changes or stored forecasts (channel `results`), or the
-system's alerts (channel `alerts`). Pushing hands on one or two messages at a time, so they are decoded one at
-a time: 14 us each, where a columnar batch of two costs 200 us a message.
+A feed is one topic of one kind: a pipeline's status changes or stored forecasts (channel `results`), the
+system's alerts (channel `alerts`), how trainings stand (channel `jobs`), or what is said in conversations
+(channel `chat`). Pushing hands on one or two messages at a time, so they are decoded one at a time: 14 us
+each, where a columnar batch of two costs 200 us a message.
 """
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from core.errors import Malformed, TooLarge
+from core.errors import DeclarationError, Malformed, TooLarge
 from gateway.push.ring import Entry
+from schemas.catalog.conversations import ConversationEvent
 from schemas.catalog.forecasts import Forecast
+from schemas.catalog.training import TrainingStatus
 from schemas.codec import RecordCodec
-from schemas.record import Record
+from schemas.record import Record, RecordSpec
 from schemas.topic import Topic
 
-Kind = Literal["results", "alerts"]
+Kind = Literal["results", "alerts", "jobs", "chat"]
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,30 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Feed:
-    """A topic that is pushed. `name` is its channel: `results:<pipeline>` or `alerts`."""
+    """A topic that is pushed. `name` is its channel: `results:<pipeline>`, `alerts`, `jobs` or `chat`.
+
+    permission: a scope that subscribers need beside `stream:read`. everyone: a tenant whose messages are for
+    all tenants. needed: whether the gateway is not ready without the topic.
+    """
 
     kind: Kind
     pipeline: str | None
     topic: Topic
     codec: RecordCodec[Record]
+    permission: str | None = None
+    everyone: str | None = None
+    needed: bool = True
 
     @property
     def name(self) -> str:
         return f"{self.kind}:{self.pipeline}" if self.pipeline else self.kind
+
+    @property
+    def spec(self) -> RecordSpec:
+        """What the data of its events looks like."""
+        if self.topic.record is None:
+            raise DeclarationError(f"topic {self.topic.name} has no record and cannot be pushed")
+        return self.topic.record.spec()
 
     def entries(self, messages: Sequence[Fetched]) -> list[Entry]:
         """The decodable messages, in their order, repeats included. Raises Unavailable (registry)."""
@@ -64,6 +81,12 @@ class Feed:
         if isinstance(record, Forecast):
             rank, group = 0, record.pipeline
             key: Hashable = (tenant, id, rank)
+        elif isinstance(record, TrainingStatus):
+            rank, group = 0, record.model
+            key = (tenant, value)
+        elif isinstance(record, ConversationEvent):
+            rank, group = 0, record.conversation
+            key = (tenant, "chat", id)
         elif self.kind == "results":
             rank, group = record.rank, record.pipeline
             key = (tenant, id, rank)
@@ -75,6 +98,7 @@ class Feed:
             id=id,
             rank=rank,
             group=group,
+            entity=str(getattr(record, self.spec.entity or "id")),
             key=key,
             partition=message.partition,
             offset=message.offset,

@@ -14,19 +14,24 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from core.clock import Clock
-from core.errors import InvalidInput, Unavailable, UnknownName
+from core.errors import InvalidInput, MillstreamError, Unavailable, UnknownName
+from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge
 from gateway.push.feed import Feed
-from gateway.push.frames import Event, Gap, Subscribed, encode
+from gateway.push.frames import OVERLOADED, EventBody, Gap, Policy, Subscribed, encode, encode_body
 from gateway.push.positions import Position, Signer
+from gateway.push.queue import Pushable
 from gateway.push.ring import Entry, FirstWins, Ring
+from gateway.push.selection import EVERYTHING, Selection
 from schemas.record import Record
 
 _SCANNED = 1024
-_PUSHED = counter("gateway_frames_pushed_total", "Event frames queued for subscribers", ["channel"])
+_log = logger("gateway.push.hub")
+_PUSHED = counter("gateway_frames_pushed_total", "Events encoded for subscribers", ["channel"])
 _REPEATS = counter("gateway_repeats_dropped_total", "Messages whose outcome was pushed before", ["channel"])
 _SUBSCRIPTIONS = gauge("gateway_subscriptions", "Open subscriptions")
 
@@ -34,31 +39,43 @@ _SUBSCRIPTIONS = gauge("gateway_subscriptions", "Open subscriptions")
 class Receiver(Protocol):
     """The connection behind a subscription."""
 
-    def offer(self, frame: str) -> bool:
+    def tell(self, frame: str) -> bool:
         """Queue a frame; False when the connection is closed or was closed for being too slow."""
         ...
 
-    async def room(self) -> bool:
-        """Wait until half the queue is free; False when the connection is closed."""
+    def push(self, subscription: "Subscription", event: Pushable) -> bool:
+        """Queue an event of a subscription, as its policy has it; False as `tell`."""
+        ...
+
+    async def room(self) -> int:
+        """Wait until half the queue is free, and say how many fit in; 0 when the connection is closed."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection; the client may come back with its positions."""
         ...
 
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    """One connection's interest in a channel. `floor` is the last offset dealt with, per partition."""
+    """One connection's interest in a channel. `label` is what its frames call the channel, `floor` the last
+    offset dealt with, per partition, `dropped` how many events its policy left out untold."""
 
     receiver: Receiver
     tenant: str
-    group: str | None
-    floor: dict[int, int]
+    label: str
+    selection: Selection = EVERYTHING
+    policy: Policy = "disconnect"
+    dropped: int = 0
+    floor: dict[int, int] = field(default_factory=dict)
     at_ms: dict[int, int] = field(default_factory=dict)
     behind: set[int] = field(default_factory=set)
     seen: dict[int, FirstWins] = field(default_factory=dict)
     open: bool = True
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
-    def wants(self, entry: Entry) -> bool:
-        return entry.tenant == self.tenant and (self.group is None or entry.group == self.group)
+    def wants(self, entry: Entry, feed: Feed) -> bool:
+        return entry.tenant in (self.tenant, feed.everyone) and self.selection.takes(entry, feed)
 
 
 @dataclass(frozen=True)
@@ -119,8 +136,8 @@ class Hub:
 
     @property
     def ready(self) -> bool:
-        """Whether every channel knows where it stands."""
-        return all(channel.ready for channel in self._channels.values())
+        """Whether every channel that is needed knows where it stands."""
+        return all(channel.ready for channel in self._channels.values() if channel.feed.needed)
 
     @property
     def channels(self) -> Mapping[str, Channel]:
@@ -145,7 +162,7 @@ class Hub:
             channel.rings[entry.partition].append(entry)
             if channel.feed.kind == "results":
                 self._remember(channel.feed, entry)
-            if entry.tenant in channel.subscribers:
+            if entry.tenant in channel.subscribers or entry.tenant == channel.feed.everyone:
                 fresh.append(entry)
         for partition, offset in reached.items():
             ring = channel.rings[partition]
@@ -166,20 +183,20 @@ class Hub:
         tenant: str,
         name: str,
         *,
-        group: str | None = None,
+        label: str | None = None,
+        selection: Selection = EVERYTHING,
+        policy: Policy = "disconnect",
         since: Sequence[str] | None = None,
     ) -> Subscription:
         """Start giving a channel to a receiver; queues the `subscribed` frame first.
 
         Raises UnknownName for a channel that is not there, Unavailable while it is not being read yet.
         """
-        channel = self._channels.get(name)
-        if channel is None:
-            raise UnknownName("channel", name[:100], self._channels)
+        channel = self.channel(name)
         if not channel.ready:
             raise Unavailable("the channel is not being read yet", code="channel_starting", where=name)
         gaps: list[Gap] = []
-        subscription = Subscription(receiver, tenant, group, floor={})
+        subscription = Subscription(receiver, tenant, label or name, selection, policy)
         if since:
             await self._place(channel, subscription, since, gaps)
         for partition, ring in channel.rings.items():
@@ -195,12 +212,26 @@ class Hub:
             )
             for partition, offset in sorted(subscription.floor.items())
         }
-        receiver.offer(encode(Subscribed(name, not gaps, positions, gaps)))
+        receiver.tell(encode(Subscribed(subscription.label, not gaps, positions, gaps)))
         for partition in subscription.behind:
             task = asyncio.get_running_loop().create_task(self._bring_along(channel, subscription, partition))
             subscription.tasks.add(task)
             task.add_done_callback(subscription.tasks.discard)
         return subscription
+
+    def channel(self, name: str) -> Channel:
+        """The channel of that name. Raises UnknownName."""
+        channel = self._channels.get(name)
+        if channel is None:
+            raise UnknownName("channel", name[:100], self._channels)
+        return channel
+
+    def position(self, token: str, tenant: str, name: str) -> Position:
+        """What a token of a channel says. Raises InvalidInput for what was not given to this tenant."""
+        position = self._signer.read(token, tenant, name)
+        if position.epoch != self.channel(name).epoch:
+            raise InvalidInput("a position of a topic that was made anew", code="invalid_position")
+        return position
 
     def unsubscribe(self, name: str, subscription: Subscription) -> None:
         """Stop giving; harmless when repeated."""
@@ -219,10 +250,15 @@ class Hub:
 
     def give(self, channel: Channel, subscription: Subscription, entries: Sequence[Entry]) -> bool:
         """Queue the entries that the subscription wants; False when it is closed."""
-        wanted = [entry for entry in entries if subscription.wants(entry)]
-        if not subscription.open:
-            return False
-        return all(subscription.receiver.offer(frame) for _, frame in self._frames(channel, wanted))
+        now = self._clock.now()
+        for entry in entries:
+            if not subscription.open:
+                return False
+            if subscription.wants(entry, channel.feed):
+                event = self._event(channel, entry, subscription.tenant, now)
+                if not subscription.receiver.push(subscription, event):
+                    return False
+        return True
 
     async def _place(
         self, channel: Channel, subscription: Subscription, since: Sequence[str], gaps: list[Gap]
@@ -257,7 +293,15 @@ class Hub:
                     subscription.floor[partition] = low - 1
 
     async def _bring_along(self, channel: Channel, subscription: Subscription, partition: int) -> None:
-        """Give what is missing until the subscription is live on the partition."""
+        """Give what is missing until the subscription is live on the partition; where that cannot be, the
+        connection is closed, to be resumed."""
+        try:
+            await self._bring(channel, subscription, partition)
+        except MillstreamError as error:
+            _log.warning("a client could not be brought along", channel=channel.feed.name, reason=error.what)
+            subscription.receiver.close(OVERLOADED, "what was missed cannot be read now; resume later")
+
+    async def _bring(self, channel: Channel, subscription: Subscription, partition: int) -> None:
         ring = channel.rings[partition]
         while subscription.open:
             if not ring.holds(subscription.floor[partition]):
@@ -265,7 +309,12 @@ class Hub:
                     return
                 await self.elsewhere.bring(channel, subscription, partition)
                 continue
-            entries = ring.after(subscription.floor[partition])[:_SCANNED]
+            free = await subscription.receiver.room()
+            if not free:
+                return
+            if not ring.holds(subscription.floor[partition]):
+                continue  # it moved on meanwhile
+            entries = ring.after(subscription.floor[partition])[: min(_SCANNED, free)]
             if not entries:
                 subscription.floor[partition] = max(subscription.floor[partition], ring.reached)
                 subscription.behind.discard(partition)
@@ -274,33 +323,35 @@ class Hub:
             subscription.floor[partition] = entries[-1].offset
             seen = subscription.seen.get(partition)
             fresh = entries if seen is None else [entry for entry in entries if seen.first(entry.key)]
-            if not self.give(channel, subscription, fresh) or not await subscription.receiver.room():
+            if not self.give(channel, subscription, fresh):
                 return
 
     def _dispatch(self, channel: Channel, entries: Sequence[Entry]) -> None:
-        """Give live subscribers what just came; each frame is encoded once for all of them."""
-        for entry, frame in self._frames(channel, entries):
-            for subscription in tuple(channel.subscribers.get(entry.tenant, ())):
-                if (
-                    not subscription.open
-                    or not subscription.wants(entry)
-                    or entry.partition in subscription.behind
-                ):
-                    continue
-                if entry.offset > subscription.floor[entry.partition]:
-                    subscription.floor[entry.partition] = entry.offset
-                    subscription.receiver.offer(frame)
-
-    def _frames(self, channel: Channel, entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
-        name = channel.feed.name
-        frames = []
-        now = self._clock.now()
+        """Give live subscribers what just came; each event is encoded once for all of a tenant's."""
+        now, feed = self._clock.now(), channel.feed
         for entry in entries:
-            record = channel.feed.record(entry)
-            token = self._token(channel, entry.tenant, entry.partition, entry.offset, entry.at_ms)
-            frames.append((entry, encode(Event(entry.id, name, entry.partition, token, now, record))))
-        _PUSHED.labels(name).inc(len(frames))
-        return frames
+            tenants = tuple(channel.subscribers) if entry.tenant == feed.everyone else (entry.tenant,)
+            for tenant in tenants:
+                event: Pushable | None = None
+                for subscription in tuple(channel.subscribers.get(tenant, ())):
+                    if (
+                        not subscription.open
+                        or entry.partition in subscription.behind
+                        or entry.offset <= subscription.floor[entry.partition]
+                        or not subscription.wants(entry, feed)
+                    ):
+                        continue
+                    if event is None:
+                        event = self._event(channel, entry, tenant, now)
+                    subscription.floor[entry.partition] = entry.offset
+                    subscription.receiver.push(subscription, event)
+
+    def _event(self, channel: Channel, entry: Entry, tenant: str, now: datetime) -> Pushable:
+        token = self._token(channel, tenant, entry.partition, entry.offset, entry.at_ms)
+        record = channel.feed.record(entry)
+        body = encode_body(EventBody(entry.id, {str(entry.partition): token}, now, record))
+        _PUSHED.labels(channel.feed.name).inc()
+        return Pushable(entry.partition, token, entry.entity, body)
 
     def _token(self, channel: Channel, tenant: str, partition: int, offset: int, at_ms: int) -> str:
         return self._signer.sign(Position(channel.epoch, partition, offset, at_ms), tenant, channel.feed.name)

@@ -2,7 +2,8 @@
 
 It starts as far back as the horizon (three checkpoint intervals and a margin, at least two minutes), so
 that the ring and the filter for repeats know what another gateway, or this one before, pushed lately. Each
-read wakes the event loop once, however many messages it brought, and at most `_AHEAD` reads wait there.
+read wakes the event loop once, however many messages it brought, and at most `_AHEAD` reads wait there. A
+topic that is not there is looked for again and again; without one that is needed nothing is read.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ _GATHER_MS = 10
 _RETRY_S = 0.5
 _AHEAD = 8
 _TIMEOUT_S = 5.0
+_LOOK_AGAIN_S = 5.0
 _log = logger("gateway.push.reader")
 _UNREADABLE = counter(
     "gateway_push_unreadable_total", "Messages that could not be decoded for pushing", ["channel"]
@@ -51,6 +53,7 @@ class PushReader:
         self._stopping = threading.Event()
         self._slots = threading.BoundedSemaphore(_AHEAD)
         self._beat = time.monotonic()
+        self._starts: dict[tuple[str, int], int] = {}
         self._thread = threading.Thread(target=self._run, name="push-reader", daemon=True)
 
     def start(self) -> None:
@@ -74,8 +77,11 @@ class PushReader:
         while not self._stopping.is_set():
             client = consumer(self._settings, None, **gathering(_GATHER_MS))
             try:
-                self._open(client)
-                self._read(client)
+                self._starts.clear()
+                missing = self._open(client, list(self._feeds.values()))
+                while not self._stopping.is_set():
+                    self._read(client, _LOOK_AGAIN_S if missing else float("inf"))
+                    missing = self._open(client, missing)
             except (KafkaException, MillstreamError) as error:
                 _log.warning("push is not being read", reason=str(error).splitlines()[0])
                 self._beat = time.monotonic()
@@ -86,28 +92,42 @@ class PushReader:
             finally:
                 client.close()
 
-    def _open(self, client: Consumer) -> None:
-        """Find where every partition starts, tell the hub, and assign."""
+    def _open(self, client: Consumer, feeds: Sequence[Feed]) -> list[Feed]:
+        """Find where every partition starts, tell the hub, and assign, beside what is read already. Returns
+        the feeds whose topics are not there; raises Unavailable for one that is needed."""
         since_ms = to_millis(self._clock.now()) - int(horizon_s(self._settings) * 1000)
-        epochs = topic_epochs(self._settings, list(self._feeds))
-        assigned: list[TopicPartition] = []
-        for topic, feed in self._feeds.items():
+        there, missing = {}, []
+        for feed in feeds:
             self._beat = time.monotonic()
+            topic = feed.topic.name
             known = client.list_topics(topic, timeout=_TIMEOUT_S).topics[topic]
-            if known.error is not None or not known.partitions:
+            if known.error is None and known.partitions:
+                there[topic] = (feed, list(known.partitions))
+            elif feed.needed:
                 raise Unavailable(f"topic {topic} is not there", mend="run `millstream apply`")
-            asked = [TopicPartition(topic, partition, since_ms) for partition in known.partitions]
+            else:
+                missing.append(feed)
+        if not there:
+            return missing
+        epochs = topic_epochs(self._settings, list(there))
+        for place in client.position(client.assignment()):
+            if place.offset >= 0:  # something was read
+                self._starts[place.topic, place.partition] = place.offset
+        for topic, (feed, partitions) in there.items():
+            asked = [TopicPartition(topic, partition, since_ms) for partition in partitions]
             floors = {}
             for found in client.offsets_for_times(asked, timeout=_TIMEOUT_S):
                 low, high = watermarks(client, found, _TIMEOUT_S)
                 offset = high if found.offset in (OFFSET_END, -1) else max(low, found.offset)
                 floors[found.partition] = offset
-                assigned.append(TopicPartition(topic, found.partition, offset))
+                self._starts[topic, found.partition] = offset
             self._loop.call_soon_threadsafe(self._hub.open, feed.name, epochs[topic], floors)
-        client.assign(assigned)
+        client.assign([TopicPartition(*place, offset) for place, offset in self._starts.items()])
+        return missing
 
-    def _read(self, client: Consumer) -> None:
-        while not self._stopping.is_set():
+    def _read(self, client: Consumer, within_s: float) -> None:
+        until = time.monotonic() + within_s
+        while not self._stopping.is_set() and time.monotonic() < until:
             self._beat = time.monotonic()
             first = client.poll(_POLL_S)
             if first is None:

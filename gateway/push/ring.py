@@ -12,15 +12,17 @@ from schemas.record import Record
 class Entry:
     """One message: whose it is, where it lies, and its bytes.
 
-    `key` is what makes two messages the same outcome, `group` what a subscription filters by (the pipeline,
-    or an alert's source), `rank` how far the status has come. `record` is there while the entry is being
-    handed out for the first time; a ring holds the bytes alone.
+    `key` is what makes two messages the same outcome, `group` and `entity` what a subscription selects by
+    (the pipeline, an alert's source, a training's model; and what the record is about), `rank` how far the
+    status has come. `record` is there while the entry is being handed out for the first time; a ring holds
+    the bytes alone.
     """
 
     tenant: str
     id: str
     rank: int
     group: str
+    entity: str
     key: Hashable = field(repr=False)
     partition: int
     offset: int

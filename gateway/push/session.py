@@ -1,193 +1,131 @@
-"""One WebSocket: connect, subscribe, be pushed, be told why when it ends.
+"""One WebSocket: connect, subscribe, be pushed, publish and ask, be told why when it ends.
 
 Two tasks: one reads the client's frames, one writes from a bounded queue. A client that does not keep up
-is closed (4429) when its queue is full, instead of slowing the others or filling memory; it comes back with
-its positions and misses nothing. Silence is broken by our ping each 30 s and ends after 90 s (4408).
+is closed (4429) when its queue is full, unless its subscriptions have another policy, and when a few frames
+are not taken within 15 s, instead of slowing the others or filling memory; it comes back with its positions
+and misses nothing. Silence is broken by our ping each 30 s and ends after 90 s (4408).
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from datetime import UTC, datetime
 from typing import Any
 
-from core.errors import Denied, InvalidInput, Malformed, MillstreamError, Unavailable, UnknownName
-from core.ids import new_id
+from core.errors import (
+    Conflict,
+    Denied,
+    InvalidInput,
+    Malformed,
+    MillstreamError,
+    RateLimited,
+    Unavailable,
+    UnknownName,
+)
 from core.telemetry.log import logger
-from core.telemetry.metrics import counter, gauge
-from gateway.keyring import Keyring, Watch
-from gateway.principals import STREAM_READ, Principal
-from gateway.problems import Forbidden, problem_of
+from gateway.intake import ID_SHAPE
+from gateway.keyring import Keyring
+from gateway.principals import STREAM_READ
+from gateway.problems import Forbidden
 from gateway.push import frames
-from gateway.push.hub import Hub, Subscription
+from gateway.push.calls import Calls
+from gateway.push.connection import CLOSED, Connection, refusal
+from gateway.push.hub import Hub
+from gateway.push.requests import permit
+from gateway.push.selection import asked_of, selection_of
+from gateway.push.stored import StoredPositions
+from gateway.push.under_way import UnderWayCalls
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-MOST_SOCKETS = 2000
 MOST_SUBSCRIPTIONS = 32
+SEND_WITHIN_S = 15.0
+_BURST = 64
 _CLOSE_S = 1.0
 _DRAIN_S = 2.0
-
 _log = logger("gateway.push.session")
-_SOCKETS = gauge("gateway_sockets", "Open WebSockets")
-_CLOSED = counter("gateway_sockets_closed_total", "Closed WebSockets, by code", ["code"])
 
 
-class Sessions:
-    """Every socket of this gateway; the handler of the stream path."""
+class Session(Connection):
+    """From the accepted socket to its end."""
 
     def __init__(
-        self, hub: Hub, keyring: Keyring, *, queue: int, bearer: Callable[[dict[str, str]], str | None]
+        self,
+        hub: Hub,
+        keyring: Keyring,
+        receive: Receive,
+        send: Send,
+        *,
+        limit: int,
+        stored: StoredPositions,
+        calls: Calls,
     ) -> None:
-        self._hub = hub
-        self._keyring = keyring
-        self._queue = queue
-        self._bearer = bearer
-        self._open: set[Session] = set()
-        self._draining = False
-
-    async def __call__(
-        self, headers: dict[str, str], protocols: list[str], receive: Receive, send: Send
-    ) -> None:
-        await receive()  # websocket.connect
-        offered = frames.SUBPROTOCOL if frames.SUBPROTOCOL in protocols else None
-        await send({"type": "websocket.accept", "subprotocol": offered})
-        session = Session(self._hub, self._keyring, receive, send, limit=self._queue)
-        if self._draining:
-            await session.refuse(frames.GOING_AWAY, "going away")
-        elif protocols and offered is None:
-            await session.refuse(frames.WRONG_PROTOCOL, f"speak {frames.SUBPROTOCOL}")
-        elif len(self._open) >= MOST_SOCKETS:
-            await session.refuse(frames.OVERLOADED, "too many sockets")
-        else:
-            self._open.add(session)
-            _SOCKETS.set(len(self._open))
-            try:
-                await session.run(self._bearer(headers))
-            finally:
-                self._open.discard(session)
-                _SOCKETS.set(len(self._open))
-
-    async def drain(self) -> None:
-        """Close every socket with 1001, what is queued first; takes at most a few seconds."""
-        self._draining = True
-        sessions = tuple(self._open)
-        for session in sessions:
-            session.close(frames.GOING_AWAY, "going away")
-        if sessions:
-            await asyncio.wait(
-                [asyncio.ensure_future(s.ended.wait()) for s in sessions], timeout=_DRAIN_S + 2
-            )
-
-
-class Session:
-    """The receiver of its subscriptions (see `gateway.push.hub.Receiver`)."""
-
-    def __init__(self, hub: Hub, keyring: Keyring, receive: Receive, send: Send, *, limit: int) -> None:
-        self._hub = hub
+        super().__init__(hub, limit=limit)
         self._keyring = keyring
         self._receive = receive
         self._send = send
-        self._limit = limit
-        self._queue: deque[str] = deque()
-        self._wake = asyncio.Event()
-        self._space = asyncio.Event()
-        self._space.set()
-        self._closing: tuple[int, str] | None = None
-        self._gone = False
-        self._subscriptions: dict[str, tuple[str, Subscription]] = {}
+        self._stored = stored
+        self._calls = UnderWayCalls(calls, self)
         self._positions: dict[str, list[str]] = {}
+        self._names: dict[str, str] = {}
+        self._batched = False
         self._heard = asyncio.get_running_loop().time()
-        self.principal: Principal | None = None
-        self._watch: Watch | None = None
-        self.id = new_id()
-        self.ended = asyncio.Event()
-
-    def offer(self, frame: str) -> bool:
-        if self._closing is not None or self._gone:
-            return False
-        if len(self._queue) >= self._limit:
-            self._queue.clear()
-            self.close(frames.TOO_SLOW, "the client does not keep up; resume from the last position")
-            return False
-        self._queue.append(frame)
-        if len(self._queue) > self._limit // 2:
-            self._space.clear()
-        self._wake.set()
-        return True
-
-    async def room(self) -> bool:
-        await self._space.wait()
-        return self._closing is None and not self._gone
-
-    def close(self, code: int, reason: str) -> None:
-        """End the session; the first reason stays. What is queued is still written where the client reads."""
-        if self._closing is None:
-            self._closing = (code, reason)
-            self._wake.set()
-            self._space.set()
 
     async def refuse(self, code: int, reason: str) -> None:
         """Close a socket that never became a session."""
-        _CLOSED.labels(str(code)).inc()
+        CLOSED.labels(str(code)).inc()
         await self._quietly({"type": "websocket.close", "code": code, "reason": reason})
         self.ended.set()
 
-    async def run(self, header_key: str | None) -> None:
+    async def run(self, header_token: str | None) -> None:
         """Until the socket is closed, by whomever."""
         loop = asyncio.get_running_loop()
         writer = loop.create_task(self._write(), name="socket-writer")
-        reader = loop.create_task(self._read(header_key), name="socket-reader")
+        reader = loop.create_task(self._read(header_token), name="socket-reader")
         try:
             await asyncio.wait({writer, reader}, return_when=asyncio.FIRST_COMPLETED)
             if reader.done() and not writer.done():
                 self.close(1000, "bye")
             await asyncio.wait({writer}, timeout=_DRAIN_S)
         finally:
-            self._gone = True
-            self._space.set()
-            if self._watch is not None:
-                self._watch.close()
-            for name, subscription in self._subscriptions.values():
-                self._hub.unsubscribe(name, subscription)
+            self.leave()
             writer.cancel()
             reader.cancel()
-            await asyncio.gather(writer, reader, return_exceptions=True)
+            await asyncio.gather(writer, reader, self._calls.close(), return_exceptions=True)
             code, reason = self._closing or (1000, "bye")
-            _CLOSED.labels(str(code)).inc()
+            CLOSED.labels(str(code)).inc()
             await self._quietly({"type": "websocket.close", "code": code, "reason": reason})
             self.ended.set()
 
-    async def _read(self, header_key: str | None) -> None:
+    async def _read(self, header_token: str | None) -> None:
         try:
             async with asyncio.timeout(frames.CONNECT_WITHIN_S):
-                connect = await self._next()
-                if not isinstance(connect, frames.Connect):
-                    raise Malformed("the first frame is not `connect`", code="connect_first")
-                self.principal = await self._keyring.check(connect.key or header_key)
-                self._watch = self._keyring.watch(self.principal, self._over)
-            if not self.principal.may(STREAM_READ):
-                raise Forbidden(f"the key has not the scope {STREAM_READ!r}")
-            self._positions = dict(connect.positions)
-            self.offer(frames.encode(frames.Connected(self.id, self.principal.tenant, frames.HEARTBEAT_S)))
+                await self._connect(header_token)
             while True:
-                await self._handle(await self._next())
+                await self._handle(await self._next(frames.MAX_FRAME))
         except _Gone:
             self._gone = True
         except TimeoutError:
             self.close(frames.TIMED_OUT, "no connect frame in time")
-        except Denied as error:
-            self._tell(error)
-            self.close(frames.UNAUTHENTICATED, error.what)
-        except Unavailable as error:
-            self._tell(error)
-            self.close(frames.OVERLOADED, error.what)
-        except InvalidInput as error:
-            self._tell(error)
-            self.close(frames.BAD_FRAME, error.what[:100])
+        except MillstreamError as error:
+            self.tell_problem(error)
+            self.close(_code_of(error), refusal(error))
+        except Exception as error:
+            _log.exception("a socket failed", session=self.id)
+            self.tell_problem(error)
+            self.close(frames.INTERNAL, "something went wrong here")
 
-    async def _next(self) -> frames.Incoming:
+    async def _connect(self, header_token: str | None) -> None:
+        connect = await self._next(frames.MAX_CONNECT)
+        if not isinstance(connect, frames.Connect):
+            raise Malformed("the first frame is not `connect`", code="connect_first")
+        self.principal = await self._keyring.check(connect.token or header_token)
+        self.watch(self._keyring)
+        permit(self.principal, STREAM_READ)
+        self._positions = connect.positions
+        self._batched = connect.batched
+        self.tell(frames.encode(frames.Connected(self.id, self.principal.tenant, frames.HEARTBEAT_S)))
+
+    async def _next(self, limit: int) -> frames.Incoming:
         message = await self._receive()
         self._heard = asyncio.get_running_loop().time()
         if message["type"] == "websocket.disconnect":
@@ -195,72 +133,105 @@ class Session:
         text = message.get("text")
         if text is None:
             raise Malformed("binary frames are not spoken here", code="malformed_frame")
-        return frames.decode(text)
+        return frames.decode(text, limit=limit)
 
     async def _handle(self, frame: frames.Incoming) -> None:
+        """Raises what closes the socket; what leaves it open is told."""
         if isinstance(frame, frames.Ping):
-            self.offer(frames.encode(frames.Pong(frame.id)))
-        elif isinstance(frame, frames.Subscribe):
+            self.tell(frames.encode(frames.Pong(frame.id)))
+        elif isinstance(frame, frames.Publish | frames.Ask | frames.Prompt):
             try:
-                await self._subscribe(frame)
-            except (UnknownName, Unavailable, Forbidden) as error:
-                self._tell(error, _asked(frame))
+                if self.principal is not None:
+                    self._calls.begin(self.principal, frame)
+            except MillstreamError as error:
+                self.tell_problem(error, of=frame.id)
+        elif isinstance(frame, frames.Subscribe):
+            await self._subscribe(frame)
         elif isinstance(frame, frames.Unsubscribe):
-            held = self._subscriptions.pop(_asked(frame), None)
-            if held is not None:
-                self._hub.unsubscribe(*held)
-            self.offer(frames.encode(frames.Unsubscribed(_asked(frame))))
+            label = asked_of(frame).label
+            self.unfollow(label)
+            self._names = {name: held for name, held in self._names.items() if held != label}
+            self.tell(frames.encode(frames.Unsubscribed(label)))
+        elif isinstance(frame, frames.Ack):
+            await self._acknowledge(frame)
+        elif isinstance(frame, frames.Cancel):
+            self._calls.cancel(frame.id)
         elif isinstance(frame, frames.Connect):
             raise Malformed("a second `connect`", code="connected_already")
 
     async def _subscribe(self, frame: frames.Subscribe) -> None:
-        if self.principal is None:
-            raise Denied("not connected")
-        asked = _asked(frame)
-        if asked in self._subscriptions:
-            raise Malformed(f"subscribed to {asked[:100]!r} already", code="subscribed_already")
-        if len(self._subscriptions) >= MOST_SUBSCRIPTIONS:
+        try:
+            asked = asked_of(frame)
+            self.may_follow(asked.feed)
+            selection = selection_of(asked, frame.filter, self._hub.channel(asked.feed).feed)
+            if frame.name is not None and not ID_SHAPE.fullmatch(frame.name):
+                raise InvalidInput("the name of the subscription is none", code="invalid_name")
+        except (InvalidInput, Forbidden) as error:
+            self.tell_problem(error, _label(frame))
+            return
+        if asked.label in self.subscriptions or frame.name in self._names:
+            raise Conflict(f"subscribed to {asked.label[:80]!r} already", code="subscribed_already")
+        if len(self.subscriptions) >= MOST_SUBSCRIPTIONS:
             raise Malformed(f"more than {MOST_SUBSCRIPTIONS} subscriptions", code="too_many_subscriptions")
-        # alerts are one channel, filtered by source; results are one channel per pipeline
-        name, group = ("alerts", frame.pipeline) if frame.channel == "alerts" else (asked, None)
-        since = frame.since if frame.since is not None else self._positions.get(name)
+        try:
+            since = await self._since(frame, asked.label, asked.feed)
+            await self.follow(asked, selection, policy=frame.policy, since=since)
+        except Unavailable as error:
+            self.tell_problem(error, asked.label)
+            return
+        if frame.name is not None:
+            self._names[frame.name] = asked.label
+
+    async def _since(self, frame: frames.Subscribe, label: str, feed: str) -> list[str] | None:
+        since = frame.since
+        if since is None:
+            since = self._positions.get(label, self._positions.get(feed))
+        if since is None and frame.name is not None and self.principal is not None:
+            since = await self._stored.read(self.principal.tenant, frame.name, feed) or None
         if since is not None and len(since) > frames.MAX_POSITIONS:
             raise Malformed(f"more than {frames.MAX_POSITIONS} positions", code="too_many_positions")
-        subscription = await self._hub.subscribe(self, self.principal.tenant, name, group=group, since=since)
-        self._subscriptions[asked] = (name, subscription)
+        return since
+
+    async def _acknowledge(self, frame: frames.Ack) -> None:
+        try:
+            label = self._names.get(frame.name)
+            if label is None or self.principal is None:
+                raise UnknownName("subscription", frame.name[:100], self._names)
+            feed, _ = self.subscriptions[label]
+            tenant = self.principal.tenant
+            position = self._hub.position(frame.position, tenant, feed)
+            await self._stored.move(tenant, frame.name, feed, position, frame.position)
+        except (InvalidInput, Unavailable) as error:
+            self.tell_problem(error, self._names.get(frame.name))
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()
         pinged = loop.time()
         while True:
-            while self._queue:
-                await self._send({"type": "websocket.send", "text": self._queue.popleft()})
-                if not self._space.is_set() and len(self._queue) <= self._limit // 2:
-                    self._space.set()
-            if self._closing is not None or self._gone:
+            while not self._gone and (texts := self._next_texts()):
+                try:
+                    async with asyncio.timeout(SEND_WITHIN_S):
+                        for text in texts:
+                            await self._send({"type": "websocket.send", "text": text})
+                except TimeoutError:
+                    self.close(frames.TOO_SLOW, "the client takes nothing; resume from the last position")
+                    return
+            if self.over:
                 return
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(frames.HEARTBEAT_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                if loop.time() - self._heard > frames.SILENT_S:
-                    self.close(frames.TIMED_OUT, "no sign of the client")
-                elif self._expired():
-                    self.close(frames.UNAUTHENTICATED, "the key has expired")
-                elif loop.time() - pinged >= frames.HEARTBEAT_S / 2:
-                    pinged = loop.time()
-                    self._queue.append(frames.encode(frames.Ping()))
+            if await self._rest(frames.HEARTBEAT_S):
+                continue
+            if loop.time() - self._heard > frames.SILENT_S:
+                self.close(frames.TIMED_OUT, "no sign of the client")
+            elif loop.time() - pinged >= frames.HEARTBEAT_S / 2:
+                pinged = loop.time()
+                self.tell(frames.encode(frames.Ping()))
 
-    def _over(self) -> None:
-        self.close(frames.UNAUTHENTICATED, "the credential is not valid any more")
-
-    def _expired(self) -> bool:
-        expires_at = self.principal.expires_at if self.principal else None
-        return expires_at is not None and datetime.now(UTC) >= expires_at
-
-    def _tell(self, error: MillstreamError, channel: str | None = None) -> None:
-        self.offer(frames.encode(frames.Error(problem_of(error, self.id), channel)))
+    def _next_texts(self) -> list[str]:
+        """The messages that are written next, of at most `_BURST` frames."""
+        texts: list[str] = []
+        while len(texts) < _BURST and (item := self._pop()) is not None:
+            texts.append(item if isinstance(item, str) else item[1].text(item[0].label))
+        return [f"[{','.join(texts)}]"] if self._batched and len(texts) > 1 else texts
 
     async def _quietly(self, message: Message) -> None:
         try:
@@ -274,5 +245,20 @@ class _Gone(Exception):
     """The client is gone."""
 
 
-def _asked(frame: frames.Subscribe | frames.Unsubscribe) -> str:
-    return f"{frame.channel}:{frame.pipeline}" if frame.pipeline else frame.channel
+# The first class in the list that fits decides.
+_CODES: tuple[tuple[type[MillstreamError], int], ...] = (
+    (Forbidden, frames.FORBIDDEN),
+    (Denied, frames.UNAUTHENTICATED),
+    (RateLimited, frames.TOO_SLOW),
+    (Unavailable, frames.OVERLOADED),
+    (Conflict, frames.CONFLICT),
+    (InvalidInput, frames.BAD_FRAME),
+)
+
+
+def _code_of(error: MillstreamError) -> int:
+    return next((code for kind, code in _CODES if isinstance(error, kind)), frames.INTERNAL)
+
+
+def _label(frame: frames.Subscribe) -> str:
+    return ":".join(part for part in (frame.channel, frame.pipeline, frame.entity) if part is not None)[:200]

@@ -9,6 +9,8 @@ import msgspec
 
 from core.errors import Unavailable
 from gateway.keys import Key
+from gateway.push.hub import Subscription
+from gateway.push.queue import Pushable
 from gateway.push.ring import Entry
 from schemas.catalog.decisions import StatusChange
 from schemas.codec import RecordCodec
@@ -95,24 +97,40 @@ class Listener:
         self.limit = limit
         self.closed = False
 
-    def offer(self, frame: str) -> bool:
+    def tell(self, frame: str) -> bool:
         if self.closed or len(self.frames) >= self.limit:
             self.closed = True
             return False
         self.frames.append(msgspec.json.decode(frame))
         return True
 
-    async def room(self) -> bool:
+    def push(self, subscription: Subscription, event: Pushable) -> bool:
+        return self.tell(event.text(subscription.label))
+
+    async def room(self) -> int:
         await asyncio.sleep(0)
-        return not self.closed
+        return 0 if self.closed else self.limit - len(self.frames)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = True
 
     @property
     def events(self) -> list[dict[str, Any]]:
         return [frame for frame in self.frames if frame["type"] == "event"]
 
 
+def position_of(event: Mapping[str, Any]) -> tuple[int, str]:
+    """The partition of an event frame, and the position in it."""
+    ((partition, position),) = event["positions"].items()
+    return int(partition), position
+
+
 def status_entries(
-    rows: Sequence[tuple[str, str, int]], *, partition: int = 0, first_offset: int = 0
+    rows: Sequence[tuple[str, str, int]],
+    *,
+    partition: int = 0,
+    first_offset: int = 0,
+    entity: str = "card",
 ) -> list[Entry]:
     """Entries of (tenant, id, rank) with consecutive offsets, as a feed makes them."""
     entries = []
@@ -120,7 +138,7 @@ def status_entries(
         change = StatusChange(
             tenant=tenant,
             id=id,
-            entity="card",
+            entity=entity,
             occurred_at=NOW,
             pipeline="fraud",
             status=f"rank-{rank}",
@@ -133,6 +151,7 @@ def status_entries(
                 id=id,
                 rank=rank,
                 group="fraud",
+                entity=change.entity,
                 key=(tenant, id, rank),
                 partition=partition,
                 offset=first_offset + row,

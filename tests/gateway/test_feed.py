@@ -2,9 +2,13 @@
 
 from datetime import UTC, datetime
 
+import msgspec
+
 from gateway.push.feed import Feed, Fetched
+from schemas.catalog.conversations import CONVERSATIONS, ConversationEvent
 from schemas.catalog.decisions import StatusChange
 from schemas.catalog.forecasts import Expected, Forecast
+from schemas.catalog.training import STATUS, TrainingStatus
 from schemas.codec import RecordCodec
 from schemas.record import Record
 from schemas.topic import Topic
@@ -55,3 +59,29 @@ def test_a_forecast_is_an_entry_of_its_pipeline_s_channel() -> None:
     (entry,) = feed.entries(fetched(codec.encode(made)))
     assert (feed.name, entry.tenant, entry.id, entry.rank) == ("results:forecasts", "acme", "north|1|0", 0)
     assert (entry.group, entry.record) == ("forecasts", made)
+
+
+def test_each_state_of_a_training_is_an_entry_and_a_repeat_of_it_none() -> None:
+    codec: RecordCodec[Record] = RecordCodec(TrainingStatus, OneSchema(), STATUS.subject)
+    feed = Feed("jobs", None, STATUS, codec)
+    at = datetime(2026, 3, 4, tzinfo=UTC)
+    queued = TrainingStatus(
+        tenant="acme", id="j1", model="fraud", state="queued", created_at=at, changed_at=at
+    )
+    running = msgspec.structs.replace(queued, state="running", stage="read")
+    values = [codec.encode(status) for status in (queued, running, running)]
+    entries = feed.entries(fetched(*values))
+    assert feed.name == "jobs"
+    assert [(entry.id, entry.group, entry.entity) for entry in entries] == [("j1", "fraud", "fraud")] * 3
+    assert entries[0].key != entries[1].key == entries[2].key
+
+
+def test_what_is_said_is_an_entry_of_its_conversation() -> None:
+    codec: RecordCodec[Record] = RecordCodec(ConversationEvent, OneSchema(), CONVERSATIONS.subject)
+    feed = Feed("chat", None, CONVERSATIONS, codec)
+    said = ConversationEvent(
+        tenant="acme", id="m1", conversation="c1", role="user", text="Hello.", said_by="k",
+        said_at=datetime(2026, 3, 4, tzinfo=UTC),
+    )  # fmt: skip
+    (entry,) = feed.entries(fetched(codec.encode(said)))
+    assert (feed.name, entry.id, entry.group, entry.entity, entry.record) == ("chat", "m1", "c1", "c1", said)

@@ -15,11 +15,15 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from core.clock import to_millis
+from core.errors import InvalidInput, Unavailable
 from core.ids import new_id
 from core.settings import Settings
 from gateway.client import GatewayClient, Listening, PushedEvent
 from gateway.keys import parse, revoke_key
-from schemas.broker import consumer, watermarks
+from pipelines.changes import apply_topics
+from schemas.broker import consumer, producer, watermarks
+from schemas.catalog.training import STATUS, SYSTEM_TENANT, TrainingStatus
+from schemas.catalog.training import TOPICS as TRAINING_TOPICS
 from schemas.catalog.transactions import Transaction
 from schemas.codec import RecordCodec
 from schemas.headers import header
@@ -246,6 +250,14 @@ async def test_a_batch_is_accepted_by_the_client(gateway: RunningGateway) -> Non
     assert len(found) == len(events)
 
 
+def put(settings: Settings, topic: str, values: list[bytes]) -> None:
+    """Put messages on the first partition of a topic."""
+    client = producer(settings)
+    for number, value in enumerate(values):
+        client.produce(topic, value=value, key=str(number), partition=0)
+    assert client.flush(30) == 0
+
+
 async def take(events: Any, count: int) -> list[PushedEvent]:
     """The first `count` events, within the time."""
     found: list[PushedEvent] = []
@@ -304,6 +316,80 @@ async def test_what_was_pushed_can_be_read_and_never_older(gateway: RunningGatew
         found = await client.transaction(outcome.id)
         assert found is not None
         assert (event.data["status"], found["status"], found["score"]) == ("blocked", "blocked", 7.5)
+
+
+async def test_a_named_subscription_and_an_event_stream_go_on_on_the_real_stack(
+    gateway: RunningGateway,
+) -> None:
+    name, prefix, state = new_id(), new_id(), Listening()
+    ids = [f"{prefix}-{n}" for n in range(40)]
+    mine = {"id": ids}
+    async with GatewayClient(gateway.url, gateway.key()) as client:
+        first = asyncio.create_task(take(client.listen("fraud", name=name, state=state, filter=mine), 20))
+        async with asyncio.timeout(WITHIN_S):
+            await state.subscribed.wait()
+        await asyncio.to_thread(produce, gateway.settings, [change(id) for id in ids])
+        seen = [event.id for event in await first]
+        async with client.stream() as stream:
+            await stream.subscribe("results", pipeline="fraud", name=name)
+            for position in state.positions.values():
+                await stream.acknowledge(name, position)
+            missing = {"card_id": 5}
+            with pytest.raises(InvalidInput):
+                await stream.publish("fraud", missing)
+            accepted = await stream.publish("fraud", transaction())
+            assert accepted["status"] == "provisional"
+            with pytest.raises(Unavailable) as late:  # nobody answers here
+                await stream.ask("fraud", transaction(), wait_s=1)
+            assert late.value.code == "deadline_exceeded"
+            with pytest.raises(InvalidInput):  # not applied
+                await stream.subscribe("chat")
+        rest = await take(client.listen("fraud", name=name, filter=mine), 20)
+        assert sorted(seen + [event.id for event in rest]) == sorted(ids)
+        assert {event.channel for event in rest} == {"results:fraud"}
+
+    headers = {
+        "authorization": f"Bearer {gateway.key()}",
+        "last-event-id": ".".join(state.positions.values()),
+    }
+    params = {"channel": "results", "pipeline": "fraud", "filter": json.dumps({"id": ids})}
+    async with (
+        httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=60) as http,
+        http.stream("GET", "/api/v1/stream", params=params) as response,
+    ):
+        found: list[str] = []
+        async for line in response.aiter_lines():
+            if line.startswith("data: ") and '"type":"event"' in line:
+                found.append(json.loads(line[6:])["id"])
+            if len(found) == 20:
+                break
+        assert sorted(found) == sorted(event.id for event in rest)
+
+
+async def test_trainings_are_pushed_once_their_topics_are_there(gateway: RunningGateway) -> None:
+    await asyncio.to_thread(apply_topics, TRAINING_TOPICS, gateway.settings)
+    codec = RecordCodec(TrainingStatus, SchemaRegistry.of(gateway.settings), STATUS.subject)
+    now, state = datetime.now(UTC), Listening()
+    async with GatewayClient(gateway.url, gateway.key()) as client:
+        while True:  # the gateway looks for the topic each few seconds
+            try:
+                async with client.stream() as stream:
+                    await stream.subscribe("jobs")
+                break
+            except Unavailable:
+                await asyncio.sleep(0.1)
+        pushed = asyncio.create_task(take(client.listen(None, channel="jobs", state=state), 2))
+        async with asyncio.timeout(WITHIN_S):
+            await state.subscribed.wait()
+        mine, foreign, everyones = (
+            TrainingStatus(
+                tenant=tenant, id=new_id(), model="fraud", state="running", created_at=now, changed_at=now
+            )
+            for tenant in ("acme", "other", SYSTEM_TENANT)
+        )
+        records = [codec.encode(status) for status in (foreign, mine, everyones)]
+        await asyncio.to_thread(put, gateway.settings, STATUS.name, records)
+        assert [event.id for event in await pushed] == [mine.id, everyones.id]
 
 
 async def test_garbage_positions_recover_nothing_and_go_on(gateway: RunningGateway) -> None:
@@ -404,7 +490,7 @@ async def test_stopping_drains_with_1001(settings_of_gateway: Settings, free_por
     running = RunningGateway(settings_of_gateway.model_copy(update={"gateway": alone}))
     await asyncio.to_thread(running.__enter__)
     async with connect(running.url.replace("http", "ws") + "/api/v1/stream") as socket:
-        await socket.send(json.dumps({"type": "connect", "key": running.key()}))
+        await socket.send(json.dumps({"type": "connect", "token": running.key()}))
         assert json.loads(await socket.recv())["type"] == "connected"
         stopping = asyncio.create_task(asyncio.to_thread(running.__exit__))
         with pytest.raises(ConnectionClosed) as closed:

@@ -13,9 +13,10 @@ from gateway.push.feed import Feed
 from gateway.push.hub import Channel, Hub, Subscription
 from gateway.push.positions import Position, Signer
 from gateway.push.ring import Entry, FirstWins, Ring
+from gateway.push.selection import Asked, selection_of
 from schemas.catalog.decisions import StatusChange
 from schemas.topic import Topic
-from tests.gateway.samples import NOW, STATUS_CODEC, Listener, status_entries
+from tests.gateway.samples import NOW, STATUS_CODEC, Listener, position_of, status_entries
 
 CHANNEL = "results:fraud"
 TOPIC = Topic("fraud.transactions.status.v1", StatusChange)
@@ -63,7 +64,7 @@ class FromRecord:
             if entry.offset <= subscription.floor[partition]:
                 continue
             subscription.floor[partition] = entry.offset
-            if fresh:
+            if fresh and await subscription.receiver.room():
                 self.hub.give(channel, subscription, [entry])
             if channel.rings[partition].holds(entry.offset):
                 break
@@ -84,7 +85,7 @@ async def test_a_subscriber_gets_its_tenants_first_outcomes_from_now_on() -> Non
     assert ids(listener) == [("a", 1), ("a", 2)]
     first = listener.frames[0]
     assert (first["type"], first["recovered"], first["gaps"]) == ("subscribed", True, [])
-    assert listener.events[0]["partition"] == 0
+    assert position_of(listener.events[0])[0] == 0
     assert listener.events[0]["pushed_at"] == "2026-01-01T12:00:00Z"
 
 
@@ -94,7 +95,7 @@ async def test_resuming_from_a_position_gives_what_came_after_it_once() -> None:
     feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(5)]))
     hub.unsubscribe(CHANNEL, one)
     feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(3, 9)], first_offset=5))
-    two = await hub.subscribe(second, "acme", CHANNEL, since=[first.events[2]["position"]])
+    two = await hub.subscribe(second, "acme", CHANNEL, since=[position_of(first.events[2])[1]])
     await settle(two)
     assert ids(second) == [(f"t{i}", 1) for i in range(3, 9)]
     assert second.frames[0]["recovered"] is True
@@ -126,7 +127,7 @@ async def test_a_position_of_another_tenant_or_topic_incarnation_recovers_nothin
     hub, first = a_hub(), Listener()
     await hub.subscribe(first, "acme", CHANNEL)
     feed(hub, status_entries([("acme", "a", 1), ("acme", "b", 1)]))
-    token = first.events[0]["position"]
+    token = position_of(first.events[0])[1]
     spy, later = Listener(), Listener()
     await hub.subscribe(spy, "other", CHANNEL, since=[token])
     assert (spy.frames[0]["recovered"], spy.events) == (False, [])
@@ -141,7 +142,7 @@ async def test_a_position_from_the_future_waits_for_what_comes_after_it() -> Non
     first, second = Listener(), Listener()
     await ahead.subscribe(first, "acme", CHANNEL)
     feed(ahead, status_entries([("acme", f"t{i}", 1) for i in range(3)]))
-    await behind.subscribe(second, "acme", CHANNEL, since=[first.events[2]["position"]])
+    await behind.subscribe(second, "acme", CHANNEL, since=[position_of(first.events[2])[1]])
     feed(behind, status_entries([("acme", f"t{i}", 1) for i in range(5)]))
     assert ids(second) == [("t3", 1), ("t4", 1)]
 
@@ -153,7 +154,7 @@ async def test_older_than_the_ring_comes_from_elsewhere_without_repeats() -> Non
     await hub.subscribe(first, "acme", CHANNEL)
     for entry in record:
         feed(hub, [entry])
-    token = first.events[4]["position"]
+    token = position_of(first.events[4])[1]
     two = await hub.subscribe(second, "acme", CHANNEL, since=[token])
     await settle(two)
     assert ids(second) == [(f"t{i}", 1) for i in range(5, 70)]
@@ -166,7 +167,7 @@ async def test_older_than_the_retention_tells_the_gap_and_gives_the_rest() -> No
     hub.elsewhere = FromRecord(hub, record, low=50)
     await hub.subscribe(first, "acme", CHANNEL)
     feed(hub, record)
-    two = await hub.subscribe(second, "acme", CHANNEL, since=[first.events[4]["position"]])
+    two = await hub.subscribe(second, "acme", CHANNEL, since=[position_of(first.events[4])[1]])
     await settle(two)
     subscribed = second.frames[0]
     assert subscribed["recovered"] is False
@@ -239,8 +240,9 @@ async def test_random_cuts_lose_nothing_and_repeat_nothing(
 
     def collect() -> None:
         for event in listener.events:
-            got[event["partition"]].append((event["data"]["id"], event["data"]["rank"]))
-            positions[str(event["partition"])] = event["position"]
+            partition, position = position_of(event)
+            got[partition].append((event["data"]["id"], event["data"]["rank"]))
+            positions[str(partition)] = position
 
     start = 0
     while start < len(record):
@@ -296,3 +298,51 @@ def test_first_wins_reaches_back_over_its_limit_only() -> None:
     first = FirstWins(3)
     assert [first.first(key) for key in "abab"] == [True, True, False, False]
     assert [first.first(key) for key in "cda"] == [True, True, True]
+
+
+async def test_what_is_for_everyone_is_given_to_each_tenant_with_its_own_positions() -> None:
+    feed_of_all = Feed("results", "fraud", TOPIC, STATUS_CODEC, everyone="system", needed=False)
+    hub = Hub([feed_of_all], Signer(b"s" * 32), ring=100, clock=ManualClock(NOW))
+    assert hub.ready
+    hub.open(CHANNEL, 7, {0: 0})
+    one, other = Listener(), Listener()
+    first = await hub.subscribe(one, "acme", CHANNEL)
+    await hub.subscribe(other, "other", CHANNEL)
+    feed(hub, status_entries([("system", "s1", 1), ("acme", "a", 1), ("other", "o", 1), ("system", "s2", 1)]))
+    assert (ids(one), ids(other)) == ([("s1", 1), ("a", 1), ("s2", 1)], [("s1", 1), ("o", 1), ("s2", 1)])
+    hub.unsubscribe(CHANNEL, first)
+    again = Listener()
+    resumed = await hub.subscribe(again, "acme", CHANNEL, since=[position_of(one.events[0])[1]])
+    await settle(resumed)
+    assert (again.frames[0]["recovered"], ids(again)) == (True, [("a", 1), ("s2", 1)])
+
+
+async def test_a_selection_holds_live_and_from_the_ring() -> None:
+    hub = a_hub()
+    asked = Asked(CHANNEL, CHANNEL, None, "e-1")
+    selection = selection_of(asked, {"rank": [1, 2]}, hub.channel(CHANNEL).feed)
+    live, late = Listener(), Listener()
+    await hub.subscribe(live, "acme", CHANNEL, selection=selection)
+    start = Signer(b"s" * 32).sign(Position(7, 0, -1, 0), "acme", CHANNEL)
+    feed(hub, status_entries([("acme", "a", 0), ("acme", "a", 1), ("acme", "a", 2)], entity="e-1"))
+    feed(hub, status_entries([("acme", "b", 1)], first_offset=3, entity="e-2"))
+    subscription = await hub.subscribe(late, "acme", CHANNEL, selection=selection, since=[start])
+    await settle(subscription)
+    assert ids(live) == ids(late) == [("a", 1), ("a", 2)]
+
+
+async def test_who_cannot_be_brought_along_is_closed_to_come_back() -> None:
+    class Away:
+        async def low(self, channel: Channel, partition: int) -> int:
+            return 0
+
+        async def bring(self, channel: Channel, subscription: Subscription, partition: int) -> None:
+            raise Unavailable("Kafka is away")
+
+    hub, listener = a_hub(ring=16), Listener()
+    hub.elsewhere = Away()
+    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(100)]))
+    old = Signer(b"s" * 32).sign(Position(7, 0, 3, 0), "acme", CHANNEL)
+    await settle(await hub.subscribe(listener, "acme", CHANNEL, since=[old]))
+    assert listener.closed
+    assert listener.events == []

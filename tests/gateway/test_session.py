@@ -1,19 +1,28 @@
 """The socket's manners: what is asked first, what is refused, and with which code it ends."""
 
 import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
 from core.clock import ManualClock
+from gateway.exchange import Request, Response, json_response
 from gateway.keyring import Keyring
 from gateway.keys import Key, mint
 from gateway.principals import EVENTS_WRITE, STREAM_READ
 from gateway.push import frames, session
-from gateway.push.session import Sessions
+from gateway.push import sessions as register
+from gateway.push.calls import Calls
+from gateway.push.positions import Position, Signer
+from gateway.push.sessions import Sessions
+from gateway.push.stored import InMemoryPositions
+from gateway.push.under_way import MOST_CALLS
+from gateway.routing import Route, Router
 from gateway.server import bearer
-from tests.gateway.samples import NOW, KeysInMemory, status_entries
+from tests.gateway.samples import NOW, KeysInMemory, position_of, status_entries
 from tests.gateway.test_hub import CHANNEL, a_hub, feed
 
 KEY, ID, HASH = mint()
@@ -24,7 +33,12 @@ class Client:
     """Both ends of a socket in memory."""
 
     def __init__(
-        self, sessions: Sessions, *, header: str | None = None, protocols: tuple[str, ...] = ()
+        self,
+        sessions: Sessions,
+        *,
+        header: str | None = None,
+        protocols: tuple[str, ...] = (),
+        origin: str | None = None,
     ) -> None:
         self.inbox: asyncio.Queue[Any] = asyncio.Queue()
         self.inbox.put_nowait({"type": "websocket.connect"})
@@ -33,6 +47,7 @@ class Client:
         self.reading = asyncio.Event()
         self.reading.set()
         headers = {"authorization": f"Bearer {header}"} if header else {}
+        headers |= {"origin": origin, "host": "gateway.example:8000"} if origin is not None else {}
         offered = list(protocols or (frames.SUBPROTOCOL,))
         self.task = asyncio.create_task(sessions(headers, offered, self.inbox.get, self._take))
 
@@ -47,8 +62,8 @@ class Client:
         self.inbox.put_nowait({"type": "websocket.receive", "text": text})
 
     async def until(self, kind: str) -> dict[str, Any]:
-        """The next frame of a kind, within two seconds."""
-        async with asyncio.timeout(2):
+        """The next frame of a kind."""
+        async with asyncio.timeout(60):
             while True:
                 for found in self.frames:
                     if found["type"] == kind:
@@ -57,8 +72,8 @@ class Client:
                 await self.changed.wait()
 
     async def code(self) -> int:
-        """The close code, within five seconds."""
-        async with asyncio.timeout(5):
+        """The close code."""
+        async with asyncio.timeout(60):
             await self.task
         closed = [message for message in self.sent if message["type"] == "websocket.close"]
         return int(closed[0]["code"])
@@ -68,20 +83,34 @@ class Client:
         return [msgspec.json.decode(m["text"]) for m in self.sent if m["type"] == "websocket.send"]
 
 
-def some_sessions(*, queue: int = 1000, keys: KeysInMemory | None = None) -> tuple[Any, Sessions, Keyring]:
+def some_sessions(
+    *,
+    queue: int = 1000,
+    keys: KeysInMemory | None = None,
+    routes: Sequence[Route] = (),
+    clock: ManualClock | None = None,
+) -> tuple[Any, Sessions, Keyring]:
     hub = a_hub()
     source = keys or KeysInMemory(
         Key(ID, HASH, "acme", "", frozenset({STREAM_READ}), NOW),
         Key(WEAK_ID, WEAK_HASH, "acme", "", frozenset({EVENTS_WRITE}), NOW),
     )
-    keyring = Keyring(source, clock=ManualClock(NOW))
-    sessions = Sessions(hub, keyring, queue=queue, bearer=bearer)
+    keyring = Keyring(source, clock=clock or ManualClock(NOW))
+    sessions = Sessions(
+        hub,
+        keyring,
+        queue=queue,
+        bearer=bearer,
+        stored=InMemoryPositions(),
+        calls=Calls(Router(routes)),
+        origins=("https://pages.example",),
+    )
     return hub, sessions, keyring
 
 
 async def connected(sessions: Sessions) -> Client:
     client = Client(sessions)
-    client.say({"type": "connect", "key": KEY})
+    client.say({"type": "connect", "token": KEY})
     await client.until("connected")
     return client
 
@@ -118,15 +147,15 @@ async def test_the_key_may_come_in_the_header() -> None:
 async def test_a_bad_key_is_closed_with_4401(key: str | None) -> None:
     _, sessions, _ = some_sessions()
     client = Client(sessions)
-    client.say({"type": "connect", "key": key} if key else {"type": "connect"})
+    client.say({"type": "connect", "token": key} if key else {"type": "connect"})
     assert await client.code() == 4401
 
 
-async def test_a_key_without_the_scope_is_closed() -> None:
+async def test_a_key_without_the_scope_is_closed_with_4403() -> None:
     _, sessions, _ = some_sessions()
     client = Client(sessions)
-    client.say({"type": "connect", "key": WEAK_KEY})
-    assert await client.code() == 4401
+    client.say({"type": "connect", "token": WEAK_KEY})
+    assert await client.code() == 4403
     assert client.frames[0]["problem"]["code"] == "forbidden"
 
 
@@ -138,7 +167,7 @@ async def test_a_key_without_the_scope_is_closed() -> None:
         "{}",
         '{"type":"nonsense"}',
         '{"type":"subscribe","channel":"results","pipeline":"fraud"}',
-        '{"type":"connect","key":5}',
+        '{"type":"connect","token":5}',
         '{"type":"connect","unknown":1}',
         '{"type":"connect","positions":{"results:fraud":"x"}}',
         '{"type":"ping"}',
@@ -162,19 +191,37 @@ async def test_binary_frames_are_closed_with_4400() -> None:
 
 
 @pytest.mark.parametrize(
-    "second",
+    ("second", "code"),
     [
-        {"type": "connect", "key": KEY},
-        {"type": "subscribe", "channel": "results", "pipeline": "fraud"},
-        {"type": "subscribe", "channel": "alerts", "since": ["x"] * 2000},
+        ({"type": "connect", "token": KEY}, 4400),
+        ({"type": "subscribe", "channel": "results", "pipeline": "fraud"}, 4409),
+        (
+            {
+                "type": "subscribe",
+                "channel": "entity",
+                "pipeline": "fraud",
+                "entity": "e",
+                "since": ["x"] * 2000,
+            },
+            4400,
+        ),
+        ({"type": "subscribe", "channel": "results", "pipeline": "fraud", "policy": "hope"}, 4400),
+        ({"type": "subscribe", "channel": "results", "filter": {"status": {"$ne": 1}}}, 4400),
+        ({"type": "connected", "session": "x"}, 4400),
+        ({"type": "event"}, 4400),
+        ({"type": "ack", "name": "desk"}, 4400),
+        ({"type": "publish", "id": "1", "pipeline": "fraud"}, 4400),
+        ({"type": "prompt", "id": "1"}, 4400),
     ],
+    ids=str,
 )
-async def test_frames_out_of_order_are_closed_with_4400(second: Any) -> None:
-    _, sessions, _ = some_sessions()
+async def test_frames_out_of_order_close_the_socket(second: Any, code: int) -> None:
+    hub, sessions, _ = some_sessions()
     client = await connected(sessions)
     client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud"})
     client.say(second)
-    assert await client.code() == 4400
+    assert await client.code() == code
+    assert hub.channel(CHANNEL).subscribers == {}
 
 
 async def test_an_unknown_channel_is_an_error_and_the_socket_stays() -> None:
@@ -220,9 +267,212 @@ async def test_a_revoked_key_closes_its_sockets() -> None:
 
 
 async def test_too_many_sockets_are_closed_with_1013(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "MOST_SOCKETS", 1)
+    monkeypatch.setattr(register, "MOST_CONNECTIONS", 1)
     _, sessions, _ = some_sessions()
     first = await connected(sessions)
     assert await Client(sessions).code() == 1013
     await sessions.drain()
     assert await first.code() == 1001
+
+
+@pytest.mark.parametrize(
+    ("origin", "code"),
+    [
+        ("https://evil.example", 4403),
+        ("null", 4403),
+        ("https://gateway.example", 4403),  # another port is another origin
+        ("http://[", 4403),
+        ("https://gateway.example:8000", 1001),
+        ("https://pages.example", 1001),
+        (None, 1001),
+    ],
+)
+async def test_pages_of_other_origins_may_not_open_sockets(origin: str | None, code: int) -> None:
+    _, sessions, _ = some_sessions()
+    client = Client(sessions, header=KEY, origin=origin)
+    if code == 1001:
+        client.say({"type": "connect"})
+        await client.until("connected")
+        await sessions.drain()
+    assert await client.code() == code
+
+
+async def test_what_fails_inside_is_closed_with_4500_and_says_nothing() -> None:
+    hub, sessions, _ = some_sessions()
+    client = await connected(sessions)
+
+    async def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("password=hunter2")
+
+    hub.subscribe = broken
+    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud"})
+    assert await client.code() == 4500
+    assert "hunter2" not in str(client.sent)
+    assert client.frames[-1]["problem"]["code"] == "internal_error"
+
+
+async def test_a_channel_is_one_pipeline_or_one_entity_of_it() -> None:
+    hub, sessions, _ = some_sessions()
+    client = await connected(sessions)
+    client.say({"type": "subscribe", "channel": "entity", "pipeline": "fraud", "entity": "card-1"})
+    assert (await client.until("subscribed"))["channel"] == "entity:fraud:card-1"
+    client.say({"type": "subscribe", "channel": "entity", "pipeline": "fraud"})
+    assert (await client.until("error"))["problem"]["errors"] == [
+        {"pointer": "/entity", "reason": "is missing"}
+    ]
+    feed(hub, status_entries([("acme", "a", 1)], entity="card-2"))
+    feed(hub, status_entries([("acme", "b", 1)], first_offset=1, entity="card-1"))
+    event = await client.until("event")
+    assert (event["id"], event["channel"]) == ("b", "entity:fraud:card-1")
+
+
+async def test_a_filter_that_makes_no_sense_is_an_error_and_the_socket_stays() -> None:
+    _, sessions, _ = some_sessions()
+    client = await connected(sessions)
+    wrong = {"nope": 1, "rank": "1", "occurred_at": "2026-01-01", "status": []}
+    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud", "filter": wrong})
+    problem = (await client.until("error"))["problem"]
+    assert {field["pointer"] for field in problem["errors"]} == {f"/filter/{name}" for name in wrong}
+    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud", "filter": {"rank": [1, 2]}})
+    await client.until("subscribed")
+
+
+async def test_a_named_subscription_goes_on_from_what_was_acknowledged() -> None:
+    hub, sessions, _ = some_sessions()
+    named = {"type": "subscribe", "channel": "results", "pipeline": "fraud", "name": "desk"}
+    client = await connected(sessions)
+    client.say(named)
+    await client.until("subscribed")
+    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(6)]))
+    client.say({"type": "ping", "id": "all"})
+    await client.until("pong")
+    events = [frame for frame in client.frames if frame["type"] == "event"]
+    for event in (events[3], events[1]):  # going back does not move it
+        client.say({"type": "ack", "name": "desk", "position": position_of(event)[1]})
+    client.inbox.put_nowait({"type": "websocket.disconnect", "code": 1000})
+    await client.task
+
+    again = await connected(sessions)
+    again.say(named)
+    assert (await again.until("subscribed"))["recovered"] is True
+    async with asyncio.timeout(60):
+        while len([frame for frame in again.frames if frame["type"] == "event"]) < 2:
+            await asyncio.sleep(0.01)
+    assert [frame["id"] for frame in again.frames if frame["type"] == "event"] == ["t4", "t5"]
+
+
+@pytest.mark.parametrize("position", ["garbage", "", "foreign", "another epoch"])
+async def test_what_is_no_position_of_the_channel_is_not_acknowledged(position: str) -> None:
+    _, sessions, _ = some_sessions()
+    client = await connected(sessions)
+    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud", "name": "desk"})
+    await client.until("subscribed")
+    signer = Signer(b"s" * 32)
+    tokens = {
+        "foreign": signer.sign(Position(7, 0, 4, 0), "other", CHANNEL),
+        "another epoch": signer.sign(Position(8, 0, 4, 0), "acme", CHANNEL),
+    }
+    client.say({"type": "ack", "name": "desk", "position": tokens.get(position, position)})
+    assert (await client.until("error"))["problem"]["code"] == "invalid_position"
+    client.say({"type": "ack", "name": "unheard", "position": tokens["foreign"]})
+    client.say({"type": "ping", "id": "1"})
+    await client.until("pong")
+    codes = [frame["problem"]["code"] for frame in client.frames if frame["type"] == "error"]
+    assert codes == ["invalid_position", "unknown_subscription"]
+
+
+async def test_a_client_that_takes_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "SEND_WITHIN_S", 0.05)
+    hub, sessions, _ = some_sessions()
+    client = await connected(sessions)
+    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud"})
+    await client.until("subscribed")
+    client.reading.clear()
+    feed(hub, status_entries([("acme", "a", 1)]))
+    assert await client.code() == 4429
+
+
+async def test_a_policy_keeps_a_slow_client_connected_and_tells_what_it_missed() -> None:
+    hub, sessions, _ = some_sessions(queue=20)
+    client = await connected(sessions)
+    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud", "policy": "drop_oldest"})
+    await client.until("subscribed")
+    client.reading.clear()
+    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(100)]))
+    client.reading.set()
+    client.say({"type": "ping", "id": "1"})
+    await client.until("pong")
+    ids = [frame["id"] for frame in client.frames if frame["type"] == "event"]
+    dropped = [frame["count"] for frame in client.frames if frame["type"] == "dropped"]
+    assert ids[-20:] == [f"t{i}" for i in range(80, 100)]
+    assert sum(dropped) + len(ids) == 100
+
+
+async def test_an_expiring_key_closes_its_socket() -> None:
+    soon, clock = timedelta(minutes=1), ManualClock(NOW)
+    source = KeysInMemory(Key(ID, HASH, "acme", "", frozenset({STREAM_READ}), NOW, expires_at=NOW + soon))
+    _, sessions, keyring = some_sessions(keys=source, clock=clock)
+    client = await connected(sessions)
+    clock.advance(soon)
+    await keyring.refresh()
+    assert await client.code() == 4401
+
+
+async def test_calls_are_refused_by_name_and_the_socket_stays() -> None:
+    _, sessions, _ = some_sessions()
+    client = await connected(sessions)
+    for frame in (
+        {"type": "publish", "id": "1", "pipeline": "../../models", "data": {}},
+        {"type": "publish", "id": "2", "pipeline": "nope", "data": {}},
+        {"type": "ask", "id": "3", "pipeline": "generate", "data": {"prompt": "x"}},
+        {"type": "prompt", "id": "4", "prompt": "x"},
+        {"type": "prompt", "id": "", "prompt": "x"},
+        {"type": "cancel", "id": "nothing"},
+    ):
+        client.say(frame)
+    async with asyncio.timeout(60):
+        while len([frame for frame in client.frames if frame["type"] == "error"]) < 5:
+            await asyncio.sleep(0.01)
+    told = {
+        frame.get("for"): frame["problem"]["status"] for frame in client.frames if frame["type"] == "error"
+    }
+    assert told == {"1": 404, "2": 404, "3": 404, "4": 404, "": 422}
+    client.say({"type": "ping", "id": "1"})
+    await client.until("pong")
+
+
+async def test_calls_are_bounded_and_their_ids_are_taken_once() -> None:
+    gate, cancelled = asyncio.Event(), 0
+
+    async def slow(request: Request) -> Response:
+        nonlocal cancelled
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
+        return json_response(200, {"score": 1})
+
+    path = "/api/v1/pipelines/{pipeline}/infer"
+    _, sessions, _ = some_sessions(routes=(Route("POST", path, STREAM_READ, slow),))
+    client = await connected(sessions)
+
+    async def told(kind: str, count: int) -> list[dict[str, Any]]:
+        async with asyncio.timeout(60):
+            while len(found := [frame for frame in client.frames if frame["type"] == kind]) < count:
+                await asyncio.sleep(0.01)
+        return found
+
+    for number in range(MOST_CALLS + 1):
+        client.say({"type": "ask", "id": str(number), "pipeline": "fraud", "data": {}})
+    client.say({"type": "ask", "id": "0", "pipeline": "fraud", "data": {}})
+    codes = [(frame["for"], frame["problem"]["code"]) for frame in await told("error", 2)]
+    assert codes == [(str(MOST_CALLS), "queue_full"), ("0", "conflict")]
+    client.say({"type": "cancel", "id": "1"})
+    client.say({"type": "ask", "id": "another", "pipeline": "fraud", "data": {}})
+    client.say({"type": "ping", "id": "1"})
+    await client.until("pong")
+    gate.set()
+    answered = {frame["for"] for frame in await told("answer", MOST_CALLS)}
+    assert answered == {"another", *map(str, range(MOST_CALLS))} - {"1"}
+    assert cancelled == 1

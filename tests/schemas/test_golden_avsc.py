@@ -15,6 +15,7 @@ MODULES = (
     "pipelines.catalog.merchants",
     "schemas.catalog.training",
     "schemas.catalog.experiments",
+    "schemas.catalog.conversations",
 )
 
 

@@ -1,0 +1,148 @@
+"""One connection that is pushed to, whatever carries it: its queue, its subscriptions, and its end."""
+
+import asyncio
+
+from core.errors import MillstreamError
+from core.ids import new_id
+from core.telemetry.metrics import counter
+from gateway.keyring import Keyring, Watch
+from gateway.principals import STREAM_READ, Principal
+from gateway.problems import Forbidden, problem_of
+from gateway.push import frames
+from gateway.push.hub import Hub, Subscription
+from gateway.push.queue import FrameQueue, Item, Pushable
+from gateway.push.selection import Asked, Selection
+
+CLOSED = counter("gateway_sockets_closed_total", "Closed WebSockets and event streams, by code", ["code"])
+
+
+class Connection:
+    """The receiver of its subscriptions (see `gateway.push.hub.Receiver`). Belongs to the event loop."""
+
+    def __init__(self, hub: Hub, *, limit: int) -> None:
+        self.id = new_id()
+        self.principal: Principal | None = None
+        self.ended = asyncio.Event()
+        self.subscriptions: dict[str, tuple[str, Subscription]] = {}
+        self._hub = hub
+        self._watch: Watch | None = None
+        self._queue = FrameQueue(limit)
+        self._wake = asyncio.Event()
+        self._space = asyncio.Event()
+        self._space.set()
+        self._closing: tuple[int, str] | None = None
+        self._gone = False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._gone or self._closing is not None
+
+    def tell(self, frame: str) -> bool:
+        return self._queued(not self.over and self._queue.tell(frame))
+
+    def push(self, subscription: Subscription, event: Pushable) -> bool:
+        return self._queued(not self.over and self._queue.push(subscription, event))
+
+    async def room(self) -> int:
+        while not self.over:
+            await self._space.wait()
+            free = self._queue.limit - len(self._queue)
+            if free > 0 and not self.over:
+                return free  # else others who waited were faster
+        return 0
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection; the first reason stays. What is queued is written where the client reads."""
+        if self._closing is None:
+            self._closing = (code, reason)
+            self._wake.set()
+            self._space.set()
+
+    def watch(self, keyring: Keyring) -> None:
+        """Close when the credential of the principal is over: revoked, expired, not to be confirmed."""
+        if self.principal is not None:
+            self._watch = keyring.watch(self.principal, self._credential_over)
+
+    async def follow(
+        self,
+        asked: Asked,
+        selection: Selection,
+        *,
+        policy: frames.Policy,
+        since: list[str] | None,
+    ) -> None:
+        """Subscribe. Raises UnknownName, Unavailable."""
+        if self.principal is None:
+            raise Forbidden("not connected")
+        subscription = await self._hub.subscribe(
+            self,
+            self.principal.tenant,
+            asked.feed,
+            label=asked.label,
+            selection=selection,
+            policy=policy,
+            since=since,
+        )
+        self.subscriptions[asked.label] = (asked.feed, subscription)
+
+    def unfollow(self, label: str) -> None:
+        """Unsubscribe; harmless where there is no such subscription."""
+        held = self.subscriptions.pop(label, None)
+        if held is not None:
+            self._hub.unsubscribe(*held)
+
+    def leave(self) -> None:
+        """Nobody reads any more: forget everything."""
+        self._gone = True
+        self._space.set()
+        if self._watch is not None:
+            self._watch.close()
+        for label in tuple(self.subscriptions):
+            self.unfollow(label)
+        self._queue.clear()
+
+    def tell_problem(self, error: BaseException, channel: str | None = None, of: str | None = None) -> None:
+        """Queue an `error` frame."""
+        self.tell(frames.encode(frames.Error(problem_of(error, self.id), channel, of)))
+
+    def may_follow(self, feed: str) -> None:
+        """Raises Forbidden where the credential does not reach the channel, UnknownName without one."""
+        needed = (STREAM_READ, self._hub.channel(feed).feed.permission)
+        for permission in needed:
+            if permission is not None and (self.principal is None or not self.principal.may(permission)):
+                raise Forbidden(f"the key has not the scope {permission!r}", mend="use a key that has it")
+
+    def _queued(self, taken: bool) -> bool:
+        if taken:
+            if len(self._queue) > self._queue.limit // 2:
+                self._space.clear()
+            self._wake.set()
+        elif not self.over:
+            self._queue.clear()
+            self.close(frames.TOO_SLOW, "the client does not keep up; resume from the last position")
+        return taken
+
+    def _pop(self) -> Item | None:
+        item = self._queue.pop()
+        if not self._space.is_set() and len(self._queue) <= self._queue.limit // 2:
+            self._space.set()
+        return item
+
+    async def _rest(self, seconds: float) -> bool:
+        """Wait until something is queued or the end has come; False after `seconds` of nothing."""
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _credential_over(self) -> None:
+        self.close(frames.UNAUTHENTICATED, "the credential is not valid any more")
+
+
+def refusal(error: MillstreamError) -> str:
+    """An error as the reason of a close frame, which has 123 bytes at most."""
+    return error.what.encode()[:120].decode(errors="ignore")

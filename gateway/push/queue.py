@@ -1,0 +1,115 @@
+"""What waits for one connection: bounded, with a policy per subscription for a client that is too slow.
+
+Of one partition, what is written is in the order of its offsets, whatever the policy leaves out, so that the
+newest position written is always one to resume from.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from core.telemetry.metrics import counter
+from gateway.push.frames import Dropped, encode, event_text
+
+if TYPE_CHECKING:
+    from gateway.push.hub import Subscription
+
+CONTROL = 64
+"""Frames that answer the client's own, so many beyond the limit; who sends on without reading is closed."""
+_LEFT_OUT = counter("gateway_frames_left_out_total", "Event frames that a policy left out", ["policy"])
+
+
+@dataclass(eq=False, slots=True)
+class Pushable:
+    """One event, encoded once for everybody; `text` once per channel it is pushed on."""
+
+    partition: int
+    position: str
+    key: str
+    body: str = field(repr=False)
+    _texts: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def text(self, channel: str) -> str:
+        found = self._texts.get(channel)
+        if found is None:
+            found = self._texts[channel] = event_text(channel, self.body)
+        return found
+
+
+Item = str | tuple["Subscription", Pushable]
+
+
+class FrameQueue:
+    """Frames in the order in which they are written."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._items: OrderedDict[Hashable, Item] = OrderedDict()
+        self._droppable: dict[Subscription, deque[int]] = {}
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def tell(self, frame: str) -> bool:
+        """Queue a frame that is no event; False when there are too many."""
+        if len(self._items) >= self.limit + CONTROL:
+            return False
+        self._items[self._next()] = frame
+        return True
+
+    def push(self, subscription: "Subscription", event: Pushable) -> bool:
+        """Queue an event; False when there is no room and the subscription's policy makes none."""
+        policy = subscription.policy
+        if policy == "coalesce_by_key":
+            key = (subscription, event.key)
+            if self._items.pop(key, None) is not None:
+                _LEFT_OUT.labels(policy).inc()
+            elif len(self._items) >= self.limit:
+                return False
+            self._items[key] = (subscription, event)
+            return True
+        if len(self._items) < self.limit:
+            serial = self._next()
+            self._items[serial] = (subscription, event)
+            if policy == "drop_oldest":
+                self._droppable.setdefault(subscription, deque()).append(serial)
+            return True
+        if policy != "drop_oldest":
+            return False
+        subscription.dropped += 1
+        _LEFT_OUT.labels(policy).inc()
+        waiting = self._droppable.get(subscription)
+        if waiting:
+            del self._items[waiting.popleft()]
+            serial = self._next()
+            self._items[serial] = (subscription, event)
+            waiting.append(serial)
+        return True
+
+    def pop(self) -> Item | None:
+        """The next frame to be written; None when nothing waits."""
+        if not self._items:
+            return None
+        key, item = next(iter(self._items.items()))
+        if not isinstance(item, str):
+            subscription = item[0]
+            if subscription.dropped:
+                count, subscription.dropped = subscription.dropped, 0
+                return encode(Dropped(subscription.label, count))
+            waiting = self._droppable.get(subscription)
+            if waiting:
+                waiting.popleft()
+                if not waiting:
+                    del self._droppable[subscription]
+        del self._items[key]
+        return item
+
+    def clear(self) -> None:
+        self._items.clear()
+        self._droppable.clear()
+
+    def _next(self) -> int:
+        self._serial += 1
+        return self._serial

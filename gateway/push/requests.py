@@ -1,0 +1,41 @@
+"""A frame as the request that a handler takes."""
+
+from collections.abc import Mapping
+
+from core.errors import TooLarge
+from core.ids import new_id
+from gateway.bodies import JSON
+from gateway.exchange import Request
+from gateway.principals import Principal
+from gateway.problems import Forbidden
+
+
+def permit(principal: Principal, permission: str) -> None:
+    """Raises Forbidden."""
+    if not principal.may(permission):
+        raise Forbidden(f"the key has not the scope {permission!r}", mend="use a key that has it")
+
+
+def request_of(
+    principal: Principal,
+    path: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    parameters: dict[str, str] | None = None,
+) -> Request:
+    """A POST of JSON that is here already. Who waits for it cancels it by leaving."""
+
+    async def read(limit: int) -> bytes:
+        if len(body) > limit:
+            raise TooLarge(f"a body of {len(body)} bytes", mend=f"send at most {limit} bytes")
+        return body
+
+    return Request(
+        method="POST",
+        path=path,
+        headers={"content-type": JSON, **headers},
+        body=read,
+        request_id=new_id(),
+        parameters=parameters or {},
+        principal=principal,
+    )

@@ -1,0 +1,150 @@
+"""Suggestions while somebody types: each prompt supersedes the one before it on the same socket.
+
+A prompt that was answered before, or that goes on as an earlier suggestion said, is answered from a prefix
+cache; else a model is asked over Kafka how the text goes on, and what it has said so far is told piece by
+piece. The cache is this gateway's own: another one asks again, and the answering process has answers of its
+own kept.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import msgspec
+
+from core.clock import Clock
+from core.telemetry.metrics import counter, histogram
+from gateway.generating.asked import UnderWay
+from gateway.generating.question import Questions
+from gateway.principals import ASK, Principal
+from gateway.push import frames
+from gateway.push.requests import permit, request_of
+from operators.generate_answer import Generated
+from operators.generate_request import parse_chat
+
+LONGEST_PROMPT = 4_096
+LONGEST_SUGGESTION = 256
+INSTRUCTION = (
+    "Continue the text of the user. Answer with nothing but the words that follow it, without repeating it."
+)
+_SUGGESTED = counter(
+    "gateway_suggestions_total", "Suggestions to prompts, by where they came from", ["source"]
+)
+_FIRST_MS = histogram("gateway_suggestion_ms", "From a prompt to the first of its suggestion", ["source"])
+_encode = msgspec.json.Encoder().encode
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """A line of a piece (see `operators.generate`); what else it has is not of interest here."""
+
+    text: str = ""
+    restarted: msgspec.Raw | None = None
+
+
+_said = msgspec.json.Decoder(_Said).decode
+_generated = msgspec.json.Decoder(Generated).decode
+
+
+class PrefixCache:
+    """How texts went on, by scope and text: the newest `entries`, each for `ttl`."""
+
+    def __init__(self, *, entries: int, ttl: timedelta, clock: Clock) -> None:
+        self._most = entries
+        self._ttl_s = ttl.total_seconds()
+        self._clock = clock
+        self._kept: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def put(self, scope: str, prompt: str, continuation: str) -> None:
+        """Texts that are too long, and continuations that say nothing, are not kept."""
+        if not continuation or len(prompt) > LONGEST_PROMPT or len(continuation) > LONGEST_SUGGESTION:
+            return
+        self._kept[scope, prompt] = (self._clock.monotonic() + self._ttl_s, continuation)
+        self._kept.move_to_end((scope, prompt))
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+
+    def find(self, scope: str, prompt: str) -> str | None:
+        """What follows `prompt`, by the longest prefix of it whose continuation began as `prompt` does and
+        goes on after it."""
+        if len(prompt) > LONGEST_PROMPT + LONGEST_SUGGESTION:
+            return None
+        now = self._clock.monotonic()
+        for typed in range(min(len(prompt), LONGEST_SUGGESTION)):
+            cut = len(prompt) - typed
+            held = self._kept.get((scope, prompt[:cut]))
+            if held is None or now >= held[0]:
+                continue
+            if len(held[1]) > typed and held[1].startswith(prompt[cut:]):
+                return held[1][typed:]
+        return None
+
+
+class Suggestions:
+    """Where suggestions come from."""
+
+    def __init__(self, questions: Questions, clock: Clock, *, cache: PrefixCache) -> None:
+        self._questions = questions
+        self._clock = clock
+        self._cache = cache
+
+    async def of(self, principal: Principal, frame: frames.Prompt) -> AsyncIterator[frames.Suggestion]:
+        """What is known so far, again and again, until it is final. Raises Forbidden, Rejected, QueueFull,
+        Unavailable. Leaving it early cancels the question."""
+        permit(principal, ASK)
+        begun = self._clock.monotonic()
+        scope = f"{principal.tenant}\x00{frame.model}\x00{frame.max_tokens}"
+        found = self._cache.find(scope, frame.prompt)
+        if found is not None:
+            _told("cache", self._clock.monotonic() - begun)
+            yield frames.Suggestion(frame.id, "cache", found, True)
+            return
+        request = request_of(principal, "/api/v1/generate", _body(frame), {})
+        _, body = await self._questions.read(request, parse_chat)
+        under_way = await self._questions.ask(request, body, streamed=True)
+        first = True
+        async with under_way:
+            async for text in _texts(under_way):
+                if first:
+                    first = False
+                    _told("model", self._clock.monotonic() - begun)
+                yield frames.Suggestion(frame.id, "model", text, False)
+            answer = _generated((await under_way.end()).body)
+        if not answer.degraded:
+            self._cache.put(scope, frame.prompt, answer.text)
+        yield frames.Suggestion(frame.id, "model", answer.text, True)
+
+
+async def _texts(under_way: UnderWay) -> AsyncIterator[str]:
+    """The text so far, after each piece that added to it."""
+    text = ""
+    async for piece in under_way.pieces():
+        if piece is None:
+            text = ""
+            continue
+        before = text
+        for line in piece.splitlines():
+            said = _said(line)
+            text = said.text if said.restarted is not None else text + said.text
+        if text and text != before:
+            yield text
+
+
+def _told(source: str, seconds: float) -> None:
+    _SUGGESTED.labels(source).inc()
+    _FIRST_MS.labels(source).observe(seconds * 1e3)
+
+
+def _body(frame: frames.Prompt) -> bytes:
+    question = {
+        "messages": [
+            {"role": "system", "content": INSTRUCTION},
+            {"role": "user", "content": frame.prompt},
+        ],
+        "max_tokens": frame.max_tokens,
+        "temperature": 0,
+        "stream": True,
+    }
+    return _encode(question if frame.model is None else question | {"model": frame.model})
