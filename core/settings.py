@@ -116,6 +116,26 @@ class Gateway(Section):
     push_queue: int = Field(10_000, ge=10, description="frames queued per connection before it is closed")
 
 
+class Balancer(Section):
+    """Several local gateways behind one address, that of the gateway; on a cluster `deploy/balancer`."""
+
+    gateways: int = Field(
+        1, ge=1, le=8, description="local gateways; from two on a balancer stands before them"
+    )
+    first_port: int = Field(
+        8001, description="port of the first gateway behind the balancer; the next has the next"
+    )
+    admin_port: int = Field(8099, description="port of the balancer's own readiness and statistics")
+    grace_s: float = Field(
+        5.0, gt=0, description="added to a gateway's own longest wait before it is given up for another"
+    )
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Those of the gateways behind the balancer; none where there is one gateway, which has its own."""
+        return tuple(range(self.first_port, self.first_port + self.gateways)) if self.gateways > 1 else ()
+
+
 class Asking(Section):
     """Asking a pipeline and waiting for its answer."""
 
@@ -300,6 +320,7 @@ class Settings(BaseSettings):
     redis: Redis = Redis()
     postgres: Postgres = Postgres()
     gateway: Gateway = Gateway()
+    balancer: Balancer = Balancer()
     asking: Asking = Asking()
     worker: Worker = Worker()
     writer: Writer = Writer()
