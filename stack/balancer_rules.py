@@ -22,8 +22,7 @@ from core.settings import Settings
 Json = dict[str, object]
 
 CHECK_S = 1.0
-FAILURES_IN_A_ROW = 2  # connections refused or broken, and answers that did not come
-REFUSALS_IN_A_ROW = 5  # answers of 503, which one tenant's open breaker gives too
+FAILURES_IN_A_ROW = 3  # connections refused or broken, answers that did not come, 503
 KEPT_BODY_BYTES = 1 << 20
 BUFFER_BYTES = 64 << 10  # of a connection, so that a slow client is slow for its gateway too
 MOST_CONNECTIONS = 10_000
@@ -64,7 +63,8 @@ def listener(settings: Settings, listen: Address) -> Json:
         "stat_prefix": "public",
         "codec_type": "HTTP1",
         "use_remote_address": True,
-        "internal_address_config": {},  # nobody may say by headers how often to try again
+        # nobody is a friend, not even on loopback, who could say by headers how often to try again
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
         "server_header_transformation": "PASS_THROUGH",
         "preserve_external_request_id": True,
         "request_id_extension": {
@@ -164,7 +164,10 @@ def cluster(where: Json) -> Json:
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol
         },
-        "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 1},
+            "update_merge_window": _seconds(0.0),  # a second in which one that is back is not used, else
+        },
         "health_checks": [
             {
                 "http_health_check": {"path": "/ready"},
@@ -180,13 +183,10 @@ def cluster(where: Json) -> Json:
             "base_ejection_time": _seconds(5.0),
             "max_ejection_time": _seconds(30.0),
             "max_ejection_percent": 50,
-            "split_external_local_origin_errors": True,
-            "consecutive_local_origin_failure": FAILURES_IN_A_ROW,
-            "consecutive_gateway_failure": REFUSALS_IN_A_ROW,
+            "consecutive_gateway_failure": FAILURES_IN_A_ROW,
             "enforcing_consecutive_gateway_failure": 100,
             "enforcing_consecutive_5xx": 0,
             "enforcing_success_rate": 0,
-            "enforcing_local_origin_success_rate": 0,
         },
         "circuit_breakers": {
             "thresholds": [

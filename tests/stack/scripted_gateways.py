@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
 OK, REFUSE, RESET, HANG, BREAK, EVENTS = "ok", "refuse", "reset", "hang", "break", "events"
-"""Answer; answer 503; close the connection; say nothing; break off in the answer; send two server-sent events,
-the second when `go_on` is set."""
+"""Answer; answer 503; close the connection; say nothing; break off in the answer; send two server-sent
+events, the second when `go_on` is set."""
 _WEBSOCKET = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -24,7 +24,7 @@ class Seen(NamedTuple):
 
 @dataclass
 class Script:
-    """By path: what is done at the first, second, ... sight of it by any gateway, then `OK`; and the sights."""
+    """By path: what is done at the first, second, ... sight by any gateway, then `OK`; and the sights."""
 
     does: dict[str, list[str]] = field(default_factory=dict)
     seen: dict[str, list[Seen]] = field(default_factory=lambda: defaultdict(list))
