@@ -37,7 +37,7 @@ class Balancer(Service):
         shown = subprocess.run(
             [binary, "--version"], capture_output=True, text=True, timeout=20, check=False
         ).stdout
-        parts = shown.strip().split("/")
+        parts = shown.partition(" version: ")[2].split("/")  # commit, version, ...
         return f"Envoy {parts[1]}" if len(parts) > 1 else "Envoy"
 
     def ports(self) -> tuple[Port, ...]:

