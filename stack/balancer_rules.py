@@ -116,7 +116,7 @@ def routes(settings: Settings) -> list[Json]:
     """The first that fits counts. All go to the gateways; they differ in when a request is sent again."""
     waits_s = max(settings.asking.longest_wait_s, settings.llm.wait_s, settings.rollout.answer_s)
     grace_s = settings.balancer.grace_s
-    found = []
+    found: list[Json] = []
     for path, answer_s in (
         ({"safe_regex": {"regex": WAITING}}, waits_s + grace_s),
         ({"prefix": "/"}, settings.gateway.publish_timeout_s + grace_s),

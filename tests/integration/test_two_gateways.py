@@ -215,16 +215,16 @@ async def test_every_202_has_exactly_one_outcome(balanced: Deployed, deployed: D
         await asyncio.wait_for(state.subscribed.wait(), READY_S)
         async with load.going():
             for gateway, worker in rounds:
-                await load.more(dice.randrange(50, 150))
+                await load.more(dice.randrange(20, 60))
                 await asyncio.gather(
                     asyncio.to_thread(kill, balanced, balanced, gateway),
                     asyncio.to_thread(kill, balanced, deployed, worker),
                 )
             assert not load.others, "while a gateway was there, each client saw one success"
             assert told(balanced, "upstream_rq_retry_success") > retried
-            await load.more(50)
+            await load.more(20)
             await asyncio.to_thread(kill, balanced, balanced, "balancer")
-            await load.more(50)
+            await load.more(20)
         try:
             await until(lambda: load.published <= load.pushed.keys(), "every result is pushed")
         finally:
