@@ -111,7 +111,7 @@ def apply_all(
     engine; with `llm` and `direct`, or where they are deployed already, those that answer prompts and those
     that serve models directly too. Returns what was changed. Raises DeclarationError for a view that the
     engine cannot run, before any change."""
-    from cli.jobs import deployed, job_specs, other_streams, training_spec
+    from cli.jobs import deployed, job_specs, other_streams, surplus_gateways, training_spec
     from cli.stack_commands import local_stack
     from pipelines.changes import apply, apply_topics
     from pipelines.generating import TOPICS as GENERATING_TOPICS
@@ -128,7 +128,7 @@ def apply_all(
     apply_topics([*TRAINING_TOPICS, EXPERIMENTS, *GENERATING_TOPICS], given)
     if jobs and stack.running():
         there = {row.name for row in stack.status()}
-        for name in other_streams(plans, engine):
+        for name in (*other_streams(plans, engine), *surplus_gateways(there, specs)):
             if name in there:
                 stack.remove_job(name)
         for spec in (*specs, training_spec()):

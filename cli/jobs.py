@@ -4,8 +4,10 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from core.ids import digest
-from core.settings import Settings
+from core.settings import LOOPBACK, Settings
 from jobs.engines import ENGINES, Engine, job_of
 from pipelines.load import load_plans, load_services
 from pipelines.plan import ForecastPlan, Plan, ScoringPlan, ServedPlan
@@ -34,26 +36,26 @@ def job_specs(
     """The stream (Flink's keeper, or a Faust agent) and writer of each pipeline, both hosts of the worker of
     one that scores, the worker of one that forecasts, the corrections of one whose view has windows, the one
     controller of model routing where any has a model, with `llm` what answers prompts, with `direct` what
-    serves the models over HTTP, and one gateway; gateway and direct serving are for the pipelines `beside`
-    too, which are deployed already. Raises DeclarationError for a view that the engine cannot run."""
+    serves the models over HTTP, and one gateway, or several behind the balancer; gateways and direct serving
+    are for the pipelines `beside` too, which are deployed already. Raises DeclarationError for a view that
+    the engine cannot run."""
     plans = list(plans)
     served = {plan.pipeline for plan in plans} | set(beside)
     all_served = [plan for name, plan in load_plans().items() if name in served]
     installed = [_meaning(plan) for plan in all_served]
     read = [f"{one.name} {[(view.digest, names) for view, names in one.features]}" for one in load_services()]
-    specs = [
-        JobSpec(
-            name=GATEWAY,
-            argv=_run(
-                "gateway",
-                *(part for name in sorted(served) for part in ("--pipeline", name)),
-                *(("--llm",) if llm else ()),
-            ),
-            env={PLANNED: _short("\n".join(installed + read))},
-            probe_port=settings.gateway.port,
-            stage=30,
-        )
-    ]
+    gateway = JobSpec(
+        name=GATEWAY,
+        argv=_run(
+            "gateway",
+            *(part for name in sorted(served) for part in ("--pipeline", name)),
+            *(("--llm",) if llm else ()),
+        ),
+        env={PLANNED: _short("\n".join(installed + read))},
+        probe_port=settings.gateway.port,
+        stage=30,
+    )
+    specs = _balanced(gateway, settings) if settings.balancer.ports else [gateway]
     if any(isinstance(plan, ServedPlan) for plan in plans):
         specs.append(JobSpec(name=ROLLOUT, argv=_run(ROLLOUT), env={PLANNED: "1"}, stage=20))
     models = sorted({plan.infer.model for plan in all_served if isinstance(plan, ServedPlan)})
@@ -81,6 +83,25 @@ def job_specs(
                 )
             )
     return specs
+
+
+def _balanced(gateway: JobSpec, settings: Settings) -> list[JobSpec]:
+    """It as often as the settings say, each on a port of its own that only the balancer needs to reach."""
+    return [
+        replace(
+            gateway,
+            name=GATEWAY if number == 1 else f"{GATEWAY}-{number}",
+            env={**gateway.env, "MILLSTREAM_GATEWAY__HOST": LOOPBACK, "MILLSTREAM_GATEWAY__PORT": str(port)},
+            probe_port=port,
+        )
+        for number, port in enumerate(settings.balancer.ports, start=1)
+    ]
+
+
+def surplus_gateways(there: Iterable[str], specs: Iterable[JobSpec]) -> list[str]:
+    """Names of gateways that run, of a time when more were wanted."""
+    wanted = {spec.name for spec in specs}
+    return [name for name in there if name.startswith(f"{GATEWAY}-") and name not in wanted]
 
 
 def _own_jobs(plan: Plan) -> tuple[str, ...]:

@@ -184,6 +184,26 @@ class Issuer(Section):
         return self
 
 
+class Balancer(Section):
+    """Several local gateways behind one address, that of the gateway; on a cluster `deploy/balancer`."""
+
+    gateways: int = Field(
+        1, ge=1, le=8, description="local gateways; from two on a balancer stands before them"
+    )
+    first_port: int = Field(
+        8001, description="port of the first gateway behind the balancer; the next has the next"
+    )
+    admin_port: int = Field(8099, description="port of the balancer's own readiness and statistics")
+    grace_s: float = Field(
+        5.0, gt=0, description="added to a gateway's own longest wait before it is given up for another"
+    )
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Those of the gateways behind the balancer; none where there is one gateway, which has its own."""
+        return tuple(range(self.first_port, self.first_port + self.gateways)) if self.gateways > 1 else ()
+
+
 class Asking(Section):
     """Asking a pipeline and waiting for its answer."""
 
@@ -370,6 +390,7 @@ class Settings(BaseSettings):
     gateway: Gateway = Gateway()
     limits: Limits = Limits()
     issuer: Issuer = Issuer()
+    balancer: Balancer = Balancer()
     asking: Asking = Asking()
     worker: Worker = Worker()
     writer: Writer = Writer()

@@ -8,7 +8,8 @@ problem document. Several (a JSON array or NDJSON) are answered with an outcome 
 
 Acceptance is the protocol of `gateway.acceptance`: reserve, produce, wait for `acks=all`, mark, answer.
 The tenant is the credential's. Repeating an accepted id with the same content gives the same answer with
-the header `Idempotent-Replayed`; with other content 409.
+the header `Idempotent-Replayed`; with other content 409. An event without an id is known by the request's
+`Idempotency-Key`, where there is one, so that a request sent twice, by whomever, publishes nothing twice.
 
 Every event of a request counts towards the tenant's limit (`gateway.limits`), a repeated one too; over it the
 whole request is refused with 429 and `Retry-After`, before any of its events is looked at.
@@ -31,8 +32,9 @@ from core.telemetry.log import logger
 from core.telemetry.metrics import counter, histogram
 from core.telemetry.trace import new_traceparent
 from gateway.acceptance import Acceptance, AcceptanceStore, InMemoryAcceptance
-from gateway.bodies import read_events, too_large
+from gateway.bodies import Events, read_events, too_large
 from gateway.exchange import Request, Response, json_response
+from gateway.idempotency import key_of_request
 from gateway.intake import Intake
 from gateway.limits import PublishingLimits
 from gateway.principals import Principal
@@ -157,6 +159,7 @@ class EventsEndpoint:
         return door
 
     async def _take(self, door: Door, request: Request) -> Response:
+        key = key_of_request(request)
         bodies = await read_events(
             request,
             max_event_bytes=self._settings.max_event_bytes,
@@ -168,7 +171,8 @@ class EventsEndpoint:
         started = time.perf_counter()
         received_at = self._clock.now()
         results: list[Accepted | MillstreamError | None] = [None] * len(bodies.raw)
-        events = await self._read(door, bodies.raw, request.principal, received_at, results)
+        ids = _ids(key, bodies) if key is not None else None
+        events = await self._read(door, bodies.raw, ids, request.principal, received_at, results)
         validated = time.perf_counter()
         if events:
             await self._accept(door, events, request, results)
@@ -188,11 +192,12 @@ class EventsEndpoint:
         self,
         door: Door,
         raw: Sequence[bytes],
+        ids: Sequence[str] | None,
         principal: Principal,
         received_at: datetime,
         results: list[Accepted | MillstreamError | None],
     ) -> list[_Event]:
-        """The valid events; what is wrong with the others goes to `results`."""
+        """The valid events; what is wrong with the others goes to `results`. `ids`: for those without one."""
         events = []
         received_at_ms = to_millis(received_at)
         for index, body in enumerate(raw):
@@ -201,7 +206,7 @@ class EventsEndpoint:
             try:
                 if len(body) > self._settings.max_event_bytes:
                     raise too_large(self._settings.max_event_bytes)
-                record = door.intake.read(body, principal.tenant)
+                record = door.intake.read(body, principal.tenant, otherwise=ids[index] if ids else None)
                 value = door.codec.encode(record)
             except InvalidInput as error:
                 results[index] = error
@@ -353,6 +358,13 @@ class EventsEndpoint:
                 _REFUSED.labels(pipeline, result.code).inc()
         if accepted:
             _ACCEPTED.labels(pipeline).inc(accepted)
+
+
+def _ids(key: str, bodies: Events) -> list[str]:
+    """What events without an id are called in a request with this key: as the key, or by key and place."""
+    if bodies.single:
+        return [key]
+    return [hashlib.sha256(f"{key}:{index}".encode()).hexdigest()[:32] for index in range(len(bodies.raw))]
 
 
 def _conflict(id: str) -> Conflict:

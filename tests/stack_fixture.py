@@ -60,6 +60,18 @@ def free_ports(count: int) -> list[int]:
         return found
 
 
+def consecutive_ports() -> tuple[int, int]:
+    """Two of them, the second next to the first."""
+    while True:
+        (first,) = free_ports(1)
+        with socket.socket() as second:
+            try:
+                second.bind(("127.0.0.1", first + 1))
+            except OSError:
+                continue
+            return first, first + 1
+
+
 def stack_env(home: Path) -> dict[str, str]:
     """Variables that give a stack its own folder and ports, and no external service."""
     env = {"MILLSTREAM_HOME": str(home)}

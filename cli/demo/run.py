@@ -82,7 +82,7 @@ class Demo:
         self.stack.wait_ready([spec.name for spec in specs], READY_S)
 
     def _for_replay(self, spec: JobSpec, recording: Recording, disorder_ms: int | None) -> JobSpec:
-        if spec.name == GATEWAY and disorder_ms is not None:
+        if spec.name.startswith(GATEWAY) and disorder_ms is not None:
             env = {**spec.env, "MILLSTREAM_GATEWAY__MAX_AGE_S": str(REPLAY_MAX_AGE_S)}
             return msgspec.structs.replace(spec, env=env)
         if spec.name.endswith("-flink"):

@@ -1,7 +1,7 @@
 """Which processes are deployed for what is asked for."""
 
-from cli.jobs import SERVING, job_specs
-from core.settings import Settings
+from cli.jobs import GATEWAY, PLANNED, SERVING, job_specs, surplus_gateways
+from core.settings import Balancer, Gateway, Settings
 from pipelines.load import load_plan, load_scoring
 
 
@@ -20,3 +20,32 @@ def test_direct_serving_goes_on_when_another_pipeline_is_applied() -> None:
     there = job_specs(plans, Settings(), beside=["fraud"], direct=True)
     assert [spec.argv[-1] for spec in there if spec.name == SERVING] == ["fraud"]
     assert SERVING not in {spec.name for spec in job_specs(plans, Settings(), direct=True)}
+
+
+def test_one_gateway_has_the_public_port_itself() -> None:
+    given = Settings()
+    (gateway,) = [spec for spec in job_specs([load_scoring("fraud")], given) if spec.name.startswith(GATEWAY)]
+    assert (gateway.name, gateway.probe_port) == (GATEWAY, given.gateway.port)
+    assert "MILLSTREAM_GATEWAY__PORT" not in gateway.env
+
+
+def test_several_gateways_have_ports_of_their_own_and_serve_the_same() -> None:
+    given = Settings(
+        gateway=Gateway(host="0.0.0.0"), balancer=Balancer(gateways=3, first_port=9001, admin_port=9100)
+    )
+    specs = job_specs([load_scoring("fraud")], given)
+    gateways = {spec.name: spec for spec in specs if spec.name.startswith(GATEWAY)}
+    assert list(gateways) == ["gateway", "gateway-2", "gateway-3"]
+    assert [spec.probe_port for spec in gateways.values()] == [9001, 9002, 9003]
+    for spec in gateways.values():
+        env = {"MILLSTREAM_GATEWAY__HOST": "127.0.0.1", "MILLSTREAM_GATEWAY__PORT": str(spec.probe_port)}
+        assert env.items() <= spec.env.items()
+    assert len({(spec.argv, spec.stage, spec.env[PLANNED]) for spec in gateways.values()}) == 1
+
+
+def test_gateways_that_are_wanted_no_more_are_named() -> None:
+    there = ["gateway", "gateway-2", "gateway-3", "fraud-worker"]
+    plans = [load_scoring("fraud")]
+    assert surplus_gateways(there, job_specs(plans, Settings())) == ["gateway-2", "gateway-3"]
+    two = Settings(balancer=Balancer(gateways=2))
+    assert surplus_gateways(there, job_specs(plans, two)) == ["gateway-3"]

@@ -125,6 +125,7 @@ class Setting:
         pipeline: str = "payments",
         kind: str = "application/json",
         tenant: str = "acme",
+        key: str | None = None,
         to: Handler | None = None,
     ) -> Response:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -137,7 +138,7 @@ class Setting:
         request = Request(
             method="POST",
             path="/",
-            headers={"content-type": kind},
+            headers={"content-type": kind} | ({"idempotency-key": key} if key is not None else {}),
             body=read,
             request_id="r-1",
             parameters={"pipeline": pipeline},
@@ -197,6 +198,42 @@ async def test_the_same_id_with_other_content_is_a_conflict(at: Setting) -> None
     with pytest.raises(Conflict):
         await at.post(payment(id="t1", amount_cents=1))
     assert len(at.kafka.produced) == 1
+
+
+async def test_a_repeated_key_names_an_event_that_has_no_id(at: Setting) -> None:
+    """As one who sends again what may have been taken: the balancer, or a client that saw no answer."""
+    event = payment()
+    first = await at.post(event, key="order-17")
+    again = await at.post(event, key="order-17")
+    assert (again.status, again.body) == (202, first.body)
+    assert msgspec.json.decode(first.body)["id"] == "order-17"
+    assert len(at.kafka.produced) == 1
+    with pytest.raises(Conflict):
+        await at.post(event | {"amount_cents": 1}, key="order-17")
+    named = await at.post(payment(id="t1"), key="order-17")
+    assert msgspec.json.decode(named.body)["id"] == "t1"  # its own id wins
+
+
+async def test_a_repeated_key_names_every_event_of_a_request(at: Setting) -> None:
+    events = [payment(id="t1"), *(payment(amount_cents=cents) for cents in (1, 2))]
+    first, again = [await at.post(events, key="k" * 128) for _ in range(2)]
+    other = await at.post(events[1:], key="another")
+    ids = [
+        [row["accepted"]["id"] for row in msgspec.json.decode(answer.body)["outcomes"]]
+        for answer in (first, again, other)
+    ]
+    assert ids[0] == ids[1]
+    assert ids[0][0] == "t1"
+    assert len({*ids[0], *ids[2]}) == 5
+    assert len(at.kafka.produced) == 5
+
+
+@pytest.mark.parametrize("key", ["", "a b", "k" * 129, "schlüssel"])
+async def test_a_key_that_is_no_id_is_refused(at: Setting, key: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        await at.post(payment(id="t1"), key=key)
+    assert caught.value.code == "invalid_key"
+    assert at.kafka.produced == []
 
 
 async def test_tenants_do_not_share_ids(at: Setting) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect as connect_blocking
 
 from core.clock import to_millis
 from core.errors import InvalidInput, Unavailable
@@ -34,6 +36,7 @@ from tests.gateway.running import FRAUD, RunningGateway, change, produce, transa
 pytestmark = pytest.mark.services
 
 EVENTS = "/api/v1/pipelines/fraud/events"
+INFER = "/api/v1/pipelines/fraud/infer"
 JSON = {"content-type": "application/json"}
 WITHIN_S = 20.0
 
@@ -421,6 +424,24 @@ async def test_a_revoked_key_ends_requests_and_sockets_within_two_seconds(gatewa
     assert refused.status_code == 401
 
 
+@contextmanager
+def followed(gateway: RunningGateway) -> Iterator[Callable[[], str]]:
+    """One socket on the results, open all the time; waits for the next result and gives its id."""
+    with connect_blocking(gateway.url.replace("http", "ws") + "/api/v1/stream") as socket:
+
+        def next_of(kind: str) -> Any:
+            while (frame := json.loads(socket.recv(60)))["type"] != kind:
+                assert frame["type"] == "ping", frame
+                socket.send('{"type":"pong"}')
+            return frame
+
+        socket.send(json.dumps({"type": "connect", "token": gateway.key()}))
+        next_of("connected")
+        socket.send(json.dumps({"type": "subscribe", "channel": "results", "pipeline": "fraud"}))
+        next_of("subscribed")
+        yield lambda: next_of("event")["id"]
+
+
 def outage(stack: Stack, gateway: RunningGateway, service: str, during: Callable[[], None]) -> None:
     """Stop a service, look, start it, and see that the gateway is ready again by itself."""
     stack.stop(service)
@@ -455,8 +476,14 @@ def test_without_kafka_or_registry_nothing_is_accepted_and_it_recovers(
         assert http.get("/ready").status_code == 503
         assert http.get("/livez").status_code == 200
         assert http.get("/health").json()["status"] == "degraded"
+        assert http.get("/api/v1/features/card_activity/1-2-3").status_code == 200
+        assert http.get("/api/v1/reviews").status_code == 200
 
-    outage(stack, gateway, service, during)
+    with followed(gateway) as pushed:
+        outage(stack, gateway, service, during)
+        id = new_id()
+        produce(gateway.settings, [change(id)])
+        assert pushed() == id, "the same socket goes on"
     eventually(lambda: http.post(EVENTS, json=event).status_code == 202, "accepted again", 60)
     on_the_topic(gateway.settings, {event["id"]})
 
@@ -467,9 +494,14 @@ def test_without_redis_events_are_accepted(stack: Stack, gateway: RunningGateway
         assert http.post(EVENTS, json=event).status_code == 202
         assert http.get(f"/api/v1/transactions/{event['id']}").json()["status"] == "provisional"
         assert http.get("/api/v1/features/card_activity/1-2-3").status_code == 503
+        assert http.get("/api/v1/reviews").status_code == 200
         on_the_topic(gateway.settings, {event["id"]})
+        id = new_id()
+        produce(gateway.settings, [change(id)])
+        assert pushed() == id
 
-    outage(stack, gateway, "redis", during)
+    with followed(gateway) as pushed:
+        outage(stack, gateway, "redis", during)
     assert http.post(EVENTS, json=transaction()).status_code == 202
 
 
@@ -480,8 +512,20 @@ def test_without_the_database_known_keys_go_on(
         assert http.post(EVENTS, json=transaction()).status_code == 202
         assert http.get("/api/v1/reviews").status_code == 503
         assert http.get("/api/v1/transactions/absent").status_code == 503
+        features = "/api/v1/features/card_activity/1-2-3"
+        assert http.get(features).status_code == 200
+        assert http.get(features, headers={"authorization": f"Bearer {unseen}"}).status_code == 503
+        later = http.post(INFER, json=transaction(), headers={"prefer": "respond-async"})
+        assert later.status_code == 202
+        assert http.get(later.headers["location"]).status_code == 200
+        id = new_id()
+        produce(gateway.settings, [change(id)])
+        assert pushed() == id
+        assert http.get(f"/api/v1/transactions/{id}").json()["status"] == "confirmed"
 
-    outage(stack, gateway, "postgres", during)
+    unseen = gateway.key()
+    with followed(gateway) as pushed:
+        outage(stack, gateway, "postgres", during)
     eventually(lambda: http.get("/api/v1/reviews").status_code == 200, "reviews again")
 
 
