@@ -183,13 +183,17 @@ class Assembly:
         limits = PublishingLimits.of(settings.gateway, cache, clock)
         asking = AskingPart(settings, registry, cache, clock=clock)
         intakes = {name: door.intake for name, door in doors.items()}
-        asking_routes = asking.routes(scoring.values(), intakes, limits)
+        served = [plan for plan in plans.values() if isinstance(plan, ServedPlan)]
+        follower = Follower(settings, registry, clock)
+        if served:
+            follower.start()
+            exits.callback(follower.close)
+        asking_routes = asking.routes(scoring.values(), intakes, limits, follower.fleets)
         if llm:
             questions = KafkaAsking(asking.asker, asking.asked(PIPELINE, REQUESTS), clock)
             asking_routes += generating_routes(settings, questions, cache, clock)
         schemas = SchemaWatch(registry, [door.codec for door in doors.values()])
 
-        served = [plan for plan in plans.values() if isinstance(plan, ServedPlan)]
         feeds = _feeds(served, registry)
         hub = Hub(feeds, Signer(position_secret(settings)), ring=settings.gateway.push_ring, clock=clock)
         catch_up = CatchUp(settings, hub)
@@ -247,7 +251,7 @@ class Assembly:
             RecordCodec(TrainingCommand, registry, COMMANDS.subject, max_bytes=COMMANDS.max_bytes),
             clock,
         )
-        models = _models(settings, registry, clock, exits) if served else None
+        models = _models(settings, registry, clock, follower, exits) if served else None
         webhook = registry_webhook(settings, cache, publisher, registry, clock)
         router = Router(
             (
@@ -274,11 +278,8 @@ class Assembly:
 
 
 def _models(
-    settings: Settings, registry: SchemaRegistry, clock: Clock, exits: AsyncExitStack
+    settings: Settings, registry: SchemaRegistry, clock: Clock, follower: Follower, exits: AsyncExitStack
 ) -> ModelsEndpoint:
-    follower = Follower(settings, registry, clock)
-    follower.start()
-    exits.callback(follower.close)
     outbox = RecordOutbox(settings, registry, source="gateway")
     exits.callback(outbox.close)
     given = settings.rollout
