@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.clock import ManualClock
@@ -20,6 +20,7 @@ from tests.gateway.samples import NOW, Payment, payment
 DAY = timedelta(days=1)
 INTAKE = Intake(Payment, max_age=DAY, max_ahead=DAY, clock=ManualClock(NOW))
 PREPARE = records(INTAKE, Questions(Payment, Reuse(DAY)))
+LOADED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SENT = st.fixed_dictionaries(
     {
         "card_id": st.sampled_from(["c-1", "c-2"]),
@@ -60,6 +61,7 @@ def written(sent: dict[str, Any], dice: Any) -> bytes:
     return text.replace('"c-1"', dice.choice(['"c-1"', '"\\u0063-1"'])).encode()
 
 
+@LOADED
 @given(SENT, SENT, st.randoms(use_true_random=False))
 def test_questions_are_equal_where_what_was_sent_is(
     one: dict[str, Any], other: dict[str, Any], dice: Any
@@ -69,6 +71,7 @@ def test_questions_are_equal_where_what_was_sent_is(
     assert (first == second) == same
 
 
+@LOADED
 @given(SENT, st.randoms(use_true_random=False))
 def test_the_way_it_is_written_makes_no_difference(sent: dict[str, Any], dice: Any) -> None:
     assert len({PREPARE(written(sent, dice), "acme", None).question for _ in range(4)}) == 1
