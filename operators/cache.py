@@ -143,7 +143,8 @@ class ResponseCache:
 
     def under_way(self, key: str) -> bool:
         """Whether a call of `get` that does not wait in between would join another one."""
-        return key in self._flights
+        flight = self._flights.get(key)
+        return flight is not None and not flight[0].done()
 
     def put(self, key: str, value: bytes) -> timedelta:
         """Keep an answer that was made elsewhere; the shared store is given it later. How long it is kept."""
@@ -188,7 +189,7 @@ class ResponseCache:
         keep: Callable[[bytes], bool],
         least: timedelta,
     ) -> Cached:
-        flight = self._flights.get(key)
+        flight = self._flights[key] if self.under_way(key) else None
         joined = flight is not None
         if flight is None:
             task = asyncio.get_running_loop().create_task(

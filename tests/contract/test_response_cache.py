@@ -11,7 +11,7 @@ import redis.asyncio
 from core.clock import ManualClock
 from core.errors import ModelFailed, Unavailable
 from core.ids import new_id
-from operators.cache import Keeping, ResponseCache, SharedCache, answer_key
+from operators.cache import Cached, Keeping, ResponseCache, SharedCache, answer_key
 from pipelines.on_redis.cache import RedisCache
 from tests.features.redis_server import RedisServer, own_redis
 
@@ -195,6 +195,19 @@ async def test_one_who_joins_is_given_nothing_too_old(store: Store) -> None:
     joins = await cache.get("k", model, least=timedelta(seconds=50))
     assert ((await begins).value, joins.value, joins.where) == (b"old", b"new", "miss")
     assert not cache.under_way("k")
+
+
+async def test_who_comes_as_a_making_ends_does_not_join_it(store: Store) -> None:
+    cache, model = store.cache(), Model()
+    come: list[asyncio.Task[Cached]] = []
+
+    async def fails() -> bytes:
+        come.append(asyncio.ensure_future(cache.get("k", model)))  # its turn is next, before the end is known
+        raise ModelFailed("no answer")
+
+    with pytest.raises(ModelFailed):
+        await cache.get("k", fails)
+    assert (await come[0]).where == "miss"
 
 
 async def test_what_is_not_kept_has_no_time_left(store: Store) -> None:
