@@ -83,7 +83,8 @@ def bench() -> BenchResult:
     with ExitStack() as running:
         given = running.enter_context(own_stack())
         peer = running.enter_context(mlserver(given.stored))
-        headers = (f"Authorization: Bearer {given.key}", "Prefer: wait=20")
+        asked_anew = ("Prefer: wait=20", "Cache-Control: no-cache, no-store")
+        headers = (f"Authorization: Bearer {given.key}", *asked_anew)
         ours = Server(given.gateway, [request(given.gateway, PATH, body, headers) for body in given.bodies])
         theirs = Server(peer, tensors(peer, given.stored.name, given.matrix))
         _require_equal_scores(ours, theirs)

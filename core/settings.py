@@ -218,6 +218,11 @@ class Asking(Section):
     outcome_ttl_s: int = Field(900, ge=60, description="how long an outcome is kept, and its id known")
     in_flight: int = Field(1_024, ge=1, description="requests that a worker answers at once")
     frame_ms: float = Field(30.0, ge=20, le=50, description="pieces of an answer gather so long for a frame")
+    cache_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=64 * 1024,
+        description="memory of a gateway for answers of one pipeline that are given again",
+    )
 
 
 class Worker(Section):

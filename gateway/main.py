@@ -189,13 +189,17 @@ class Assembly:
         limits = PublishingLimits.of(settings.gateway, counts)
         asking = AskingPart(settings, registry, cache, clock=clock)
         intakes = {name: door.intake for name, door in doors.items()}
-        asking_routes = asking.routes(scoring.values(), intakes, limits)
+        served = [plan for plan in plans.values() if isinstance(plan, ServedPlan)]
+        follower = Follower(settings, registry, clock)
+        if served:
+            follower.start()
+            exits.callback(follower.close)
+        asking_routes = asking.routes(scoring.values(), intakes, limits, follower.fleets)
         prompts = KafkaAsking(asking.asker, asking.asked(PIPELINE, REQUESTS), clock) if llm else None
         tokens = TokenLimits.of(settings.limits, counts)
         generated = generating_routes(settings, prompts, cache, clock, tokens) if prompts else ()
         schemas = SchemaWatch(registry, [door.codec for door in doors.values()])
 
-        served = [plan for plan in plans.values() if isinstance(plan, ServedPlan)]
         push = PushPart(settings, served, registry, llm=llm, clock=clock)
         health = Health()
         exits.callback(health.probe.close)
@@ -247,7 +251,7 @@ class Assembly:
         sessions = push.sessions(keyring, cache, push.calls(called, publisher, prompts))
         keyring.start()
         exits.push_async_callback(keyring.close)
-        models = _models(settings, registry, clock, exits) if served else None
+        models = _models(settings, registry, clock, follower, exits) if served else None
         webhook = registry_webhook(settings, cache, publisher, registry, clock)
         router = Router(
             (
@@ -295,11 +299,8 @@ def _tokens(settings: Settings, clock: Clock, exits: AsyncExitStack) -> Tokens |
 
 
 def _models(
-    settings: Settings, registry: SchemaRegistry, clock: Clock, exits: AsyncExitStack
+    settings: Settings, registry: SchemaRegistry, clock: Clock, follower: Follower, exits: AsyncExitStack
 ) -> ModelsEndpoint:
-    follower = Follower(settings, registry, clock)
-    follower.start()
-    exits.callback(follower.close)
     outbox = RecordOutbox(settings, registry, source="gateway")
     exits.callback(outbox.close)
     given = settings.rollout

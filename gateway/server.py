@@ -45,10 +45,7 @@ OVER_LIMIT = 4429
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
-_EVERY_ANSWER = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-]
+_EVERY_ANSWER = [(b"x-content-type-options", b"nosniff")]
 _log = logger("gateway.server")
 _encode = msgspec.json.Encoder().encode
 _REQUESTS = counter("gateway_requests_total", "Requests, by route template and status", ["route", "status"])
@@ -318,6 +315,8 @@ async def _answer(response: Response, request: Request, send: Send, take_s: floa
         (b"x-request-id", request.request_id.encode()),
         *_EVERY_ANSWER,
     ]
+    if not any(name == "cache-control" for name, _ in response.headers):
+        headers.append((b"cache-control", b"no-store"))
     if response.parts is None:
         headers.append((b"content-length", str(len(body)).encode()))
     headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in response.headers]

@@ -2,7 +2,8 @@
 
 Equal questions that come at the same time are answered once (single flight). What was made is stored after
 the answer was given, never before. A hit in the shared store fills memory; a hit in memory is given to the
-shared store again where it may have lost it.
+shared store again where it may have lost it. Who asks may want a younger answer than the one that is kept:
+`least` is how long it must still be kept for.
 """
 
 import asyncio
@@ -24,6 +25,9 @@ _LOG = logger("cache")
 _ANSWERS = counter("cache_answers_total", "Answers by where they came from", ("cache", "where"))
 _LOST = counter("cache_stores_lost_total", "Stores that the shared store did not take", ("cache",))
 ENTRY_BYTES = 256  # of a dictionary entry, its key and two numbers, about
+STORE_AFTER_S = 0.002
+"""Stores begin so long after the answer was handed over: by then it has left."""
+NONE = timedelta(0)
 
 
 class SharedCache(Protocol):
@@ -65,10 +69,11 @@ class Keeping:
 
 @dataclass(frozen=True)
 class Cached:
-    """`joined`: another call was already making it."""
+    """`left`: how long it is kept yet; 0 where it is not. `joined`: another call was already making it."""
 
     value: bytes
     where: Where
+    left: timedelta
 
     @property
     def hit(self) -> bool:
@@ -104,26 +109,50 @@ class ResponseCache:
         make: Callable[[], Awaitable[bytes]],
         *,
         keep: Callable[[bytes], bool] = lambda value: True,
+        least: timedelta = NONE,
     ) -> Cached:
         """The answer under `key`, made by `make` where there is none; raises what `make` raises, to all who
         wait for it, and keeps nothing then, nor what `keep` refuses. A making that nobody waits for any more
-        is cancelled."""
-        found = self._remembered(key)
-        if found is None:
-            found = await self._join(key, make, keep)
+        is cancelled. What is made, by this call or by one that it joins, is young enough."""
+        found = self._remembered(key, least)
+        while found is None:
+            come = await self._join(key, make, keep, least)
+            if not come.hit or come.left >= least:
+                found = come
         _ANSWERS.labels(self._name, found.where).inc()
+        return found
+
+    def remembered(self, key: str, *, least: timedelta = NONE) -> Cached | None:
+        """What is kept in memory, at once."""
+        found = self._remembered(key, least)
+        if found is not None:
+            _ANSWERS.labels(self._name, found.where).inc()
+        return found
+
+    async def look(self, key: str, *, least: timedelta = NONE) -> Cached | None:
+        """What is kept, in memory or in the shared store; nothing is made."""
+        found = self._remembered(key, least) or await self._shared_one(key, least)
+        if found is not None:
+            _ANSWERS.labels(self._name, found.where).inc()
         return found
 
     async def find(self, key: str) -> bytes | None:
         """What is kept under `key`, if anything; nothing is made."""
-        found = self._remembered(key) or await self._shared_one(key)
+        found = await self.look(key)
         return None if found is None else found.value
 
-    def put(self, key: str, value: bytes) -> None:
-        """Keep an answer that was made elsewhere; the shared store is given it later."""
-        if len(value) <= self._keeping.largest:
-            self._keep(key, value, self._keeping.ttl)
-            self._later(key, value, self._keeping.ttl, absent_only=False)
+    def under_way(self, key: str) -> bool:
+        """Whether a call of `get` that does not wait in between would join another one."""
+        flight = self._flights.get(key)
+        return flight is not None and not flight[0].done()
+
+    def put(self, key: str, value: bytes) -> timedelta:
+        """Keep an answer that was made elsewhere; the shared store is given it later. How long it is kept."""
+        if len(value) > self._keeping.largest:
+            return NONE
+        entry = self._keep(key, value, self._keeping.ttl)
+        self._later(key, entry, absent_only=False)
+        return self._keeping.ttl
 
     async def forget(self, key: str) -> None:
         """Everywhere; a making that is under way still answers those who wait for it, and is kept."""
@@ -136,7 +165,7 @@ class ResponseCache:
         while self._stores:
             await asyncio.gather(*self._stores, return_exceptions=True)
 
-    def _remembered(self, key: str) -> Cached | None:
+    def _remembered(self, key: str, least: timedelta) -> Cached | None:
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -144,20 +173,27 @@ class ResponseCache:
         if now >= entry.until:
             self._drop(key)
             return None
+        left = timedelta(seconds=entry.until - now)
+        if left < least:
+            return None
         self._entries.move_to_end(key)
         if now - entry.offered_at >= self._keeping.refill.total_seconds():
             entry.offered_at = now
-            self._later(key, entry.value, timedelta(seconds=entry.until - now), absent_only=True)
-        return Cached(entry.value, "memory")
+            self._later(key, entry, absent_only=True)
+        return Cached(entry.value, "memory", left)
 
     async def _join(
-        self, key: str, make: Callable[[], Awaitable[bytes]], keep: Callable[[bytes], bool]
+        self,
+        key: str,
+        make: Callable[[], Awaitable[bytes]],
+        keep: Callable[[bytes], bool],
+        least: timedelta,
     ) -> Cached:
-        flight = self._flights.get(key)
+        flight = self._flights[key] if self.under_way(key) else None
         joined = flight is not None
         if flight is None:
             task = asyncio.get_running_loop().create_task(
-                self._made(key, make, keep), name=f"cache {self._name}"
+                self._made(key, make, keep, least), name=f"cache {self._name}"
             )
             flight = self._flights[key] = (task, [0])
             task.add_done_callback(lambda ended: self._landed(key, ended))
@@ -170,7 +206,7 @@ class ResponseCache:
             if not waiting[0] and not task.done():
                 self._landed(key, task)
                 task.cancel()
-        return Cached(found.value, "joined") if joined and not found.hit else found
+        return Cached(found.value, "joined", found.left) if joined and not found.hit else found
 
     def _landed(self, key: str, task: "asyncio.Task[Cached]") -> None:
         flight = self._flights.get(key)
@@ -180,17 +216,19 @@ class ResponseCache:
             task.exception()  # it was raised to those who waited
 
     async def _made(
-        self, key: str, make: Callable[[], Awaitable[bytes]], keep: Callable[[bytes], bool]
+        self,
+        key: str,
+        make: Callable[[], Awaitable[bytes]],
+        keep: Callable[[bytes], bool],
+        least: timedelta,
     ) -> Cached:
-        found = await self._shared_one(key)
+        found = await self._shared_one(key, least)
         if found is not None:
             return found
         value = await make()
-        if keep(value):
-            self.put(key, value)
-        return Cached(value, "miss")
+        return Cached(value, "miss", self.put(key, value) if keep(value) else NONE)
 
-    async def _shared_one(self, key: str) -> Cached | None:
+    async def _shared_one(self, key: str, least: timedelta) -> Cached | None:
         if self._shared is None:
             return None
         try:
@@ -202,38 +240,44 @@ class ResponseCache:
         if stored is None:
             return None
         value, ttl = stored
+        if ttl < least:
+            return None
+        ttl = min(ttl, self._keeping.ttl)
         self._keep(key, value, ttl)
-        return Cached(value, "shared")
+        return Cached(value, "shared", ttl)
 
-    def _keep(self, key: str, value: bytes, ttl: timedelta) -> None:
+    def _keep(self, key: str, value: bytes, ttl: timedelta) -> _Entry:
         self._drop(key)
         now = self._clock.monotonic()
-        self._entries[key] = _Entry(value, now + min(ttl, self._keeping.ttl).total_seconds(), now)
+        entry = self._entries[key] = _Entry(value, now + ttl.total_seconds(), now)
         self._bytes += len(value) + ENTRY_BYTES
         while self._bytes > self._keeping.bytes:
             self._drop(next(iter(self._entries)))
+        return entry
 
     def _drop(self, key: str) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._bytes -= len(entry.value) + ENTRY_BYTES
 
-    def _later(self, key: str, value: bytes, ttl: timedelta, *, absent_only: bool) -> None:
+    def _later(self, key: str, entry: _Entry, *, absent_only: bool) -> None:
         if self._shared is None:
             return
         if len(self._stores) >= self._keeping.stores:
             _LOST.labels(self._name).inc()
             return
-        store = self._store(self._shared, key, value, ttl, absent_only)
+        store = self._store(self._shared, key, entry, absent_only)
         task = asyncio.get_running_loop().create_task(store, name=f"cache {self._name} store")
         self._stores.add(task)
         task.add_done_callback(self._stores.discard)
 
-    async def _store(
-        self, shared: SharedCache, key: str, value: bytes, ttl: timedelta, absent_only: bool
-    ) -> None:
+    async def _store(self, shared: SharedCache, key: str, entry: _Entry, absent_only: bool) -> None:
+        await asyncio.sleep(STORE_AFTER_S)
+        left = timedelta(seconds=entry.until - self._clock.monotonic())
+        if left <= NONE:
+            return
         try:
-            await shared.put(key, value, ttl, absent_only=absent_only)
+            await shared.put(key, entry.value, left, absent_only=absent_only)
         except Unavailable as error:
             _LOST.labels(self._name).inc()
             _LOG.debug("the shared cache took no store", cache=self._name, error=error.what)

@@ -30,7 +30,16 @@ from features.view import FeatureView
 from features.windows import Rolling
 from operators.decide import Bands
 from operators.forecast import Horizon
-from pipelines.plan import FeaturesPlan, ForecastPlan, Infer, Levels, Plan, ScoringPlan, forecast_window
+from pipelines.plan import (
+    FeaturesPlan,
+    ForecastPlan,
+    Infer,
+    Levels,
+    Plan,
+    Reuse,
+    ScoringPlan,
+    forecast_window,
+)
 from schemas.catalog.alerts import ALERTS
 from schemas.catalog.asking import RETENTION
 from schemas.catalog.decisions import Decision, StatusChange, Verdict
@@ -47,6 +56,7 @@ class Unrouted(Enum):
 
 DEAD_LETTERS = Unrouted.DEAD_LETTERS
 LONGEST_LEVEL = timedelta(minutes=1)
+LONGEST_REUSE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -238,8 +248,16 @@ class Pipeline:
         self._set("labels", labels, step)
         self._set("alerts", alerts, step)
 
-    def ask(self, *, kept: timedelta = RETENTION, levels: Levels | None = None, step: str = "ask") -> None:
-        """How those are answered who ask a pipeline that scores, and how long Kafka keeps their requests."""
+    def ask(
+        self,
+        *,
+        kept: timedelta = RETENTION,
+        levels: Levels | None = None,
+        reuse: Reuse | None = None,
+        step: str = "ask",
+    ) -> None:
+        """How those are answered who ask a pipeline that scores, how long Kafka keeps their requests, and
+        whether an answer may be given again."""
         if kept < timedelta(minutes=1):
             raise DeclarationError(
                 f"requests are kept for {kept}",
@@ -256,6 +274,16 @@ class Pipeline:
                 )
         self._take(step, "requests_kept", kept)
         self._set("levels", levels, step)
+        if reuse is not None:
+            if not (
+                timedelta(0) < reuse.lasts <= LONGEST_REUSE and timedelta(0) <= reuse.as_of <= LONGEST_REUSE
+            ):
+                raise DeclarationError(
+                    f"answers are given again for {reuse.lasts}, as of the same {reuse.as_of}",
+                    where=f"pipeline {self.name}, step {step}",
+                    mend=f"give a time above 0, and both at most {LONGEST_REUSE}",
+                )
+            self._set("reuse", reuse, step)
 
     def plan(self) -> Plan:
         """The plan. Raises DeclarationError when a part is missing or parts do not fit together."""
@@ -297,7 +325,21 @@ class Pipeline:
                 where=f"pipeline {self.name}",
                 mend=f"known: {', '.join(known)}",
             )
+        if plan.reuse is not None and plan.source.record is not None:
+            self._ignorable(plan.reuse, plan.source.record)
         return plan
+
+    def _ignorable(self, reuse: Reuse, record: type[Record]) -> None:
+        where, spec = f"pipeline {self.name}", record.spec()
+        for name in reuse.ignored:
+            if name not in record.__struct_fields__:
+                raise UnknownName("field", name, record.__struct_fields__, where=where)
+            if name in ("tenant", "id", spec.entity, spec.time):
+                raise DeclarationError(
+                    f"answers are given again whatever the {name}",
+                    where=where,
+                    mend="the entity always counts, tenant and id never do; say as_of for the event time",
+                )
 
     def _forecast(self) -> ForecastPlan:
         self._complete({"results": "write", "status": "store"})

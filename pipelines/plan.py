@@ -33,6 +33,20 @@ class Levels:
     decision: str | None = None
 
 
+@dataclass(frozen=True)
+class Reuse:
+    """An answer may be given again, for `lasts`, to whoever of the same tenant asks the same of the same
+    version of the model. What arrives meanwhile does not change it, so it is the pipeline's to allow.
+
+    as_of: event times within one span of this length, counted from the epoch, are the same; 0: only equal
+    ones are, to the millisecond. ignored: fields of the source that change no answer; tenant and id never do.
+    """
+
+    lasts: timedelta
+    as_of: timedelta = timedelta(0)
+    ignored: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan(ABC):
     """One pipeline, ready to deploy. Topics of one pipeline share partition count and key.
@@ -71,7 +85,7 @@ class ScoringPlan(Plan):
     """Events get a rolling view's features, a score and a decision; their status is kept and pushed.
 
     It can be asked, too, for the score that an event would get. requests_kept: how long Kafka keeps those;
-    levels: what answers them.
+    levels: what answers them. reuse: whether an answer may be given again; None: every request is scored.
     """
 
     patterns: tuple[Pattern, ...]
@@ -84,6 +98,7 @@ class ScoringPlan(Plan):
     alerts: Topic
     requests_kept: timedelta = RETENTION
     levels: Levels = Levels()
+    reuse: Reuse | None = None
 
     @property
     def keyed(self) -> tuple[Topic, ...]:

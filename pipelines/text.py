@@ -3,7 +3,7 @@
 from features.windows import Rolling
 from features.words import span, window_words
 from operators.decide import Band
-from pipelines.plan import FeaturesPlan, ForecastPlan, Plan, ScoringPlan
+from pipelines.plan import FeaturesPlan, ForecastPlan, Plan, Reuse, ScoringPlan
 from schemas.topic import Topic
 
 
@@ -55,6 +55,7 @@ def _scoring(plan: ScoringPlan) -> list[str]:
         f"  worker  {plan.enriched.name} -> {plan.results.name}",
         f"  answering {plan.requests.name} -> {plan.replies.name}",
         f"          {_levels(plan)}",
+        *([] if plan.reuse is None else [f"          {_reuse(plan.reuse)}"]),
         f"  writer  online  {plan.enriched.name} -> Redis",
         f"          offline {plan.enriched.name} -> Delta",
         f"          status  {plan.results.name}, {plan.labels.name} -> PostgreSQL -> {plan.status.name}",
@@ -107,6 +108,12 @@ def _levels(plan: ScoringPlan) -> str:
     levels = plan.levels
     last = "503" if levels.decision is None else levels.decision
     return f"live {span(levels.live)}, then previous version {span(levels.previous_version)}, then {last}"
+
+
+def _reuse(reuse: Reuse) -> str:
+    said = f"an answer is given again for {span(reuse.lasts)}, to the same question as of the same "
+    said += f"{span(reuse.as_of)}" if reuse.as_of else "time"
+    return f"{said}, whatever its {', '.join(reuse.ignored)}" if reuse.ignored else said
 
 
 def _routes(plan: Plan) -> list[str]:

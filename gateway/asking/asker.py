@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import msgspec
+
 from core.clock import Clock, to_millis
 from core.errors import Conflict, MillstreamError, Unavailable
 from core.telemetry.log import logger
@@ -30,7 +32,7 @@ from gateway.asking.reader import ReplyReader
 from gateway.asking.waiters import Waiter, Waiters
 from gateway.publisher import Outgoing, Publisher
 from pipelines.asking.addresses import Address
-from pipelines.asking.outcomes import End, OutcomeStore, Reserved, digest_of
+from pipelines.asking.outcomes import End, OutcomeStore, Reserved, Standing, digest_of
 from schemas.catalog.asking import Ask
 from schemas.codec import RecordCodec
 from schemas.headers import event_headers
@@ -87,8 +89,8 @@ class Asker:
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(self, asked: Asked, wanted: Wanted) -> Pending:
-        """Reserve and produce. Raises Conflict, QueueFull, Unavailable.
+    async def ask(self, asked: Asked, wanted: Wanted, *, reserved: bool = False) -> Pending:
+        """Reserve, unless that was done, and produce. Raises Conflict, QueueFull, Unavailable.
 
         Where the client comes back for it, Kafka has acknowledged the request when this returns, and it is
         refused while the store is away.
@@ -98,11 +100,13 @@ class Asker:
         waiter = self._waiters.join()
         until = asyncio.get_running_loop().time() + wanted.within.total_seconds()
         try:
-            if wanted.fresh and not wanted.returns:
+            if reserved:
+                there = None
+            elif wanted.fresh and not wanted.returns:
                 there = None
                 self._apart(self._note(asked, wanted))
             else:
-                there = await self._reserve(asked, wanted)
+                there = await self._reserved(asked, wanted)
             if there is not None:
                 return Pending(asked.pipeline, wanted.tenant, wanted.id, waiter, self.store, until, there)
             deadline_at = self._clock.now() + wanted.within
@@ -134,22 +138,36 @@ class Asker:
             waiter.leave()
             raise
 
-    async def _reserve(self, asked: Asked, wanted: Wanted) -> End | None:
-        """The end that stands already, if any. Raises Conflict for another body."""
+    async def reserve(self, asked: Asked, wanted: Wanted) -> End | None:
+        """Note that it is asked; the end that stands already, if any. Raises Conflict for another body,
+        Unavailable."""
+        reserved = self._reservation(asked, wanted)
+        there = await self.store.reserve(wanted.tenant, wanted.id, reserved)
+        _require_same(there, reserved, wanted.id)
+        if there.end is not None and there.end.final:
+            return there.end
+        if there.reserved is not None and there.reserved.deadline_ms < reserved.deadline_ms:
+            await self.store.renew(wanted.tenant, wanted.id, reserved)
+        return None
+
+    async def settle(self, asked: Asked, wanted: Wanted, end: End) -> tuple[End, bool]:
+        """Note that it was asked and has this final end, known without asking; the end that stands, and
+        whether it stood before. Raises Conflict for another body, Unavailable."""
+        reserved = self._reservation(asked, wanted)
+        end = msgspec.structs.replace(end, digest=reserved.digest)
+        there = await self.store.settle(wanted.tenant, wanted.id, reserved, end)
+        _require_same(there, reserved, wanted.id)
+        return (there.end, True) if there.end is not None and there.end.final else (end, False)
+
+    def _reservation(self, asked: Asked, wanted: Wanted) -> Reserved:
         now = self._clock.now()
         digest = digest_of(asked.pipeline, wanted.body)
-        reserved = Reserved(digest, asked.pipeline, to_millis(now), to_millis(now + wanted.within))
+        return Reserved(digest, asked.pipeline, to_millis(now), to_millis(now + wanted.within))
+
+    async def _reserved(self, asked: Asked, wanted: Wanted) -> End | None:
+        """As `reserve`; while the store is away only those are refused who come back for their answer."""
         try:
-            there = await self.store.reserve(wanted.tenant, wanted.id, reserved)
-            if any(one is not None and one.digest != digest for one in (there.reserved, there.end)):
-                raise Conflict(
-                    f"request {wanted.id!r} was sent before with other content",
-                    mend="give another request another key",
-                )
-            if there.end is not None and there.end.final:
-                return there.end
-            if there.reserved is not None and there.reserved.deadline_ms < reserved.deadline_ms:
-                await self.store.renew(wanted.tenant, wanted.id, reserved)
+            return await self.reserve(asked, wanted)
         except Unavailable:
             if wanted.returns:
                 raise
@@ -158,7 +176,7 @@ class Asker:
     async def _note(self, asked: Asked, wanted: Wanted) -> None:
         """Reserve on the side what cannot be anybody else's, so that `GET /requests/{id}` finds it."""
         try:
-            await self._reserve(asked, wanted)
+            await self.reserve(asked, wanted)
         except MillstreamError as error:
             _LOG.debug("a request is not in the store", id=wanted.id, reason=error.what)
 
@@ -210,3 +228,10 @@ class Asker:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _require_same(there: Standing, reserved: Reserved, id: str) -> None:
+    if any(one is not None and one.digest != reserved.digest for one in (there.reserved, there.end)):
+        raise Conflict(
+            f"request {id!r} was sent before with other content", mend="give another request another key"
+        )

@@ -7,26 +7,32 @@ body) names the request: a repeat of it, on any gateway, gives the same answer, 
 `Prefer: wait=N` waits so many seconds, `respond-async` not at all: 202 with the `Location` of the answer;
 both together wait, and then answer 202. With `Accept: text/event-stream` the pieces come as server-sent
 events, whose ids can be given back as `Last-Event-ID`, and the last event, `answer`, is the whole.
+
+Where the pipeline allows that an answer is given again, it may come from a cache, as `Cache-Control` wants;
+`Cache-Status`, `Age` and `Cache-Control` of the answer say so (`cache.py`).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from core.clock import Clock, from_millis, to_millis
 from core.errors import InvalidInput, Malformed, MillstreamError, UnknownName
-from core.ids import new_id
 from core.settings import Asking
 from gateway.asking.asker import Asked, Asker, Wanted
+from gateway.asking.cache import CachedAsking, Given, not_kept
+from gateway.asking.cache_control import cache_control_of
 from gateway.asking.pending import Pending, Piece, answer_of
 from gateway.asking.preference import Preference, preference_of
+from gateway.asking.prepare import Prepare
 from gateway.bodies import JSON, content_type, too_large
 from gateway.exchange import Request, Response, json_response
-from gateway.intake import ID_SHAPE, Intake
+from gateway.intake import ID_SHAPE
 from gateway.limits import PublishingLimits
 from gateway.problems import NotFound, Problem, UnsupportedMediaType, problem_of
 from pipelines.asking.failures import error_of
@@ -34,30 +40,17 @@ from pipelines.asking.outcomes import ANSWERED, EXPIRED, End
 
 EVENT_STREAM = "text/event-stream"
 CLIENT_GONE = 499
+T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request that was checked. body: JSON, canonical, so that equal requests are equal bytes.
-    fresh: its id was made here, so that nobody else can have asked under it."""
-
-    id: str
-    entity: str
-    body: bytes
-    fresh: bool = False
-
-
-Prepare = Callable[[bytes, str, str | None], Prepared]
-"""(raw body, tenant, key or None) -> what is asked; raises InvalidInput."""
 
 
 @dataclass(frozen=True)
 class AskDoor:
-    """Where a pipeline is asked."""
+    """Where a pipeline is asked. cached: through caches, where an answer may be given again."""
 
     asked: Asked
     prepare: Prepare
+    cached: CachedAsking | None = None
 
 
 class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,19 +65,6 @@ class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int | None = None
     answer: msgspec.Raw | None = None
     problem: Problem | None = None
-
-
-def records(intake: Intake) -> Prepare:
-    """Requests that are one record of a pipeline's source, checked as an event is."""
-    entity = intake.record.spec().entity or ""
-
-    def prepare(raw: bytes, tenant: str, key: str | None) -> Prepared:
-        made = new_id()
-        record = intake.read(raw, tenant, otherwise=key or made)
-        fresh = key is None and record.id == made
-        return Prepared(key or record.id, str(getattr(record, entity)), _encode(record), fresh)
-
-    return prepare
 
 
 class InferEndpoint:
@@ -115,7 +95,9 @@ class InferEndpoint:
 
     async def ask(self, door: AskDoor, request: Request) -> Response:
         """Ask through this door."""
+        began = time.perf_counter()
         preference = preference_of(request.headers.get("prefer"), self._settings)
+        control = cache_control_of(request.headers.get("cache-control"))
         streamed = _streams(request)
         key = _key(request)
         if content_type(request) != JSON:
@@ -143,6 +125,17 @@ class InferEndpoint:
             streamed=streamed,
             traceparent=request.traceparent,
         )
+        if door.cached is not None and not streamed:
+            question = door.cached.question(prepared, wanted, control)
+            given = await door.cached.kept(question)
+            if given is None and question.waits:
+                given = await _unless_gone(request, door.cached.made(question))
+                if given is None:
+                    return Response(CLIENT_GONE)
+            if given is not None:
+                return _given(given, preference, began, question.at)
+        elif control.only_if_cached:
+            raise not_kept()
         pending = await self._asker.ask(door.asked, wanted)
         if streamed:
             return await self._stream(pending, request)
@@ -153,18 +146,13 @@ class InferEndpoint:
         wait_s = preference.wait_s if preference.returns else None
         if preference.returns and not pending.replayed and preference.wait_s == 0:
             return self._later(pending, preference)
-        ending = asyncio.ensure_future(pending.end(wait_s=wait_s))
-        gone = asyncio.ensure_future(request.gone())
         try:
-            await asyncio.wait({ending, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not ending.done():
-                return Response(CLIENT_GONE)
-            end = answer_of(ending.result())
+            ended = await _unless_gone(request, pending.end(wait_s=wait_s))
         except TimeoutError:
             return self._later(pending, preference)
-        finally:
-            ending.cancel()
-            gone.cancel()
+        if ended is None:
+            return Response(CLIENT_GONE)
+        end = answer_of(ended)
         headers = [("preference-applied", preference.applied)] if preference.applied else []
         if pending.replayed:
             headers.append(("idempotent-replayed", "true"))
@@ -221,6 +209,30 @@ class InferEndpoint:
             problem = problem_of(error_of(end.failure), request.request_id)
             known |= {"status": problem.status, "problem": problem}
         return json_response(200, Standing(state=end.state, **known))
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """What it comes to; None where the client left before, and the work with it."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.gone())
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+def _given(given: Given, preference: Preference, began: float, checked: float) -> Response:
+    """An answer that came through the caches, with the time that each stage took, in ms."""
+    asked_s = given.asked_s or 0.0
+    stages = [f"check;dur={(checked - began) * 1e3:.3f}"]
+    stages.append(f"cache;dur={(time.perf_counter() - checked - asked_s) * 1e3:.3f}")
+    if given.asked_s is not None:
+        stages.append(f"pipeline;dur={asked_s * 1e3:.3f}")
+    headers = [("server-timing", ", ".join(stages)), *given.headers]
+    if preference.applied:
+        headers.append(("preference-applied", preference.applied))
+    return Response(given.end.status, given.end.body, headers=headers)
 
 
 async def _events(pending: Pending, after: str, request_id: str) -> AsyncGenerator[bytes, None]:

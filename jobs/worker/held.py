@@ -1,6 +1,5 @@
 """Held: one loaded version with its figures, and `Service`, what a batch is scored by. No threads here."""
 
-import hashlib
 import math
 import threading
 from collections import deque
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from core.errors import ModelError
 from operators.ports import Matrix, Scorer
+from pipelines.serving.assignment import place_of, unit_key
 from schemas.catalog.models import BUCKETS, State
 
 WINDOW_S = 60.0
@@ -214,14 +214,3 @@ class Assignments:
                 place = known[key] = place_of(salt, key)
             out[row] = place
         return out
-
-
-def unit_key(tenant: str, unit: str) -> str:
-    """An assignment unit as it is hashed."""
-    return f"{tenant}|{unit}"
-
-
-def place_of(salt: str, unit: str) -> float:
-    """BLAKE2b of salt and unit as a number in [0, 1)."""
-    hashed = hashlib.blake2b(unit.encode(), digest_size=8, key=hashlib.sha256(salt.encode()).digest())
-    return (int.from_bytes(hashed.digest()) >> 11) / 2.0**53

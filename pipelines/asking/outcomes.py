@@ -35,6 +35,19 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return false
 """
 
+# Where no other request has the id, and no final end is there: the reservation and the end. ARGV: both, the
+# time to live in ms, the digest that tells requests apart, which both hold. Returns what was there before.
+_SETTLE = """
+local reserved, ended = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])
+local others = (reserved and not string.find(reserved, ARGV[4], 1, true))
+    or (ended and not string.find(ended, ARGV[4], 1, true))
+if not others and not (ended and string.sub(ended, 1, 1) == '1') then
+    if not reserved then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3]) end
+    redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+end
+return {reserved, ended}
+"""
+
 # Forgets an end that is not final.
 _REOPEN = """
 local there = redis.call('GET', KEYS[1])
@@ -98,6 +111,11 @@ class OutcomeStore(Protocol):
         """Write the end, unless a final one is there; the one that stands."""
         ...
 
+    async def settle(self, tenant: str, id: str, reserved: Reserved, end: End) -> Standing:
+        """Write both at once, where no reservation or end of another digest is there, and no final end; what
+        was there before."""
+        ...
+
     async def read(self, tenant: str, id: str, *, after: int | None = None) -> Standing:
         """What is known; with `after` (-1 for all) the pieces of higher numbers too."""
         ...
@@ -153,6 +171,13 @@ class InMemoryOutcomes:
             return there.end
         self._put(tenant, id, Standing(there.reserved, end, there.pieces))
         return end
+
+    async def settle(self, tenant: str, id: str, reserved: Reserved, end: End) -> Standing:
+        there = self.peek(tenant, id)
+        others = any(one is not None and one.digest != reserved.digest for one in (there.reserved, there.end))
+        if not others and not _final(there.end):
+            self._put(tenant, id, Standing(there.reserved or reserved, end, there.pieces))
+        return Standing(there.reserved, there.end)
 
     async def read(self, tenant: str, id: str, *, after: int | None = None) -> Standing:
         there = self.peek(tenant, id)
@@ -215,6 +240,13 @@ class RedisOutcomes(TimedValues):
         value = (b"1" if end.final else b"0") + self._encode(end)
         (there,) = await self._redis.ask([("EVAL", _END, 1, answer, value, self._ttl_ms)])
         return self._end_of(there) or end
+
+    async def settle(self, tenant: str, id: str, reserved: Reserved, end: End) -> Standing:
+        request, answer, _ = _keys(tenant, id)
+        value = b"1" + self._encode(end)
+        arguments = (self._encode(reserved), value, self._ttl_ms, reserved.digest)
+        ((there, ended),) = await self._redis.ask([("EVAL", _SETTLE, 2, request, answer, *arguments)])
+        return Standing(self._request_of(there), self._end_of(ended))
 
     async def read(self, tenant: str, id: str, *, after: int | None = None) -> Standing:
         request, answer, key = _keys(tenant, id)

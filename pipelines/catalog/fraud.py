@@ -7,7 +7,7 @@ from features.catalog.card_testing import CARD_TESTING
 from features.enriched import enriched_record
 from operators.decide import Band, Bands
 from pipelines.builder import DEAD_LETTERS, Pipeline, pipeline
-from pipelines.plan import Levels
+from pipelines.plan import Levels, Reuse
 from schemas.catalog.decisions import Decision, StatusChange, Verdict
 from schemas.catalog.transactions import Transaction
 from schemas.topic import Topic
@@ -43,4 +43,7 @@ def fraud(p: Pipeline) -> None:
     decided = scored.ok.decide(BANDS)
     p.write(decided.ok, RESULTS)
     p.follow(status=STATUS, labels=LABELS)
-    p.ask(levels=Levels(decision="review"))  # without a score a person looks at it
+    p.ask(
+        levels=Levels(decision="review"),  # without a score a person looks at it
+        reuse=Reuse(timedelta(seconds=10)),  # of the same payment: another one has another time
+    )

@@ -3,7 +3,9 @@
 `gateway`: a gateway that serves the small pipeline. `scoring`: the answering process with a model that is a
 formula that takes PAUSE_MS; `levels`: the same, where a version has 0.2 s to answer and then "review" is
 decided. `echo`: an answering host whose answers take as long as the payment's amount says, in milliseconds;
-it notes in Redis, under `echo:DOMAIN`, what it began, finished and was cancelled in.
+it notes in Redis, under `echo:DOMAIN`, what it began, finished and was cancelled in. `cached-gateway` and
+`versions`: a gateway that gives answers again for a minute, and the answering process with a formula of any
+version, of a model that has the domain's name.
 """
 
 import asyncio
@@ -25,8 +27,9 @@ from gateway.main import run as serve
 from jobs.worker.answering.main import AnsweringHost, stopped_by_signal
 from jobs.worker.answering.main import run as answer
 from operators.asking import Answer, Emit, Question
-from pipelines.plan import Levels
-from tests.jobs.worker.payments import plan
+from operators.ports import Scorer
+from pipelines.plan import Infer, Levels, Reuse, ScoringPlan
+from tests.jobs.worker.payments import Formula, plan
 from tests.jobs.worker.worker_process import Source
 
 PIECE_S = 0.02
@@ -62,6 +65,21 @@ class Echo:
             time.sleep(0)
 
 
+class Versions:
+    """Any version there may be."""
+
+    def champion(self) -> str:
+        return "1"
+
+    def load(self, version: str) -> Scorer:
+        return Formula(version)
+
+
+def own_model(domain: str) -> ScoringPlan:
+    """The pipeline with a model of its own, whose answers are given again."""
+    return replace(plan(domain), infer=Infer(domain, batch=64), reuse=Reuse(timedelta(minutes=1)))
+
+
 async def echo(domain: str) -> None:
     made, stop = plan(domain), stopped_by_signal()
     probe = Probe()
@@ -78,6 +96,10 @@ if __name__ == "__main__":
     kind, domain, *more = sys.argv[1:]
     if kind == "gateway":
         serve(settings(), {domain: plan(domain)})
+    elif kind == "cached-gateway":
+        serve(settings(), {domain: own_model(domain)})
+    elif kind == "versions":
+        answer(own_model(domain), settings(), source=Versions())
     elif kind == "echo":
         uvloop.run(echo(domain))
     elif kind == "levels":

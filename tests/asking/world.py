@@ -40,7 +40,7 @@ class Process:
     def __init__(self, kind: str, domain: str, env: dict[str, str], *more: str) -> None:
         (self.port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
-        variable = "MILLSTREAM_GATEWAY__PORT" if kind == "gateway" else "MILLSTREAM_PROBE_PORT"
+        variable = "MILLSTREAM_GATEWAY__PORT" if kind.endswith("gateway") else "MILLSTREAM_PROBE_PORT"
         self._ended = subprocess.Popen(
             [sys.executable, "-m", "tests.asking.processes", kind, domain, *more],
             cwd=ROOT,

@@ -22,6 +22,7 @@ from pipelines.asking.outcomes import (
     OutcomeStore,
     RedisOutcomes,
     Reserved,
+    Standing,
     digest_of,
     failed,
 )
@@ -72,6 +73,42 @@ async def test_the_first_final_end_stands(store: OutcomeStore) -> None:
     assert len(set(stand)) == 1
     assert (await store.read("acme", id)).end == stand[0]
     assert await store.end("acme", id, End(b"", EXPIRED, "late", 1)) == stand[0]
+
+
+async def test_what_is_known_without_asking_is_settled_at_once(store: OutcomeStore) -> None:
+    id = new_id()
+    assert await store.settle("acme", id, RESERVED, ANSWER) == Standing()
+    found = await store.read("acme", id)
+    assert (found.reserved, found.end) == (RESERVED, ANSWER)
+    again = msgspec.structs.replace(ANSWER, body=b"{}")
+    there = await store.settle("acme", id, msgspec.structs.replace(RESERVED, asked_at_ms=9), again)
+    assert (there.reserved, there.end) == (RESERVED, ANSWER)
+    assert (await store.read("acme", id)).end == ANSWER
+
+
+async def test_settling_leaves_an_id_to_the_one_who_has_it(store: OutcomeStore) -> None:
+    other, theirs = b"b" * 32, new_id()
+    reserved = msgspec.structs.replace(RESERVED, digest=other)
+    await store.reserve("acme", theirs, reserved)
+    there = await store.settle("acme", theirs, RESERVED, ANSWER)
+    assert (there.reserved, there.end) == (reserved, None)
+    assert (await store.read("acme", theirs)).end is None
+    ended, end = new_id(), End(other, EXPIRED, "x", 1)
+    await store.end("acme", ended, end)
+    assert (await store.settle("acme", ended, RESERVED, ANSWER)).end == end
+    assert (await store.read("acme", ended)).end == end
+
+
+async def test_settling_ends_what_is_under_way_and_replaces_what_was_not_answered(
+    store: OutcomeStore,
+) -> None:
+    id = new_id()
+    await store.reserve("acme", id, RESERVED)
+    await store.end("acme", id, End(RESERVED.digest, CANCELLED, "x", 1))
+    there = await store.settle("acme", id, msgspec.structs.replace(RESERVED, asked_at_ms=9), ANSWER)
+    assert there.reserved == RESERVED
+    assert await store.end("acme", id, msgspec.structs.replace(ANSWER, body=b"{}")) == ANSWER
+    assert (await store.read("acme", id)).reserved == RESERVED
 
 
 @pytest.mark.parametrize("order", itertools.permutations((EXPIRED, CANCELLED, FAILED), 2))
@@ -148,6 +185,7 @@ async def test_redis_away_is_unavailable_and_comes_back() -> None:
             store.end("acme", "x", ANSWER),
             store.add("acme", "x", [b"a"]),
             store.begin("acme", "x"),
+            store.settle("acme", "x", RESERVED, ANSWER),
             store.renew("acme", "x", RESERVED),
         ):
             with pytest.raises(Unavailable):

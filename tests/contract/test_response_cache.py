@@ -11,7 +11,7 @@ import redis.asyncio
 from core.clock import ManualClock
 from core.errors import ModelFailed, Unavailable
 from core.ids import new_id
-from operators.cache import Keeping, ResponseCache, SharedCache, answer_key
+from operators.cache import Cached, Keeping, ResponseCache, SharedCache, answer_key
 from pipelines.on_redis.cache import RedisCache
 from tests.features.redis_server import RedisServer, own_redis
 
@@ -22,18 +22,17 @@ class SharedInMemory:
     """A shared store without a network; away when told so."""
 
     def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
+        self.values: dict[str, tuple[bytes, timedelta]] = {}
         self.away = False
 
     async def get(self, key: str) -> tuple[bytes, timedelta] | None:
         self._check()
-        value = self.values.get(key)
-        return None if value is None else (value, timedelta(seconds=60))
+        return self.values.get(key)
 
     async def put(self, key: str, value: bytes, ttl: timedelta, *, absent_only: bool = False) -> None:
         self._check()
         if not absent_only or key not in self.values:
-            self.values[key] = value
+            self.values[key] = (value, ttl)
 
     async def forget(self, key: str) -> None:
         self._check()
@@ -162,6 +161,64 @@ async def test_a_hit_in_memory_fills_a_shared_store_that_lost_it(store: Store) -
     found = await store.shared.get("k")
     assert found is not None
     assert found[0] == b"answer"
+
+
+async def test_who_wants_a_younger_answer_has_one_made_and_the_others_have_it_then(store: Store) -> None:
+    model, first, second = Model(b"old"), store.cache(), store.cache()
+    made = await first.get("k", model)
+    assert (made.where, made.left) == ("miss", KEEPING.ttl)
+    await first.settled()
+    store.clock.advance(timedelta(seconds=20))
+    young = KEEPING.ttl - timedelta(seconds=10)
+    kept = first.remembered("k")
+    assert kept is not None
+    assert kept.left == timedelta(seconds=40)
+    assert first.remembered("k", least=young) is None
+    await store.shared.put("k", b"old", timedelta(seconds=40))
+    assert await second.look("k", least=young) is None
+    model.answer = b"new"
+    assert (await first.get("k", model, least=young)).value == b"new"
+    await first.settled()
+    found = await second.look("k", least=young)
+    assert found is not None
+    assert (found.value, found.where, model.calls) == (b"new", "shared", 2)
+    assert found.left > young
+
+
+async def test_one_who_joins_is_given_nothing_too_old(store: Store) -> None:
+    """The call that it joins finds an answer that is young enough for the one who began it."""
+    await store.shared.put("k", b"old", timedelta(seconds=30))
+    model, cache = Model(b"new"), store.cache()
+    begins = asyncio.create_task(cache.get("k", model))
+    await asyncio.sleep(0)
+    assert cache.under_way("k")
+    joins = await cache.get("k", model, least=timedelta(seconds=50))
+    assert ((await begins).value, joins.value, joins.where) == (b"old", b"new", "miss")
+    assert not cache.under_way("k")
+
+
+async def test_who_comes_as_a_making_ends_does_not_join_it(store: Store) -> None:
+    cache, model = store.cache(), Model()
+    come: list[asyncio.Task[Cached]] = []
+
+    async def fails() -> bytes:
+        come.append(asyncio.ensure_future(cache.get("k", model)))  # its turn is next, before the end is known
+        raise ModelFailed("no answer")
+
+    with pytest.raises(ModelFailed):
+        await cache.get("k", fails)
+    assert (await come[0]).where == "miss"
+
+
+async def test_what_is_not_kept_has_no_time_left(store: Store) -> None:
+    cache = store.cache()
+    refused = await cache.get("k", Model(), keep=lambda value: False)
+    assert (refused.where, refused.left) == ("miss", timedelta(0))
+    large = await store.cache(Keeping(bytes=1_000, largest=10)).get("k", Model(b"x" * 11))
+    assert (large.where, large.left) == ("miss", timedelta(0))
+    assert await cache.look("k") is None
+    assert cache.put("k", b"made elsewhere") == KEEPING.ttl
+    assert cache.remembered("k") is not None
 
 
 async def test_an_answer_lives_its_time(store: Store) -> None:

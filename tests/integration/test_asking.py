@@ -41,7 +41,8 @@ def test_the_asked_score_is_the_streamed_one(client: httpx.Client) -> None:
         assert client.post("/api/v1/pipelines/fraud/events", json=event).status_code == 202
         streamed = decided(client, event["id"])
         until(lambda: counted(client, card) == row + 1, "the payment is online")  # noqa: B023
-        after = client.post(INFER, json=event, headers={"idempotency-key": new_id()})
+        anew = {"idempotency-key": new_id(), "cache-control": "no-cache"}
+        after = client.post(INFER, json=event, headers=anew)
         for asked in (before.json(), after.json()):
             assert asked["score"] == pytest.approx(streamed["score"], rel=1e-5)
             assert asked["decision"] == streamed["decision"]
@@ -49,6 +50,16 @@ def test_the_asked_score_is_the_streamed_one(client: httpx.Client) -> None:
             assert (asked["degraded"], asked["level"]) == (False, "live")
         scores.append(streamed["score"])
     assert len(set(scores)) > 1
+
+
+def test_the_same_asked_again_is_answered_from_memory(client: httpx.Client) -> None:
+    event = payment(0, card_id=f"card-{new_id()[-8:]}")
+    del event["id"]
+    first = client.post(INFER, json=event)
+    again = client.post(INFER, json=event)
+    assert again.headers["cache-status"].startswith("memory; hit")
+    assert again.json()["score"] == first.json()["score"]
+    assert again.json()["id"] != first.json()["id"]
 
 
 def test_asking_leaves_the_features_as_they_were(client: httpx.Client) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import DeclarationError, InvalidInput, UnknownName
+from core.errors import DeclarationError, InvalidInput, MillstreamError, UnknownName
 from features.catalog.card_activity import CARD_ACTIVITY
 from features.catalog.card_testing import CARD_TESTING
 from features.catalog.demand_history import DEMAND_DAYS
@@ -23,7 +23,7 @@ from pipelines.catalog.forecasts import ROWS as DAYS
 from pipelines.catalog.forecasts import STATUS as STORED
 from pipelines.catalog.fraud import BANDS, ENRICHED, LABELS, RESULTS, STATUS, TRANSACTIONS, fraud
 from pipelines.load import load_features, load_plan, load_plans, load_scoring
-from pipelines.plan import ForecastPlan, Levels, Plan
+from pipelines.plan import ForecastPlan, Levels, Plan, Reuse, ScoringPlan
 from pipelines.text import plan_text
 from schemas.catalog.purchases import PURCHASES
 from schemas.catalog.transactions import Transaction
@@ -115,6 +115,45 @@ def test_a_view_of_the_other_shape_is_refused_with_the_right_call() -> None:
     assert "window(...)" in (caught.value.mend or "")
     with pytest.raises(DeclarationError, match="is rolling"):
         pipeline("t", version=1, unrouted=DEAD_LETTERS)(rolling).plan()
+
+
+def asked(reuse: Reuse) -> Plan:
+    def build(p: Pipeline) -> None:
+        p.ask(reuse=reuse)
+        whole(p)
+
+    return pipeline("t", version=1, unrouted=DEAD_LETTERS)(build).plan()
+
+
+def test_whether_an_answer_is_given_again_stands_in_the_plan() -> None:
+    made = asked(Reuse(timedelta(seconds=30)))
+    assert isinstance(made, ScoringPlan)
+    assert made.reuse == Reuse(timedelta(seconds=30))
+    assert "an answer is given again for 30 s, to the same question as of the same time\n" in plan_text(made)
+    more = Reuse(timedelta(minutes=1), as_of=timedelta(seconds=5), ignored=("device_info", "product"))
+    said = "for 1 min, to the same question as of the same 5 s, whatever its device_info, product\n"
+    assert said in plan_text(asked(more))
+    silent = pipeline("t", version=1, unrouted=DEAD_LETTERS)(whole).plan()
+    assert isinstance(silent, ScoringPlan)
+    assert silent.reuse is None
+    assert "given again" not in plan_text(silent)
+
+
+@pytest.mark.parametrize(
+    ("reuse", "message"),
+    [
+        (Reuse(timedelta(0)), "given again for 0:00:00"),
+        (Reuse(timedelta(days=2)), "given again for 2 days"),
+        (Reuse(timedelta(1), as_of=timedelta(-1)), "as of the same -1 day"),
+        (Reuse(timedelta(1), ignored=("card_id",)), "whatever the card_id"),
+        (Reuse(timedelta(1), ignored=("occurred_at",)), "whatever the occurred_at"),
+        (Reuse(timedelta(1), ignored=("id",)), "whatever the id"),
+        (Reuse(timedelta(1), ignored=("devise_info",)), "unknown field 'devise_info'"),
+    ],
+)
+def test_a_reuse_that_makes_no_sense_does_not_plan(reuse: Reuse, message: str) -> None:
+    with pytest.raises(MillstreamError, match=message):
+        asked(reuse)
 
 
 def test_a_pattern_beside_a_windowed_view_is_refused() -> None:

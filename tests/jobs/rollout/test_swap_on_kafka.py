@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.worker.held import place_of
+from pipelines.serving.assignment import place_of
 from pipelines.serving.log import codec_of
 from schemas.catalog.decisions import Decision
 from schemas.catalog.models import ROUTING, Routing, Step

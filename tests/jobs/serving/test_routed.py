@@ -18,12 +18,12 @@ from core.errors import ModelFailed
 from core.ids import new_id
 from core.settings import LOOPBACK, Serving, settings
 from jobs.serving.main import serve
-from jobs.worker.held import place_of
 from models.encode import Encoder
 from models.load import LoadedModel, load
 from models.store import CHAMPION, ModelStore
 from operators.ports import Matrix
 from pipelines.outbox import RecordOutbox
+from pipelines.serving.assignment import place_of
 from pipelines.serving.fleet import Fleet
 from pipelines.serving.follower import Follower
 from schemas.catalog.alerts import SYSTEM_TENANT

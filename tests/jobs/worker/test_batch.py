@@ -7,12 +7,13 @@ import pytest
 from core.clock import ManualClock
 from core.errors import ModelRefused
 from jobs.worker.batch import BatchWork, Outputs
-from jobs.worker.held import LiveRoute, Meter, Service, VersionBroken, place_of
+from jobs.worker.held import LiveRoute, Meter, Service, VersionBroken
 from jobs.worker.inputs import Inputs
 from jobs.worker.scoring import Declared, Scoring
 from operators.dedupe import Dedupe
 from operators.error_rates import ErrorRates
 from operators.ports import Matrix
+from pipelines.serving.assignment import place_of
 from schemas.catalog.decisions import Decision
 from schemas.codec import RecordCodec
 from schemas.registry import SchemaRegistry

@@ -9,9 +9,10 @@ import pytest
 
 from core.clock import ManualClock
 from core.errors import ModelError, ModelRefused, Unavailable
-from jobs.worker.held import Assignments, LiveRoute, Meter, Service, VersionBroken, place_of
+from jobs.worker.held import Assignments, LiveRoute, Meter, Service, VersionBroken
 from jobs.worker.serving import Serving
 from operators.ports import Scorer
+from pipelines.serving.assignment import place_of
 from schemas.catalog.models import ModelState, Operation, Route, Routing
 from tests.jobs.worker.payments import Formula
 
