@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from core.clock import Clock, from_millis, to_millis
-from core.errors import InvalidInput, Malformed, MillstreamError, UnknownName
+from core.errors import Malformed, MillstreamError, UnknownName
 from core.settings import Asking
 from gateway.asking.asker import Asked, Asker, Wanted
 from gateway.asking.cache import CachedAsking, Given, not_kept
@@ -32,6 +32,7 @@ from gateway.asking.preference import Preference, preference_of
 from gateway.asking.prepare import Prepare
 from gateway.bodies import JSON, content_type, too_large
 from gateway.exchange import Request, Response, json_response
+from gateway.idempotency import key_of_request
 from gateway.intake import ID_SHAPE
 from gateway.limits import PublishingLimits
 from gateway.problems import NotFound, Problem, UnsupportedMediaType, problem_of
@@ -99,7 +100,7 @@ class InferEndpoint:
         preference = preference_of(request.headers.get("prefer"), self._settings)
         control = cache_control_of(request.headers.get("cache-control"))
         streamed = _streams(request)
-        key = _key(request)
+        key = key_of_request(request)
         if content_type(request) != JSON:
             raise UnsupportedMediaType("several requests in one body", mend=f"send one, as {JSON}")
         raw = await request.body(self._settings.max_body_bytes)
@@ -259,13 +260,3 @@ def _event(name: str, data: bytes, piece: Piece | None = None) -> bytes:
 def _streams(request: Request) -> bool:
     kinds = request.headers.get("accept", "").lower()
     return any(part.partition(";")[0].strip() == EVENT_STREAM for part in kinds.split(","))
-
-
-def _key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not ID_SHAPE.fullmatch(key):
-        raise InvalidInput(
-            "the Idempotency-Key is none", code="invalid_key",
-            mend="1 to 128 letters, digits or any of . _ : ~ @ + = -",
-        )  # fmt: skip
-    return key

@@ -6,12 +6,11 @@ from datetime import timedelta
 from typing import TypeVar
 
 from core.clock import Clock
-from core.errors import InvalidInput
 from core.settings import Llm
 from gateway.bodies import JSON, content_type
 from gateway.exchange import Request, Response
 from gateway.generating.asked import Asking, UnderWay
-from gateway.intake import ID_SHAPE
+from gateway.idempotency import key_of_request
 from gateway.limits import TokenLimits
 from gateway.problems import UnsupportedMediaType
 from operators.asking import Answer, Question
@@ -53,9 +52,7 @@ class Questions:
 
     async def ask(self, request: Request, body: bytes, *, streamed: bool) -> UnderWay:
         """Under the id that the client gave (`Idempotency-Key`), else under that of the request."""
-        key = request.headers.get("idempotency-key")
-        if key is not None and not ID_SHAPE.fullmatch(key):
-            raise InvalidInput("the Idempotency-Key is none", code="invalid_key")
+        key = key_of_request(request)
         question = Question(
             tenant=request.principal.tenant,
             id=key or request.request_id,
