@@ -11,29 +11,45 @@ Then the handler, in this order: the body (408, 413, 415), what it counts for (e
 validation (400, 422), what it needs and the queues (503, `queue_full` among them). Probes pass 1, 4 and 6,
 routes for everybody 3 to 5. The tenant of a request is that of its credential, from wherever else one is
 named.
+
+A WebSocket passes 1, and 3 with its `connect` frame. A frame that publishes or asks is a request of a route,
+of the principal of its socket, and passes 4 to 6.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from core.clock import Clock, SystemClock
 from core.errors import InvalidInput, MillstreamError, QueueFull
+from core.settings import Limits
 from gateway.circuits import Circuits, Passage
 from gateway.exchange import Request, Response
 from gateway.keyring import Keyring
 from gateway.limits import CallerLimits
 from gateway.load import Load
 from gateway.principals import OPEN, PROBE
-from gateway.problems import Forbidden
+from gateway.problems import Forbidden, status_of
 from gateway.routing import Route, Router
 
 
 class Admission:
-    """The door. Without `limits` nobody is limited; `circuits` stand before the guarded routes."""
+    """The door. Without `limits` nobody is limited; `patience_s` is that of `gateway.circuits`."""
 
     def __init__(
-        self, router: Router, keyring: Keyring, load: Load, circuits: Circuits, limits: CallerLimits | None
+        self,
+        router: Router,
+        keyring: Keyring,
+        *,
+        limits: CallerLimits | None = None,
+        settings: Limits | None = None,
+        patience_s: float = 5.0,
+        clock: Clock | None = None,
     ) -> None:
+        given = settings or Limits()
         self._router = router
         self._keyring = keyring
-        self._load = load
-        self._circuits = circuits
+        self._load = Load(most=given.requests, late_s=given.late_ms / 1e3)
+        self._circuits = Circuits(clock or SystemClock(), patience_s=patience_s)
         self._limits = limits
 
     async def find(self, request: Request, address: str, flaw: MillstreamError | None) -> Route:
@@ -56,13 +72,47 @@ class Admission:
         if route.permission == PROBE:
             return Visit(None, None)
         if route.permission not in OPEN:
-            request.principal = principal = await self._keyring.check(credential)
-            if self._limits is not None:
-                request.note(await self._limits.caller(principal, route))
-            if not principal.may(route.permission):
-                raise Forbidden(
-                    f"the key has not the scope {route.permission!r}", mend="use a key that has it"
-                )
+            request.principal = await self._keyring.check(credential)
+            await self._permit(route, request)
+        return self._enter(route, request)
+
+    async def socket(self, address: str) -> None:
+        """Check 1, for a WebSocket. Raises OverLimit."""
+        if self._limits is not None:
+            await self._limits.address(address)
+
+    async def called(self, request: Request) -> Route:
+        """Checks 4 and 5, for a frame of a socket whose principal the request has; its route. Raises
+        NotFound, OverLimit, Forbidden."""
+        route, request.parameters = self._router.find(request.method, request.path)
+        await self._permit(route, request)
+        return route
+
+    @asynccontextmanager
+    async def visiting(self, route: Route, request: Request) -> AsyncIterator[None]:
+        """Check 6, for what was `called`, while it is being handled. Raises QueueFull, CircuitOpen."""
+        visit = self._enter(route, request)
+        try:
+            yield
+        except Exception as error:
+            visit.ended(Response(status_of(error), error=error))
+            raise
+        except BaseException:
+            visit.ended(None)
+            raise
+        visit.ended(Response(200))
+
+    async def _count_address(self, request: Request, address: str) -> None:
+        if self._limits is not None:
+            request.note(await self._limits.address(address))
+
+    async def _permit(self, route: Route, request: Request) -> None:
+        if self._limits is not None:
+            request.note(await self._limits.caller(request.principal, route))
+        if not request.principal.may(route.permission):
+            raise Forbidden(f"the key has not the scope {route.permission!r}", mend="use a key that has it")
+
+    def _enter(self, route: Route, request: Request) -> "Visit":
         passage = self._circuits.enter(route, request) if route.guarded else None
         try:
             self._load.enter(waits=route.guarded)
@@ -71,15 +121,6 @@ class Admission:
                 passage.ended(None)
             raise
         return Visit(self._load, passage)
-
-    async def socket(self, address: str) -> None:
-        """Check 1, for a WebSocket; the others come with its frames. Raises OverLimit."""
-        if self._limits is not None:
-            await self._limits.address(address)
-
-    async def _count_address(self, request: Request, address: str) -> None:
-        if self._limits is not None:
-            request.note(await self._limits.address(address))
 
 
 class Visit:

@@ -26,6 +26,7 @@ from features.online.selection import Readable
 from features.services import FeatureService
 from gateway import principals
 from gateway.acceptance import InMemoryAcceptance, RedisAcceptance
+from gateway.admission import Admission
 from gateway.asking.wiring import AskingPart
 from gateway.events import Door, EventsEndpoint
 from gateway.features import FeaturesEndpoint
@@ -38,7 +39,7 @@ from gateway.keyring import Keyring, PostgresKeys
 from gateway.limits import CallerLimits, Counts, PublishingLimits, TokenLimits
 from gateway.models import ModelsEndpoint
 from gateway.publisher import Publisher
-from gateway.push.sessions import Sessions
+from gateway.push.connections import Connections
 from gateway.push.wiring import PushPart
 from gateway.registry_webhook import PATH as REGISTRY_WEBHOOK
 from gateway.registry_webhook import registry_webhook
@@ -130,16 +131,16 @@ async def serve(
 class Assembly:
     """The parts of one gateway, wired."""
 
-    def __init__(self, application: Application, health: Health, sessions: Sessions) -> None:
+    def __init__(self, application: Application, health: Health, connections: Connections) -> None:
         self.application = application
         self.health = health
-        self.sessions = sessions
+        self.connections = connections
 
     async def drain(self) -> None:
         """Refuse readiness, close the sockets (1001), finish what was begun."""
         self.health.draining = True
         self.application.draining = True
-        await self.sessions.drain()
+        await self.connections.drain()
         await self.application.drained(DRAIN_S)
 
     @classmethod
@@ -244,19 +245,16 @@ class Assembly:
             RecordCodec(TrainingCommand, registry, COMMANDS.subject, max_bytes=COMMANDS.max_bytes),
             clock,
         )
-        called = (
-            Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
-            *asking_routes,
-        )
-        sessions = push.sessions(keyring, cache, push.calls(called, publisher, prompts))
+        connections = push.connections(keyring)
         keyring.start()
         exits.push_async_callback(keyring.close)
         models = _models(settings, registry, clock, follower, exits) if served else None
         webhook = registry_webhook(settings, cache, publisher, registry, clock)
         router = Router(
             (
-                *called,
-                *push.routes(sessions),
+                Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
+                *asking_routes,
+                *push.routes(connections),
                 *generated,
                 Route("GET", "/api/v1/transactions/{id}", principals.TRANSACTIONS_READ, transactions.get),
                 *own_paths,
@@ -275,16 +273,16 @@ class Assembly:
                 *health.routes(),
             )
         )
-        application = Application(
+        admission = Admission(
             router,
             keyring,
-            sessions,
             limits=CallerLimits.of(settings.limits, router.routes, counts),
             settings=settings.limits,
             patience_s=settings.asking.wait_s,
             clock=clock,
         )
-        return cls(application, health, sessions)
+        sessions = push.sessions(connections, cache, push.calls(admission, publisher, prompts, tokens))
+        return cls(Application(admission, sessions, settings=settings.limits), health, connections)
 
 
 def _tokens(settings: Settings, clock: Clock, exits: AsyncExitStack) -> Tokens | None:

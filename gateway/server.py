@@ -18,7 +18,6 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server as Granian
 
-from core.clock import Clock, SystemClock
 from core.errors import Malformed, MillstreamError, TooLarge
 from core.ids import new_id
 from core.settings import Limits
@@ -26,14 +25,11 @@ from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge
 from gateway.addresses import ClientAddress
 from gateway.admission import Admission, Visit
-from gateway.circuits import Circuits
 from gateway.exchange import Gone, Request, Response
 from gateway.head import head_of
-from gateway.keyring import Keyring
-from gateway.limits import CallerLimits, OverLimit
-from gateway.load import Load
+from gateway.limits import OverLimit
 from gateway.problems import CONTENT_TYPE, NotFound, SlowBody, problem_headers, problem_of
-from gateway.routing import Route, Router
+from gateway.routing import Route
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -61,28 +57,13 @@ class Socket(Protocol):
 
 
 class Application:
-    """The ASGI callable. `stream` handles the one WebSocket path; without `limits` nobody is limited;
-    `patience_s` is that of `gateway.circuits`."""
+    """The ASGI callable. `stream` handles the one WebSocket path."""
 
     def __init__(
-        self,
-        router: Router,
-        keyring: Keyring,
-        stream: Socket | None = None,
-        *,
-        limits: CallerLimits | None = None,
-        settings: Limits | None = None,
-        patience_s: float = 5.0,
-        clock: Clock | None = None,
+        self, admission: Admission, stream: Socket | None = None, *, settings: Limits | None = None
     ) -> None:
         given = settings or Limits()
-        self._admission = Admission(
-            router,
-            keyring,
-            Load(most=given.requests, late_s=given.late_ms / 1e3),
-            Circuits(clock or SystemClock(), patience_s=patience_s),
-            limits,
-        )
+        self._admission = admission
         self._addresses = ClientAddress(given.trusted_proxies)
         self._body_read_s = given.body_read_s
         self._answer_take_s = given.answer_take_s

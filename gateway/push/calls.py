@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import msgspec
 
 from core.errors import InvalidInput, UnknownName
+from gateway.admission import Admission
 from gateway.exchange import Response
 from gateway.generating.question import CLIENT_GONE, Questions
 from gateway.intake import ID_SHAPE
-from gateway.principals import ASK, Principal
+from gateway.principals import Principal
 from gateway.push import frames
 from gateway.push.conversations import Conversations
-from gateway.push.requests import permit, request_of
+from gateway.push.requests import GENERATE, request_of
 from gateway.push.suggestions import Suggestions
-from gateway.routing import Router
 from operators.generate import PIPELINE
 from operators.generate_request import Generation, parse
 
@@ -28,7 +28,7 @@ _NOTHING = msgspec.Raw(b"null")
 class Calls:
     """`questions`, `suggestions` and `conversations` are there where prompts are answered."""
 
-    router: Router
+    admission: Admission
     questions: Questions | None = None
     suggestions: Suggestions | None = None
     conversations: Conversations | None = None
@@ -64,21 +64,21 @@ class Calls:
     async def _generate(
         self, questions: Questions, principal: Principal, frame: frames.Ask
     ) -> AsyncIterator[frames.Piece | frames.Answer]:
-        permit(principal, ASK)
         headers = {"idempotency-key": frame.key} if frame.key is not None else {}
-        request = request_of(principal, "/api/v1/generate", bytes(frame.data), headers)
-        generation, body = await questions.read(request, parse)
-        turn = await self._asked(principal, frame, generation)
-        under_way = await questions.ask(request, body, streamed=generation.stream)
-        async with under_way:
-            if generation.stream:
-                async for piece in under_way.pieces():
-                    if piece is None:
-                        yield frames.Piece(frame.id, True, _NOTHING)
-                        continue
-                    for line in piece.splitlines():
-                        yield frames.Piece(frame.id, False, msgspec.Raw(line))
-            answer = await under_way.end()
+        request = request_of(principal, GENERATE, bytes(frame.data), headers)
+        route = await self.admission.called(request)
+        async with self.admission.visiting(route, request):
+            generation, body = await questions.read(request, parse)
+            turn = await self._asked(principal, frame, generation)
+            async with await questions.ask(request, body, streamed=generation.stream) as under_way:
+                if generation.stream:
+                    async for piece in under_way.pieces():
+                        if piece is None:
+                            yield frames.Piece(frame.id, True, _NOTHING)
+                            continue
+                        for line in piece.splitlines():
+                            yield frames.Piece(frame.id, False, msgspec.Raw(line))
+                answer = await under_way.end()
             yield frames.Answer(frame.id, answer.status, msgspec.Raw(answer.body))
             if turn is not None and self.conversations is not None and frame.conversation is not None:
                 await self.conversations.answered(principal, frame.conversation, turn, answer.body)
@@ -96,7 +96,7 @@ class Calls:
     ) -> Response:
         if "/" in pipeline:
             raise UnknownName("pipeline", pipeline[:100], ())
-        path = f"/api/v1/pipelines/{pipeline}/{what}"
-        route, parameters = self.router.find("POST", path)
-        permit(principal, route.permission)
-        return await route.handler(request_of(principal, path, body, headers, parameters))
+        request = request_of(principal, f"/api/v1/pipelines/{pipeline}/{what}", body, headers)
+        route = await self.admission.called(request)
+        async with self.admission.visiting(route, request):
+            return await route.handler(request)

@@ -19,9 +19,9 @@ from gateway.principals import Principal
 from gateway.problems import problem_of
 from gateway.push import frames
 from gateway.push.connection import CLOSED, Connection
+from gateway.push.connections import Connections
 from gateway.push.hub import Hub
 from gateway.push.selection import asked_of, selection_of
-from gateway.push.sessions import Sessions
 
 CONTENT_TYPE = "text/event-stream"
 HEARTBEAT_S = 15.0
@@ -38,7 +38,7 @@ class EventStream(Connection):
         self.principal: Principal | None = principal
         self._set: dict[str, str] = {}
 
-    async def parts(self, sessions: Sessions) -> AsyncGenerator[bytes, None]:
+    async def parts(self, connections: Connections) -> AsyncGenerator[bytes, None]:
         """The first part is empty, and for the caller: once it is taken, closing leaves."""
         try:
             yield b""
@@ -65,7 +65,7 @@ class EventStream(Connection):
         finally:
             CLOSED.labels(str((self._closing or (1000, ""))[0])).inc()
             self.leave()
-            sessions.leave(self)
+            connections.leave(self)
             self.ended.set()
 
     def _event(self, data: str, *, name: str | None = None) -> bytes:
@@ -76,27 +76,28 @@ class EventStream(Connection):
 class EventStreamEndpoint:
     """The handler; streams are counted and ended with the sockets."""
 
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
 
     async def get(self, request: Request) -> Response:
         """Raises InvalidInput, Forbidden, UnknownName, Unavailable; after that the answer is a stream."""
         frame = _asked(request)
         asked = asked_of(frame)
-        hub = self._sessions.hub
-        stream = EventStream(hub, request.principal, limit=self._sessions.queue)
+        hub = self._connections.hub
+        stream = EventStream(hub, request.principal, limit=self._connections.queue)
         stream.may_follow(asked.feed)
         selection = selection_of(asked, frame.filter, hub.channel(asked.feed).feed)
         if request.method == "HEAD":
             return Response(200, content_type=CONTENT_TYPE, headers=list(_HEADERS))
-        self._sessions.join(stream)
+        self._connections.join(stream)
         try:
+            stream.watch(self._connections.keyring)
             await stream.follow(asked, selection, policy=frame.policy, since=frame.since)
-            parts = stream.parts(self._sessions)
+            parts = stream.parts(self._connections)
             await anext(parts)
         except BaseException:
             stream.leave()
-            self._sessions.leave(stream)
+            self._connections.leave(stream)
             stream.ended.set()
             raise
         return Response(200, content_type=CONTENT_TYPE, headers=list(_HEADERS), parts=parts)

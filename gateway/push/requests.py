@@ -9,6 +9,8 @@ from gateway.exchange import Request
 from gateway.principals import Principal
 from gateway.problems import Forbidden
 
+GENERATE = "/api/v1/generate"
+
 
 def permit(principal: Principal, permission: str) -> None:
     """Raises Forbidden."""
@@ -16,13 +18,7 @@ def permit(principal: Principal, permission: str) -> None:
         raise Forbidden(f"the key has not the scope {permission!r}", mend="use a key that has it")
 
 
-def request_of(
-    principal: Principal,
-    path: str,
-    body: bytes,
-    headers: Mapping[str, str],
-    parameters: dict[str, str] | None = None,
-) -> Request:
+def request_of(principal: Principal, path: str, body: bytes, headers: Mapping[str, str]) -> Request:
     """A POST of JSON that is here already. Who waits for it cancels it by leaving."""
 
     async def read(limit: int) -> bytes:
@@ -36,6 +32,5 @@ def request_of(
         headers={"content-type": JSON, **headers},
         body=read,
         request_id=new_id(),
-        parameters=parameters or {},
         principal=principal,
     )

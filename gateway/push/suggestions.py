@@ -14,11 +14,12 @@ import msgspec
 
 from core.clock import Clock
 from core.telemetry.metrics import counter, histogram
+from gateway.admission import Admission
 from gateway.generating.asked import UnderWay
 from gateway.generating.question import Questions
-from gateway.principals import ASK, Principal
+from gateway.principals import Principal
 from gateway.push import frames
-from gateway.push.requests import permit, request_of
+from gateway.push.requests import GENERATE, request_of
 from operators.generate_answer import Generated
 from operators.generate_request import parse_chat
 
@@ -85,33 +86,39 @@ class PrefixCache:
 class Suggestions:
     """Where suggestions come from."""
 
-    def __init__(self, questions: Questions, clock: Clock, *, cache: PrefixCache) -> None:
+    def __init__(
+        self, questions: Questions, admission: Admission, clock: Clock, *, cache: PrefixCache
+    ) -> None:
         self._questions = questions
+        self._admission = admission
         self._clock = clock
         self._cache = cache
 
     async def of(self, principal: Principal, frame: frames.Prompt) -> AsyncIterator[frames.Suggestion]:
-        """What is known so far, again and again, until it is final. Raises Forbidden, Rejected, QueueFull,
-        Unavailable. Leaving it early cancels the question."""
-        permit(principal, ASK)
+        """What is known so far, again and again, until it is final. Raises OverLimit, Forbidden, Rejected,
+        QueueFull, Unavailable. Leaving it early cancels the question.
+
+        Each prompt counts as a request; only one that a model is asked takes tokens and passes the breaker.
+        """
         begun = self._clock.monotonic()
+        request = request_of(principal, GENERATE, _body(frame), {})
+        route = await self._admission.called(request)
         scope = f"{principal.tenant}\x00{frame.model}\x00{frame.max_tokens}"
         found = self._cache.find(scope, frame.prompt)
         if found is not None:
             _told("cache", self._clock.monotonic() - begun)
             yield frames.Suggestion(frame.id, "cache", found, True)
             return
-        request = request_of(principal, "/api/v1/generate", _body(frame), {})
-        _, body = await self._questions.read(request, parse_chat)
-        under_way = await self._questions.ask(request, body, streamed=True)
         first = True
-        async with under_way:
-            async for text in _texts(under_way):
-                if first:
-                    first = False
-                    _told("model", self._clock.monotonic() - begun)
-                yield frames.Suggestion(frame.id, "model", text, False)
-            answer = _generated((await under_way.end()).body)
+        async with self._admission.visiting(route, request):
+            _, body = await self._questions.read(request, parse_chat)
+            async with await self._questions.ask(request, body, streamed=True) as under_way:
+                async for text in _texts(under_way):
+                    if first:
+                        first = False
+                        _told("model", self._clock.monotonic() - begun)
+                    yield frames.Suggestion(frame.id, "model", text, False)
+                answer = _generated((await under_way.end()).body)
         if not answer.degraded:
             self._cache.put(scope, frame.prompt, answer.text)
         yield frames.Suggestion(frame.id, "model", answer.text, True)

@@ -10,13 +10,16 @@ from core.clock import Clock
 from core.errors import DeclarationError, Unavailable
 from core.settings import Settings
 from gateway import principals
+from gateway.admission import Admission
 from gateway.generating.asked import Asking
 from gateway.generating.question import Questions
 from gateway.health import Health
 from gateway.keyring import Keyring
+from gateway.limits import TokenLimits
 from gateway.publisher import Publisher
 from gateway.push.calls import Calls
 from gateway.push.catch_up import CatchUp
+from gateway.push.connections import Connections
 from gateway.push.conversations import Conversations
 from gateway.push.event_stream import EventStreamEndpoint
 from gateway.push.feed import Feed
@@ -26,7 +29,7 @@ from gateway.push.reader import PushReader
 from gateway.push.sessions import Sessions
 from gateway.push.stored import RedisPositions
 from gateway.push.suggestions import PrefixCache, Suggestions
-from gateway.routing import Route, Router
+from gateway.routing import Route
 from gateway.server import STREAM_PATH, bearer
 from pipelines.plan import ScoringPlan, ServedPlan
 from schemas.catalog.conversations import CONVERSATIONS, ConversationEvent
@@ -64,38 +67,41 @@ class PushPart:
         health.dependency("push", self._check, needed=True)
         health.part("push_reader", self._reader.check)
 
-    def calls(self, routes: Iterable[Route], publisher: Publisher, asking: Asking | None) -> Calls:
-        """What may be done over a socket: these routes, and prompts where there is `asking`."""
+    def connections(self, keyring: Keyring) -> Connections:
+        """The register of sockets and event streams."""
+        return Connections(self.hub, keyring, queue=self._settings.gateway.push_queue)
+
+    def calls(
+        self, admission: Admission, publisher: Publisher, asking: Asking | None, tokens: TokenLimits
+    ) -> Calls:
+        """What may be done over a socket: publishing and asking, prompts where there is `asking`."""
         if asking is None:
-            return Calls(Router(routes))
-        questions = Questions(self._settings.llm, asking, self._clock)
+            return Calls(admission)
+        questions = Questions(self._settings.llm, asking, self._clock, tokens)
         cache = PrefixCache(entries=SUGGESTIONS, ttl=SUGGESTION_TTL, clock=self._clock)
         codec = RecordCodec(
             ConversationEvent, self._registry, CONVERSATIONS.subject, max_bytes=CONVERSATIONS.max_bytes
         )
         return Calls(
-            Router(routes),
+            admission,
             questions,
-            Suggestions(questions, self._clock, cache=cache),
+            Suggestions(questions, admission, self._clock, cache=cache),
             Conversations(publisher, codec, self._clock),
         )
 
-    def sessions(self, keyring: Keyring, cache: "redis.asyncio.Redis", calls: Calls) -> Sessions:
+    def sessions(self, connections: Connections, cache: "redis.asyncio.Redis", calls: Calls) -> Sessions:
         """The handler of sockets. `cache` keeps the positions of named subscriptions."""
-        given = self._settings.gateway
         return Sessions(
-            self.hub,
-            keyring,
-            queue=given.push_queue,
+            connections,
             bearer=bearer,
             stored=RedisPositions(cache, clock=self._clock),
             calls=calls,
-            origins=given.origins,
+            origins=self._settings.gateway.origins,
         )
 
-    def routes(self, sessions: Sessions) -> tuple[Route, ...]:
+    def routes(self, connections: Connections) -> tuple[Route, ...]:
         """The route of event streams."""
-        return (Route("GET", STREAM_PATH, principals.STREAM_READ, EventStreamEndpoint(sessions).get),)
+        return (Route("GET", STREAM_PATH, principals.STREAM_READ, EventStreamEndpoint(connections).get),)
 
     def _check(self) -> None:
         if not self.hub.ready:

@@ -10,17 +10,23 @@ from typing import Any, cast
 from core.clock import ManualClock, SystemClock
 from core.errors import MillstreamError
 from core.settings import Settings
+from gateway.admission import Admission
+from gateway.exchange import Request, Response
 from gateway.generating.question import Questions
 from gateway.keyring import Keyring
 from gateway.keys import Key, mint
+from gateway.limits import CallerLimits, TokenLimits
 from gateway.principals import ASK, EVENTS_WRITE, STREAM_READ
+from gateway.problems import NotFound
 from gateway.publisher import Outgoing, Publisher
 from gateway.push.calls import Calls
+from gateway.push.connections import Connections
 from gateway.push.conversations import Conversations
 from gateway.push.event_stream import EventStreamEndpoint
 from gateway.push.feed import Feed, Fetched
 from gateway.push.hub import Hub
 from gateway.push.positions import Signer
+from gateway.push.requests import GENERATE
 from gateway.push.sessions import Sessions
 from gateway.push.stored import InMemoryPositions
 from gateway.push.suggestions import PrefixCache, Suggestions
@@ -59,7 +65,15 @@ class Turns(Kafka):
 class Streaming:
     """`record` is all that was ever on the topic; `events` takes what is published; `asking` is asked."""
 
-    def __init__(self, *, ring: int, queue: int, generate: Generate | None) -> None:
+    def __init__(
+        self,
+        *,
+        ring: int,
+        queue: int,
+        generate: Generate | None,
+        limits: CallerLimits | None,
+        tokens: TokenLimits | None,
+    ) -> None:
         feed = Feed("results", "fraud", TOPIC, STATUS_CODEC)
         turns: Any = RecordCodec(ConversationEvent, OneSchema(), CONVERSATIONS.subject)
         chat = Feed("chat", None, CONVERSATIONS, turns, permission=ASK)
@@ -77,30 +91,30 @@ class Streaming:
         publishing = Route(
             "POST", "/api/v1/pipelines/{pipeline}/events", EVENTS_WRITE, self.events.endpoint.post
         )
-        self.sessions = Sessions(
-            self.hub,
-            self.keyring,
-            queue=queue,
+        self.connections = Connections(self.hub, self.keyring, queue=queue)
+        streams = Route("GET", STREAM_PATH, STREAM_READ, EventStreamEndpoint(self.connections).get)
+        generating = Route("POST", GENERATE, ASK, refused, guarded=True)
+        admission = Admission(Router((publishing, streams, generating)), self.keyring, limits=limits)
+        sessions = Sessions(
+            self.connections,
             bearer=bearer,
             stored=InMemoryPositions(),
-            calls=self._calls(publishing, conversations),
+            calls=self._calls(admission, conversations, tokens),
         )
-        streams = Route("GET", STREAM_PATH, STREAM_READ, EventStreamEndpoint(self.sessions).get)
-        self.application = Application(Router((publishing, streams)), self.keyring, self.sessions)
+        self.application = Application(admission, sessions)
         with socket.socket() as held:
             held.bind(("127.0.0.1", 0))
             self.port: int = held.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.listener = Listener(self.application, "127.0.0.1", self.port)
 
-    def _calls(self, publishing: Route, conversations: Conversations) -> Calls:
-        router = Router((publishing,))
+    def _calls(self, admission: Admission, conversations: Conversations, tokens: TokenLimits | None) -> Calls:
         if self.asking is None:
-            return Calls(router)
-        questions = Questions(Settings().llm, self.asking, SystemClock())
+            return Calls(admission)
+        questions = Questions(Settings().llm, self.asking, SystemClock(), tokens)
         cache = PrefixCache(entries=100, ttl=SUGGESTION_TTL, clock=SystemClock())
-        suggestions = Suggestions(questions, SystemClock(), cache=cache)
-        return Calls(router, questions, suggestions, conversations)
+        suggestions = Suggestions(questions, admission, SystemClock(), cache=cache)
+        return Calls(admission, questions, suggestions, conversations)
 
     def push(self, ids: Iterable[str], *, tenant: str = "acme", entity: str = "card") -> None:
         """Status changes of these ids, each on the partition that its id belongs to."""
@@ -114,15 +128,25 @@ class Streaming:
             self.hub.ingest(CHANNEL, [entry], {partition: offset})
 
 
+async def refused(request: Request) -> Response:
+    raise NotFound("only over the socket")
+
+
 def partition_of(id: str) -> int:
     return sum(id.encode()) % PARTITIONS
 
 
 @asynccontextmanager
 async def streaming(
-    *, ring: int = 1000, queue: int = 1000, generate: Generate | None = None
+    *,
+    ring: int = 1000,
+    queue: int = 1000,
+    generate: Generate | None = None,
+    limits: CallerLimits | None = None,
+    tokens: TokenLimits | None = None,
 ) -> AsyncIterator[Streaming]:
-    made = Streaming(ring=ring, queue=queue, generate=generate)
+    """Without `limits` and `tokens` nobody is limited."""
+    made = Streaming(ring=ring, queue=queue, generate=generate, limits=limits, tokens=tokens)
     made.listener.start()
     async with asyncio.timeout(60):
         while True:
@@ -135,7 +159,7 @@ async def streaming(
     try:
         yield made
     finally:
-        await made.sessions.drain()
+        await made.connections.drain()
         await made.listener.stop(5)
 
 

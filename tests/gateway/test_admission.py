@@ -21,6 +21,7 @@ from core.errors import (
     Unavailable,
 )
 from core.settings import Limits
+from gateway.admission import Admission
 from gateway.exchange import Request, Response, json_response
 from gateway.generating.chat import error_response
 from gateway.health import Health
@@ -71,15 +72,15 @@ class World:
         limits = CallerLimits(
             named["address"], named["key"], named["tenant"], {route.name: named["route"] for route in routes}
         )
-        self.application = Application(
+        admission = Admission(
             Router(routes),
             Keyring(keys, clock=self.clock),
-            self.stream,
             limits=limits,
             settings=self.settings,
             patience_s=self.patience_s,
             clock=self.clock,
         )
+        self.application = Application(admission, self.stream, settings=self.settings)
 
     def _named(self, name: str) -> NamedLimit:
         limit = self.limits.get(name, WIDE)

@@ -17,6 +17,7 @@ from core.telemetry.metrics import REGISTRY
 from features.online.client import connect, connect_async
 from features.online.reading import AsyncFeatureReading
 from features.online.rolling import RollingStore
+from gateway.admission import Admission
 from gateway.client import GatewayClient
 from gateway.features import FeaturesEndpoint
 from gateway.keyring import Keyring
@@ -69,7 +70,7 @@ async def serving(server: RedisServer) -> AsyncIterator[httpx.AsyncClient]:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port: int = held.getsockname()[1]
-    listener = Listener(Application(Router(routes), Keyring(keys, clock=CLOCK)), "127.0.0.1", port)
+    listener = Listener(Application(Admission(Router(routes), Keyring(keys, clock=CLOCK))), "127.0.0.1", port)
     listener.start()
     async with httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{port}",

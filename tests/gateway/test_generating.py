@@ -13,6 +13,7 @@ import pytest
 
 from core.clock import ManualClock, SystemClock
 from core.settings import Llm, Settings
+from gateway.admission import Admission
 from gateway.generating.chat import ANEW
 from gateway.generating.wiring import generating_routes
 from gateway.keyring import Keyring
@@ -77,7 +78,7 @@ async def site(generate: Generate, model: str, *, wait_s: float = 30.0) -> Async
         Key(OTHER_ID, OTHER_HASH, "acme", "", frozenset({EVENTS_WRITE}), NOW),
     )
     routes = generating_routes(settings, InProcessAsking(generate), board, SystemClock())  # type: ignore[arg-type]
-    application = Application(Router(routes), Keyring(keys, clock=ManualClock(NOW)))
+    application = Application(Admission(Router(routes), Keyring(keys, clock=ManualClock(NOW))))
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port: int = held.getsockname()[1]

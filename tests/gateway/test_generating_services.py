@@ -21,6 +21,7 @@ import redis.asyncio
 from core.clock import ManualClock, SystemClock
 from core.errors import MillstreamError
 from core.settings import settings
+from gateway.admission import Admission
 from gateway.asking.wiring import AskingPart
 from gateway.generating.asked import KafkaAsking
 from gateway.generating.wiring import generating_routes
@@ -111,7 +112,7 @@ async def site(broker: None, tmp_path: Path) -> AsyncIterator[Site]:
         )
         allowed = frozenset({ASK, MODELS_READ, MODELS_WRITE})
         keys = KeysInMemory(Key(ID, HASH, "acme", "", allowed, NOW))
-        application = Application(Router(routes), Keyring(keys, clock=ManualClock(NOW)))
+        application = Application(Admission(Router(routes), Keyring(keys, clock=ManualClock(NOW))))
         with socket.socket() as held:
             held.bind(("127.0.0.1", 0))
             port: int = held.getsockname()[1]

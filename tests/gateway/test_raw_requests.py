@@ -11,6 +11,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.settings import Limits
+from gateway.admission import Admission
 from gateway.exchange import Request, Response, json_response
 from gateway.head import MOST_HEAD_BYTES, MOST_TARGET_BYTES
 from gateway.health import Health
@@ -40,7 +41,7 @@ class Serving:
             *Health().routes(),
         )
         keyring = Keyring(KeysInMemory(), clock=ManualClock(NOW))
-        application = Application(Router(routes), keyring, settings=limits)
+        application = Application(Admission(Router(routes), keyring, settings=limits), settings=limits)
         with socket.socket() as held:
             held.bind(("127.0.0.1", 0))
             self.port: int = held.getsockname()[1]

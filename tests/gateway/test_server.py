@@ -9,6 +9,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.errors import Unavailable
+from gateway.admission import Admission
 from gateway.exchange import Request, Response, json_response
 from gateway.health import Health
 from gateway.keyring import Keyring
@@ -46,7 +47,7 @@ class Serving:
             Route("GET", "/away", PUBLIC, away),
             *self.health.routes(),
         )
-        self.application = Application(Router(routes), Keyring(source, clock=ManualClock(NOW)))
+        self.application = Application(Admission(Router(routes), Keyring(source, clock=ManualClock(NOW))))
         with socket.socket() as held:
             held.bind(("127.0.0.1", 0))
             self.port: int = held.getsockname()[1]

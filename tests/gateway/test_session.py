@@ -9,12 +9,13 @@ import msgspec
 import pytest
 
 from core.clock import ManualClock
+from gateway.admission import Admission
 from gateway.exchange import Request, Response, json_response
 from gateway.keyring import Keyring
 from gateway.keys import Key, mint
 from gateway.principals import EVENTS_WRITE, STREAM_READ
+from gateway.push import connections as register
 from gateway.push import frames, session
-from gateway.push import sessions as register
 from gateway.push.calls import Calls
 from gateway.push.positions import Position, Signer
 from gateway.push.sessions import Sessions
@@ -97,12 +98,10 @@ def some_sessions(
     )
     keyring = Keyring(source, clock=clock or ManualClock(NOW))
     sessions = Sessions(
-        hub,
-        keyring,
-        queue=queue,
+        register.Connections(hub, keyring, queue=queue),
         bearer=bearer,
         stored=InMemoryPositions(),
-        calls=Calls(Router(routes)),
+        calls=Calls(Admission(Router(routes), keyring)),
         origins=("https://pages.example",),
     )
     return hub, sessions, keyring
@@ -139,7 +138,7 @@ async def test_the_key_may_come_in_the_header() -> None:
     client = Client(sessions, header=KEY)
     client.say({"type": "connect"})
     assert (await client.until("connected"))["tenant"] == "acme"
-    await sessions.drain()
+    await sessions.connections.drain()
     assert await client.code() == 1001
 
 
@@ -232,7 +231,7 @@ async def test_an_unknown_channel_is_an_error_and_the_socket_stays() -> None:
     assert (error["problem"]["code"], error["channel"]) == ("unknown_channel", "results:frod")
     client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud"})
     await client.until("subscribed")
-    await sessions.drain()
+    await sessions.connections.drain()
     assert await client.code() == 1001
 
 
@@ -271,7 +270,7 @@ async def test_too_many_sockets_are_closed_with_1013(monkeypatch: pytest.MonkeyP
     _, sessions, _ = some_sessions()
     first = await connected(sessions)
     assert await Client(sessions).code() == 1013
-    await sessions.drain()
+    await sessions.connections.drain()
     assert await first.code() == 1001
 
 
@@ -293,7 +292,7 @@ async def test_pages_of_other_origins_may_not_open_sockets(origin: str | None, c
     if code == 1001:
         client.say({"type": "connect"})
         await client.until("connected")
-        await sessions.drain()
+        await sessions.connections.drain()
     assert await client.code() == code
 
 

@@ -358,7 +358,7 @@ async def test_draining_ends_event_streams(served: Streaming) -> None:
         reading = Reading(response)
         await reading.next()
         served.push(["a"])
-        await served.sessions.drain()
+        await served.connections.drain()
         assert (await reading.next())[1]["id"] == "a"
         assert await reading.rest() == []
     async with httpx.AsyncClient(base_url=served.url, headers=HEADERS) as http:
