@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, cast
@@ -15,7 +15,7 @@ from gateway.exchange import Request, Response
 from gateway.generating.question import Questions
 from gateway.keyring import Keyring
 from gateway.keys import Key, mint
-from gateway.limits import CallerLimits, TokenLimits
+from gateway.limits import CallerLimits, NamedLimit, TokenLimits
 from gateway.principals import ASK, EVENTS_WRITE, STREAM_READ
 from gateway.problems import NotFound
 from gateway.publisher import Outgoing, Publisher
@@ -33,7 +33,9 @@ from gateway.push.suggestions import PrefixCache, Suggestions
 from gateway.push.wiring import SUGGESTION_TTL
 from gateway.routing import Route, Router
 from gateway.server import STREAM_PATH, Application, Listener, bearer
+from gateway.standing import Policy
 from operators.generate import Generate
+from operators.limits import InMemoryLimiter, Limit
 from schemas.catalog.conversations import CONVERSATIONS, ConversationEvent
 from schemas.codec import RecordCodec
 from tests.gateway.asking_in_process import InProcessAsking
@@ -126,6 +128,24 @@ class Streaming:
             )
             self.record.append(entry)
             self.hub.ingest(CHANNEL, [entry], {partition: offset})
+
+
+def limited(limits: Mapping[str, int]) -> CallerLimits:
+    """So many requests by the name of the limit, or of the route, and no more ever; as many as one likes
+    without."""
+    routes = (f"GET {STREAM_PATH}", f"POST {GENERATE}", "POST /api/v1/pipelines/{pipeline}/events")
+    address, key, tenant = (only(name, limits.get(name, 10_000)) for name in ("address", "key", "tenant"))
+    return CallerLimits(
+        address,
+        key,
+        tenant,
+        {name: only("route", limits.get(name, 10_000)) for name in routes},
+    )
+
+
+def only(name: str, burst: int) -> NamedLimit:
+    limit = Limit(1, burst)
+    return NamedLimit(Policy(name, limit), InMemoryLimiter(limit, clock=ManualClock(NOW)))
 
 
 async def refused(request: Request) -> Response:

@@ -4,6 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from core.settings import Limits
 from gateway.addresses import UNKNOWN, ClientAddress
 
 ADDRESSES = ClientAddress([ip_network("127.0.0.0/8"), ip_network("10.0.0.0/24"), ip_network("fd00::/16")])
@@ -34,3 +35,10 @@ ADDRESSES = ClientAddress([ip_network("127.0.0.0/8"), ip_network("10.0.0.0/24"),
 )
 def test_the_address_that_counts(peer: str, forwarded: str | None, counted: str) -> None:
     assert ADDRESSES.of(peer, forwarded) == counted
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "::1"])
+def test_a_local_balancer_is_believed_and_nobody_else(peer: str) -> None:
+    addresses = ClientAddress(Limits().trusted_proxies)
+    assert addresses.of(peer, "198.51.100.7") == "198.51.100.7"
+    assert addresses.of("10.0.0.9", "198.51.100.7") == "10.0.0.9"

@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from core.clock import ManualClock
+from core.errors import ServerFailed
 from gateway.admission import Admission
+from gateway.circuits import BREAKING
 from gateway.exchange import Request, Response, json_response
 from gateway.keyring import Keyring
 from gateway.keys import Key, mint
@@ -438,6 +440,27 @@ async def test_calls_are_refused_by_name_and_the_socket_stays() -> None:
     assert told == {"1": 404, "2": 404, "3": 404, "4": 404, "": 422}
     client.say({"type": "ping", "id": "1"})
     await client.until("pong")
+
+
+async def test_what_fails_again_and_again_is_not_asked_over_a_socket_either() -> None:
+    asked = 0
+
+    async def failing(request: Request) -> Response:
+        nonlocal asked
+        asked += 1
+        raise ServerFailed("failed", "the model's server said 500")
+
+    path = "/api/v1/pipelines/{pipeline}/infer"
+    _, sessions, _ = some_sessions(routes=(Route("POST", path, STREAM_READ, failing, guarded=True),))
+    client = await connected(sessions)
+    for number in range(BREAKING.failures + 1):
+        client.say({"type": "ask", "id": str(number), "pipeline": "fraud", "data": {}})
+        async with asyncio.timeout(60):
+            while len(errors := [frame for frame in client.frames if frame["type"] == "error"]) <= number:
+                await asyncio.sleep(0.01)
+    codes = [frame["problem"]["code"] for frame in errors]
+    assert codes == ["server_failed"] * BREAKING.failures + ["circuit_open"]
+    assert asked == BREAKING.failures
 
 
 async def test_calls_are_bounded_and_their_ids_are_taken_once() -> None:

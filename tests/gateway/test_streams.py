@@ -18,10 +18,23 @@ from websockets.typing import Subprotocol
 from core.errors import Denied, InvalidInput, Unavailable
 from gateway.client import GatewayClient, Listening
 from gateway.keys import Key
+from gateway.limits import TokenLimits
 from gateway.principals import STREAM_READ
 from gateway.push import frames
+from gateway.push.requests import GENERATE
 from tests.gateway.samples import NOW, payment
-from tests.gateway.streaming import HASH, ID, KEY, PARTITIONS, Cutter, Streaming, partition_of, streaming
+from tests.gateway.streaming import (
+    HASH,
+    ID,
+    KEY,
+    PARTITIONS,
+    Cutter,
+    Streaming,
+    limited,
+    only,
+    partition_of,
+    streaming,
+)
 from tests.operators.generating import World, until, words, world
 
 WITHIN_S = 60.0
@@ -195,6 +208,46 @@ async def test_what_the_key_may_not_do_is_refused_call_by_call(answering: Stream
         assert answering.events.kafka.produced == []
         assert answering.asking is not None
         assert answering.asking.asked == []
+
+
+@pytest.mark.parametrize("name", ["key", "tenant", "POST /api/v1/pipelines/{pipeline}/events"])
+async def test_what_is_published_over_a_socket_counts_as_requests(name: str) -> None:
+    async with (
+        streaming(limits=limited({name: 2})) as served,
+        GatewayClient(served.url, KEY) as client,
+        client.stream() as stream,
+    ):
+        for id in ("p-1", "p-2"):
+            await stream.publish("payments", payment(id=id))
+        with pytest.raises(Unavailable) as refused:
+            await stream.publish("payments", payment(id="p-3"))
+        assert refused.value.code == "rate_limited"
+        assert len(served.events.kafka.produced) == 2
+        await stream.subscribe("results", pipeline="fraud")
+
+
+async def test_prompts_count_as_requests_and_their_answers_as_tokens(w: World) -> None:
+    limits, tokens = limited({f"POST {GENERATE}": 5}), TokenLimits(only("tokens", 50))
+    async with (
+        streaming(generate=w.generate, limits=limits, tokens=tokens) as served,
+        GatewayClient(served.url, KEY) as client,
+        client.stream() as stream,
+    ):
+
+        async def suggested(text: str) -> str:
+            return [one.source async for one in stream.suggest(text, max_tokens=20)][-1]
+
+        assert await suggested("Dear") == "model"
+        await stream.ask("generate", {"prompt": "Tell me.", "max_tokens": 20})
+        for call in (suggested("Hello"), stream.ask("generate", {"prompt": "Hello", "max_tokens": 20})):
+            with pytest.raises(Unavailable) as refused:
+                await call
+            assert "tokens" in str(refused.value)
+        assert await suggested("Dear") == "cache"
+        with pytest.raises(Unavailable) as refused:
+            await suggested("Dear")
+        assert "requests" in str(refused.value)
+        assert len(w.fakes[0].seen) == 2
 
 
 async def test_a_prompt_is_asked_over_the_socket_whole_and_in_pieces(answering: Streaming) -> None:

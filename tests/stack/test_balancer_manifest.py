@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from core.settings import Settings
+from gateway.addresses import ClientAddress
 from stack.balancer import Balancer, envoy_binary
 from stack.balancer_rules import Address, cluster, listener, overload
 from tests.stack_fixture import environment, services_required
@@ -46,6 +47,10 @@ def test_its_rules_are_those_of_the_local_stack(envoy: Document, told: Settings)
     where = {"type": "STRICT_DNS", "load_assignment": found["load_assignment"]}
     assert found == cluster(where)
     assert envoy["overload_manager"] == overload()
+
+
+def test_the_gateways_count_limits_by_the_address_that_it_saw(told: Settings) -> None:
+    assert ClientAddress(told.limits.trusted_proxies).of("10.244.1.7", "198.51.100.7") == "198.51.100.7"
 
 
 def test_it_finds_the_gateways_and_is_found(
