@@ -3,25 +3,28 @@
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 
 import httpx
 import msgspec
+from confluent_kafka import TopicPartition
 
 from core.settings import Settings
 from gateway.keys import create_key
 from gateway.main import serve
 from pipelines.changes import apply
 from pipelines.load import load_plans
-from schemas.broker import producer
+from schemas.broker import consumer, producer, watermarks
 from schemas.catalog.decisions import Decision, StatusChange
 from schemas.catalog.transactions import Transaction
 from schemas.codec import RecordCodec
+from schemas.headers import header
 from schemas.keys import key_of
 from schemas.registry import SchemaRegistry
 
+WITHIN_S = 20.0
 START_S = 30.0
 PLANS = load_plans()
 FRAUD = PLANS["fraud"]
@@ -133,3 +136,40 @@ def user_event(**changes: Any) -> dict[str, Any]:
         "user_id": "u1", "region": "north", "kind": "search", "occurred_at": datetime.now(UTC).isoformat()
     }  # fmt: skip
     return event | changes
+
+
+def eventually(good: Callable[[], Any], what: str, within_s: float = WITHIN_S) -> Any:
+    """Poll until `good` gives something true."""
+    deadline = time.monotonic() + within_s
+    while True:
+        found = good()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        time.sleep(0.05)
+
+
+def on_the_topic(settings: Settings, wanted: set[str]) -> dict[str, Any]:
+    """Messages of the events topic by event id, read by a consumer of the test's own."""
+    client = consumer(settings, None)
+    topic, partitions = FRAUD.source.name, range(FRAUD.source.partitions)
+    found: dict[str, Any] = {}
+    deadline = time.monotonic() + WITHIN_S
+    try:
+        ends = {p: watermarks(client, TopicPartition(topic, p), 5)[1] for p in partitions}
+        client.assign([TopicPartition(topic, p, 0) for p in partitions])
+        left = {partition for partition, end in ends.items() if end}
+        while left:
+            assert time.monotonic() < deadline, "the topic was not read to its end"
+            for message in client.consume(500, timeout=0.2):
+                assert message.error() is None
+                if message.offset() + 1 >= ends[message.partition()]:
+                    left.discard(message.partition())
+                id = header(message.headers(), "ce_id") or ""
+                if id in wanted:
+                    assert id not in found, f"{id} is on Kafka twice"
+                    found[id] = message
+    finally:
+        client.close()
+    assert wanted <= found.keys(), f"not on Kafka: {sorted(wanted - found.keys())[:5]}"
+    return found

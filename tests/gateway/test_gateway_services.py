@@ -1,20 +1,16 @@
-"""The gateway on the real stack: what it accepts, refuses, pushes, and how it comes through outages."""
+"""The gateway on the real stack: what it accepts, refuses and pushes."""
 
 import asyncio
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
-from confluent_kafka import TopicPartition
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect as connect_blocking
 
 from core.clock import to_millis
 from core.errors import InvalidInput, Unavailable
@@ -23,7 +19,7 @@ from core.settings import Settings
 from gateway.client import GatewayClient, Listening, PushedEvent
 from gateway.keys import parse, revoke_key
 from pipelines.changes import apply_topics
-from schemas.broker import consumer, producer, watermarks
+from schemas.broker import producer
 from schemas.catalog.training import STATUS, SYSTEM_TENANT, TrainingStatus
 from schemas.catalog.training import TOPICS as TRAINING_TOPICS
 from schemas.catalog.transactions import Transaction
@@ -31,7 +27,15 @@ from schemas.codec import RecordCodec
 from schemas.headers import header
 from schemas.registry import SchemaRegistry
 from stack.local import Stack
-from tests.gateway.running import FRAUD, RunningGateway, change, produce, transaction
+from tests.gateway.running import (
+    FRAUD,
+    RunningGateway,
+    change,
+    eventually,
+    on_the_topic,
+    produce,
+    transaction,
+)
 
 pytestmark = pytest.mark.services
 
@@ -58,43 +62,6 @@ def gateway(settings_of_gateway: Settings) -> Iterator[RunningGateway]:
 def http(gateway: RunningGateway) -> Iterator[httpx.Client]:
     with gateway.http() as client:
         yield client
-
-
-def eventually(good: Callable[[], Any], what: str, within_s: float = WITHIN_S) -> Any:
-    """Poll until `good` gives something true."""
-    deadline = time.monotonic() + within_s
-    while True:
-        found = good()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.05)
-
-
-def on_the_topic(settings: Settings, wanted: set[str]) -> dict[str, Any]:
-    """Messages of the events topic by event id, read by a consumer of the test's own."""
-    client = consumer(settings, None)
-    topic, partitions = FRAUD.source.name, range(FRAUD.source.partitions)
-    found: dict[str, Any] = {}
-    deadline = time.monotonic() + WITHIN_S
-    try:
-        ends = {p: watermarks(client, TopicPartition(topic, p), 5)[1] for p in partitions}
-        client.assign([TopicPartition(topic, p, 0) for p in partitions])
-        left = {partition for partition, end in ends.items() if end}
-        while left:
-            assert time.monotonic() < deadline, "the topic was not read to its end"
-            for message in client.consume(500, timeout=0.2):
-                assert message.error() is None
-                if message.offset() + 1 >= ends[message.partition()]:
-                    left.discard(message.partition())
-                id = header(message.headers(), "ce_id") or ""
-                if id in wanted:
-                    assert id not in found, f"{id} is on Kafka twice"
-                    found[id] = message
-    finally:
-        client.close()
-    assert wanted <= found.keys(), f"not on Kafka: {sorted(wanted - found.keys())[:5]}"
-    return found
 
 
 def test_an_accepted_event_is_on_kafka_as_it_was_sent(gateway: RunningGateway, http: httpx.Client) -> None:
@@ -422,111 +389,6 @@ async def test_a_revoked_key_ends_requests_and_sockets_within_two_seconds(gatewa
     assert closed.value.rcvd.code == 4401
     refused = httpx.get(f"{gateway.url}/api/v1/reviews", headers={"authorization": f"Bearer {key}"})
     assert refused.status_code == 401
-
-
-@contextmanager
-def followed(gateway: RunningGateway) -> Iterator[Callable[[], str]]:
-    """One socket on the results, open all the time; waits for the next result and gives its id."""
-    with connect_blocking(gateway.url.replace("http", "ws") + "/api/v1/stream") as socket:
-
-        def next_of(kind: str) -> Any:
-            while (frame := json.loads(socket.recv(60)))["type"] != kind:
-                assert frame["type"] == "ping", frame
-                socket.send('{"type":"pong"}')
-            return frame
-
-        socket.send(json.dumps({"type": "connect", "token": gateway.key()}))
-        next_of("connected")
-        socket.send(json.dumps({"type": "subscribe", "channel": "results", "pipeline": "fraud"}))
-        next_of("subscribed")
-        yield lambda: next_of("event")["id"]
-
-
-def outage(stack: Stack, gateway: RunningGateway, service: str, during: Callable[[], None]) -> None:
-    """Stop a service, look, start it, and see that the gateway is ready again by itself."""
-    stack.stop(service)
-    try:
-        during()
-    finally:
-        stack.start(service)
-        stack.wait_ready([service])
-    gateway.wait_ready(60)
-
-
-@pytest.mark.parametrize("service", ["kafka", "registry"])
-def test_without_kafka_or_registry_nothing_is_accepted_and_it_recovers(
-    stack: Stack, gateway: RunningGateway, http: httpx.Client, service: str
-) -> None:
-    event = transaction(id=new_id())
-
-    def refused() -> bool:
-        answer = http.post(EVENTS, json=transaction())
-        assert answer.status_code in (202, 503)
-        return answer.status_code == 503
-
-    def during() -> None:
-        eventually(refused, f"{service} away is 503")
-        begin = time.monotonic()
-        answer = http.post(EVENTS, json=event)
-        assert (answer.status_code, answer.json()["code"]) == (503, f"{service}_unavailable")
-        assert int(answer.headers["retry-after"]) >= 1
-        assert answer.json()["retryable"] is True
-        assert time.monotonic() - begin < 1.0, "refused at once, not after a timeout"
-        assert http.get(f"/api/v1/transactions/{event['id']}").status_code == 404
-        assert http.get("/ready").status_code == 503
-        assert http.get("/livez").status_code == 200
-        assert http.get("/health").json()["status"] == "degraded"
-        assert http.get("/api/v1/features/card_activity/1-2-3").status_code == 200
-        assert http.get("/api/v1/reviews").status_code == 200
-
-    with followed(gateway) as pushed:
-        outage(stack, gateway, service, during)
-        id = new_id()
-        produce(gateway.settings, [change(id)])
-        assert pushed() == id, "the same socket goes on"
-    eventually(lambda: http.post(EVENTS, json=event).status_code == 202, "accepted again", 60)
-    on_the_topic(gateway.settings, {event["id"]})
-
-
-def test_without_redis_events_are_accepted(stack: Stack, gateway: RunningGateway, http: httpx.Client) -> None:
-    def during() -> None:
-        event = transaction(id=new_id())
-        assert http.post(EVENTS, json=event).status_code == 202
-        assert http.get(f"/api/v1/transactions/{event['id']}").json()["status"] == "provisional"
-        assert http.get("/api/v1/features/card_activity/1-2-3").status_code == 503
-        assert http.get("/api/v1/reviews").status_code == 200
-        on_the_topic(gateway.settings, {event["id"]})
-        id = new_id()
-        produce(gateway.settings, [change(id)])
-        assert pushed() == id
-
-    with followed(gateway) as pushed:
-        outage(stack, gateway, "redis", during)
-    assert http.post(EVENTS, json=transaction()).status_code == 202
-
-
-def test_without_the_database_known_keys_go_on(
-    stack: Stack, gateway: RunningGateway, http: httpx.Client
-) -> None:
-    def during() -> None:
-        assert http.post(EVENTS, json=transaction()).status_code == 202
-        assert http.get("/api/v1/reviews").status_code == 503
-        assert http.get("/api/v1/transactions/absent").status_code == 503
-        features = "/api/v1/features/card_activity/1-2-3"
-        assert http.get(features).status_code == 200
-        assert http.get(features, headers={"authorization": f"Bearer {unseen}"}).status_code == 503
-        later = http.post(INFER, json=transaction(), headers={"prefer": "respond-async"})
-        assert later.status_code == 202
-        assert http.get(later.headers["location"]).status_code == 200
-        id = new_id()
-        produce(gateway.settings, [change(id)])
-        assert pushed() == id
-        assert http.get(f"/api/v1/transactions/{id}").json()["status"] == "confirmed"
-
-    unseen = gateway.key()
-    with followed(gateway) as pushed:
-        outage(stack, gateway, "postgres", during)
-    eventually(lambda: http.get("/api/v1/reviews").status_code == 200, "reviews again")
 
 
 async def test_stopping_drains_with_1001(settings_of_gateway: Settings, free_port: int) -> None:
