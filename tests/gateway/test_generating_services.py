@@ -178,9 +178,11 @@ async def _models_are_swapped_by_command(site: Site) -> None:
 
     for fake in site.fakes:
         fake.script, fake.seconds_per_token = [], fake.seconds_per_token if fake.model == "slow" else 0.0
-    safety = (await site.http.get(f"{models}/generate:next/swap/safety")).json()
-    assert safety["safe"], safety
-    done = await swap("generate:next")
+    async with asyncio.timeout(120):  # a probe that a busy machine held up is made again
+        while not (await site.http.get(f"{models}/generate:next/swap/safety")).json()["safe"]:
+            await asyncio.sleep(0.05)
+        while (done := await swap("generate:next")).status_code == 400:
+            await asyncio.sleep(0.05)
     assert done.status_code == 200, done.text
     assert (done.json()["previous"], done.json()["target"]) == ("generate:fake", "generate:next")
     assert done.json()["duration_ms"] > 0

@@ -33,7 +33,7 @@ def world(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
         made.versions.promote(made.model, "1")
         made.gateway = gateway  # type: ignore[attr-defined]
         with made.running(), made.controller(), made.serving_worker():
-            made.wait_state("1", "active")
+            made.wait_routed()
             yield made
 
 

@@ -131,6 +131,16 @@ class World(Bench):
     def wait_state(self, version: str, state: str, deadline_s: float = 120) -> None:
         until(lambda: self.state(version) == state, f"version {version} is {state}", deadline_s)
 
+    def wait_routed(self, version: str = "1", deadline_s: float = 120) -> None:
+        """Until it is active because a controller says so: a worker takes the first champion by itself."""
+
+        def routed() -> bool:
+            routing = self.fleet().routing
+            live = {route.version for route in routing.routes if route.mode == "live"} if routing else set()
+            return live == {version} and self.state(version) == "active"
+
+        until(routed, f"a controller has routed to version {version}", deadline_s)
+
     def ask(self, kind: str, version: str | None = None, **more: Any) -> str:
         """Send a command; its id."""
         command = ModelCommand(
