@@ -196,7 +196,7 @@ def _cursor(last: Review) -> str:
 
 
 def _read_cursor(cursor: str) -> tuple[datetime, str]:
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, RecursionError):
         value: Sequence[Any] = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         opened_at, id = value
         return datetime.fromisoformat(opened_at), str(id)
