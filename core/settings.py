@@ -117,7 +117,7 @@ class Gateway(Section):
     )
     push_queue: int = Field(10_000, ge=10, description="frames queued per connection; then as it subscribed")
     origins: tuple[str, ...] = Field(
-        (), description="origins of pages that may open sockets, beside the gateway's own"
+        (), description="origins of pages that may call and open sockets, beside the gateway's own"
     )
 
 

@@ -29,7 +29,7 @@ from gateway.limits import CallerLimits
 from gateway.load import Load
 from gateway.principals import OPEN, PROBE
 from gateway.problems import Forbidden, status_of
-from gateway.routing import Route, Router
+from gateway.routing import Refusal, Route, Router
 
 
 class Admission:
@@ -65,6 +65,10 @@ class Admission:
         if flaw is not None:
             raise flaw
         return route
+
+    def refusal(self, path: str) -> Refusal | None:
+        """How the routes of this path say what is wrong, where that is not by a problem document."""
+        return self._router.refusal(path)
 
     async def admit(self, route: Route, request: Request, credential: str | None) -> "Visit":
         """Checks 3 to 6; sets the request's principal. Tell the visit of its end. Raises Denied, OverLimit,
