@@ -114,11 +114,12 @@ async def serve(
             settings.gateway.port,
             head_read_s=settings.limits.head_read_s,
             connections=settings.limits.connections,
+            tls=settings.gateway_tls,
         )
         listener.start()
         gateway.health.started = True
         collector.calm()
-        _log.info("serving", address=f"http://{settings.gateway.host}:{settings.gateway.port}")
+        _log.info("serving", address=settings.gateway.address)
         ended = loop.create_task(listener.wait())
         stopped = loop.create_task(stop.wait())
         await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)

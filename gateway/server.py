@@ -11,10 +11,11 @@ handled; whatever is raised becomes a problem document.
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-from granian.constants import HTTPModes, Interfaces
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.server.embed import Server as Granian
 
@@ -23,6 +24,7 @@ from core.ids import new_id
 from core.settings import Limits
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge
+from core.tls import check_pair
 from gateway.addresses import ClientAddress
 from gateway.admission import Admission, Visit
 from gateway.cross_origin import CrossOrigin
@@ -58,6 +60,7 @@ _UNLESS_GIVEN = {
     "cache-control": b"no-store",
     "content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
 }
+_OVER_TLS = (b"strict-transport-security", b"max-age=31536000")
 _log = logger("gateway.server")
 _encode = msgspec.json.Encoder().encode
 _REQUESTS = counter("gateway_requests_total", "Requests, by route template and status", ["route", "status"])
@@ -136,7 +139,8 @@ class Application:
             if self._cross_origin:
                 response.headers += self._cross_origin.headers(fields.get("origin"))
             _REQUESTS.labels(template, str(response.status)).inc()
-            await _answer(response, request, send, self._answer_take_s)
+            tls = scope.get("scheme") == "https"
+            await _answer(response, request, send, take_s=self._answer_take_s, tls=tls)
         finally:
             self._open -= 1
             _OPEN.set(self._open)
@@ -205,7 +209,10 @@ class Application:
 
 class Listener:
     """Serves an application on one address, in the running event loop. A connection that has not sent the
-    head of its next request `head_read_s` after its last answer is closed."""
+    head of its next request `head_read_s` after its last answer is closed.
+
+    tls: the PEM files of certificate and key, read once; https and wss are served with them, nothing else.
+    Raises StackError where they cannot be."""
 
     def __init__(
         self,
@@ -215,7 +222,11 @@ class Listener:
         *,
         head_read_s: float = 10.0,
         connections: int = 16_384,
+        tls: tuple[Path, Path] | None = None,
     ) -> None:
+        if tls is not None:
+            check_pair(*tls)
+        certificate, private_key = tls or (None, None)
         self._granian = Granian(
             application,
             address=host,
@@ -228,6 +239,9 @@ class Listener:
             http1_settings=HTTP1Settings(
                 header_read_timeout=int(head_read_s * 1000), max_buffer_size=64 * 1024
             ),
+            ssl_cert=certificate,
+            ssl_key=private_key,
+            ssl_protocol_min=SSLProtocols.tls12,
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -330,7 +344,9 @@ async def _turn_away(receive: Receive, send: Send, code: int, reason: str) -> No
     await send({"type": "websocket.close", "code": code, "reason": reason[:120]})
 
 
-async def _answer(response: Response, request: Request, send: Send, take_s: float) -> None:
+async def _answer(
+    response: Response, request: Request, send: Send, *, take_s: float, tls: bool = False
+) -> None:
     body = response.body
     named = {name for name, _ in response.headers}
     headers = [
@@ -339,6 +355,8 @@ async def _answer(response: Response, request: Request, send: Send, take_s: floa
         *_EVERY_ANSWER,
     ]
     headers += [(name.encode(), value) for name, value in _UNLESS_GIVEN.items() if name not in named]
+    if tls:
+        headers.append(_OVER_TLS)
     if response.parts is None:
         headers.append((b"content-length", str(len(body)).encode()))
     headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in response.headers]
