@@ -23,7 +23,7 @@ from core.clock import Clock, SystemClock
 from core.errors import InvalidInput, MillstreamError, QueueFull
 from core.settings import Limits
 from gateway.circuits import Circuits, Passage
-from gateway.exchange import Request, Response
+from gateway.exchange import Body, Request, Response
 from gateway.keyring import Keyring
 from gateway.limits import CallerLimits
 from gateway.load import Load
@@ -124,7 +124,16 @@ class Admission:
             if passage is not None:
                 passage.ended(None)
             raise
+        if not route.guarded:
+            request.body = self._aside(request.body)
         return Visit(self._load, passage)
+
+    def _aside(self, body: Body) -> Body:
+        async def read(limit: int) -> bytes:
+            with self._load.aside():
+                return await body(limit)
+
+        return read
 
 
 class Visit:
