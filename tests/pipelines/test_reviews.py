@@ -112,7 +112,8 @@ def test_every_fault_of_a_verdict_is_named(connection: Any) -> None:
     with pytest.raises(Rejected):
         list_reviews(connection, tenant=TENANT, limit=0)
     endless = base64.urlsafe_b64encode(b"[" * 6_000).decode()
-    for cursor in ("nonsense", "W10", "WyJhIiwgMV0", endless):
+    unspeakable = base64.urlsafe_b64encode(b'["2026-01-01", "\\ud800"]').decode()
+    for cursor in ("nonsense", "W10", "WyJhIiwgMV0", endless, unspeakable):
         with pytest.raises(Rejected):
             list_reviews(connection, tenant=TENANT, after=cursor)
     assert published.verdicts == []
