@@ -126,9 +126,10 @@ def _told(name: str, check: Check) -> Check:
         try:
             check()
         except Exception as error:
-            if (said := f"{type(error).__name__}: {error}") != last:
+            said = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            if said != last:
                 last = said
-                _log.warning("a check fails", check=name, reason=said[:500])
+                _log.warning("a check fails", check=name, reason=said)
             raise
         last = ""
 
