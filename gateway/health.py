@@ -19,7 +19,7 @@ from gateway.exchange import Request, Response, json_response
 from gateway.principals import PROBE
 from gateway.routing import Route
 
-_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Health:
@@ -92,4 +92,4 @@ class Health:
         return json_response(200 if reason is None else 503, body)
 
     async def _metrics(self, request: Request) -> Response:
-        return Response(200, exposition(), content_type=_METRICS_TYPE)
+        return Response(200, exposition(), content_type=METRICS_TYPE)

@@ -26,7 +26,7 @@ _COMMON = ("model", "max_tokens", "temperature", "top_p", "stop", "seed", "strea
 _PROMPT_FIELDS = frozenset((*_COMMON, "prompt", "frequency_penalty"))
 _IGNORED = frozenset(("user", "metadata", "store", "stream_options"))
 _CHAT_FIELDS = frozenset((*_PROMPT_FIELDS - {"prompt"}, "messages", "max_completion_tokens", "n", *_IGNORED))
-_NUMBERS = {
+NUMBERS = {
     "temperature": (0.0, 2.0),
     "top_p": (1e-6, 1.0),
     "presence_penalty": (-2.0, 2.0),
@@ -163,7 +163,7 @@ def _generation(
     stream = given.get("stream")
     if stream not in (None, True, False):
         wrong["/stream"] = "is neither true nor false"
-    numbers = {name: _number(given, name, *bounds, wrong) for name, bounds in _NUMBERS.items()}
+    numbers = {name: _number(given, name, *bounds, wrong) for name, bounds in NUMBERS.items()}
     tokens = _whole(given, "max_tokens", 1, limits.tokens, wrong)
     seed = _whole(given, "seed", -(2**31), 2**32 - 1, wrong)
     stop = _stops(given.get("stop"), wrong)
