@@ -108,7 +108,8 @@ def _prompt(given: Mapping[str, Any], limits: Limits) -> Generation:
 
 def _chat(given: Mapping[str, Any], limits: Limits) -> Generation:
     wrong = _unknown(given, _CHAT_FIELDS)
-    if given.get("n") not in (None, 1):
+    number = given.get("n")
+    if number is not None and (isinstance(number, bool) or number != 1):
         wrong["/n"] = "one answer is given"
     if "max_completion_tokens" in given:
         given = {**given, "max_tokens": given["max_completion_tokens"]}
@@ -161,7 +162,7 @@ def _generation(
     if model is not None and (not isinstance(model, str) or not model):
         wrong["/model"] = "is no name of a model"
     stream = given.get("stream")
-    if stream not in (None, True, False):
+    if stream is not None and not isinstance(stream, bool):
         wrong["/stream"] = "is neither true nor false"
     numbers = {name: _number(given, name, *bounds, wrong) for name, bounds in NUMBERS.items()}
     tokens = _whole(given, "max_tokens", 1, limits.tokens, wrong)
