@@ -37,9 +37,8 @@ _PROBLEMS = merged(
         413: ("over_burst",),
         422: ("invalid_record", "not_scored"),
         503: (
-            "cancelled", "model_unavailable", "redis_unavailable", "replies_unavailable", "
-            ""schema_not_registered",
-            "unavailable", *SERVER_CODES,
+            "cancelled", "model_unavailable", "redis_unavailable", "replies_unavailable",
+            "schema_not_registered", "unavailable", *SERVER_CODES,
         ),
         504: ("deadline_exceeded", "not_cached"),
     },

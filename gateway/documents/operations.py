@@ -37,8 +37,8 @@ class Operation:
     """body: schema by content type of what it takes. request: names of headers that it heeds, see
     `headers.REQUEST`. problems: those of its handler; the door's are added (`problems.of_door`).
 
-    relayed: statuses under which whoever answers may tell of other codes, too. problem: the schema and type of
-    a problem, where it is not the usual one; so by status, where that one differs.
+    relayed: statuses under which whoever answers may tell of other codes, too. problem: the schema of a
+    problem, where it is not the usual one, and problem_type its content type; differing: so by status.
     """
 
     summary: str

@@ -7,6 +7,7 @@ declaration is escaped.
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
@@ -15,7 +16,8 @@ from gateway.documents.openapi import Document
 from gateway.documents.problems import CODES
 
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:0 auto;padding:1rem 1.5rem 6rem;color:#1b1f24;background:#fff}
+body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:0 auto;padding:1rem 1.5rem 6rem}
+body{color:#1b1f24;background:#fff}
 h1,h2{line-height:1.2}h2{margin-top:2.5rem;border-bottom:1px solid #d5dae0}
 code,pre,.path{font-family:ui-monospace,monospace;font-size:.93em}
 pre{background:#f4f6f8;padding:.75rem;overflow:auto;white-space:pre-wrap}
@@ -30,7 +32,10 @@ nav a{margin-right:1rem}
 details,th,td,h2{border-color:#39414a}.quiet{color:#9aa5b1}a{color:#8ab8ff}}
 """
 _DIGEST = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-POLICY = f"default-src 'none'; style-src 'sha256-{_DIGEST}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+POLICY = (
+    f"default-src 'none'; style-src 'sha256-{_DIGEST}'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def page(openapi: Document, asyncapi: Document) -> str:
@@ -99,13 +104,14 @@ def _operation(document: Document, method: str, path: str, operation: Document) 
     answers = _table(
         ("status", "meaning", "body"),
         (
-            (status, _text(answer["description"]), _contents(answer.get("content", {})))
+            (escape(status), _text(answer["description"]), _contents(answer.get("content", {})))
             for status, answer in sorted(operation["responses"].items())
         ),
     )
     return (
-        f'<details id="{escape(operation["operationId"])}"><summary><span class="method">{escape(method.upper())}'
-        f'</span> <span class="path">{escape(path)}</span> {escape(operation["summary"])}</summary>'
+        f'<details id="{escape(operation["operationId"])}"><summary>'
+        f'<span class="method">{escape(method.upper())}</span> <span class="path">{escape(path)}</span> '
+        f"{escape(operation['summary'])}</summary>"
         f'<p>{_text(operation.get("description", ""))}</p><p class="quiet">{who}</p>{parameters}'
         + (f"<p>Body: {_contents(body)}</p>" if body else "")
         + f"{answers}</details>"
@@ -128,9 +134,12 @@ def _channel(name: str, channel: Document, document: Document) -> str:
         for message in channel["messages"].values()
     )
     codes = channel.get("x-close-codes")
-    ends = _table(("close code", "meaning"), ((c, _text(t)) for c, t in codes.items())) if codes else ""
+    ends = (
+        _table(("close code", "meaning"), ((escape(c), _text(t)) for c, t in codes.items())) if codes else ""
+    )
     return (
-        f'<details id="channel_{escape(name)}"><summary><span class="path">{escape(channel["address"])}</span> '
+        f'<details id="channel_{escape(name)}"><summary>'
+        f'<span class="path">{escape(channel["address"])}</span> '
         f"{escape(channel.get('title', ''))}</summary><p>{_text(channel['description'])}</p>"
         f"<ul>{''.join(does)}</ul>{_table(('message', 'meaning', 'payload'), rows)}{ends}</details>"
     )
@@ -215,4 +224,4 @@ def _text(text: str) -> str:
 
 
 def _anchor(name: str) -> str:
-    return name.lower().replace(" ", "_")
+    return re.sub(r"[^a-z0-9]+", "_", name.lower())

@@ -27,13 +27,13 @@ CLOSE_CODES: Mapping[int, str] = {
 ABOUT_SOCKET = f"""One socket carries everything: what is pushed, what is published, what is asked.
 
 The first frame is `connect`, within {frames.CONNECT_WITHIN_S:g} s, with a credential unless the header
-`Authorization` has it. A client keeps the newest position of each partition and resumes with the set; `recovered:
-false` tells of what cannot be had any more, partition by partition in `gaps`. A frame that was refused is answered
-with `error`, and the socket stays open unless a close follows. After {frames.HEARTBEAT_S:g} s of silence `ping` is
-sent, after {frames.SILENT_S:g} s without a sign of the client the socket is closed. Frames have at most
-{frames.MAX_FRAME} bytes, `connect` {frames.MAX_CONNECT}."""
-ABOUT_EVENTS = """The same channels without a socket, one per stream. The first event is `subscribed`; those that
-have no name are `event` frames. The `id` of each is the set of positions up to it, to be sent back as
+`Authorization` has it. A client keeps the newest position of each partition and resumes with the set;
+`recovered: false` tells of what cannot be had any more, partition by partition in `gaps`. A frame that was
+refused is answered with `error`, and the socket stays open unless a close follows. After
+{frames.HEARTBEAT_S:g} s of silence `ping` is sent, after {frames.SILENT_S:g} s without a sign of the client
+the socket is closed. Frames have at most {frames.MAX_FRAME} bytes, `connect` {frames.MAX_CONNECT}."""
+ABOUT_EVENTS = """The same channels without a socket, one per stream. The first event is `subscribed`; those
+that have no name are `event` frames. The `id` of each is the set of positions up to it, to be sent back as
 `Last-Event-ID`. A stream that is ended by `error` says why first; one that just ends is to be resumed."""
 
 

@@ -91,7 +91,7 @@ def message_headers(topic: Topic) -> Schema:
         parts = ("reason", "code", "stage", "topic", "partition", "offset", "at", "job")
         optional = [*names, *optional]
         names = [f"dlq_{part}" for part in parts]
-    properties: dict[str, Any] = {name: STRING for name in (*names, *optional)}
+    properties: dict[str, Any] = dict.fromkeys((*names, *optional), STRING)
     properties["content-type"] = {"const": CONTENT_TYPE} if topic.record is not None else STRING
     made = dict(record(properties, required=()))
     del made["additionalProperties"]  # others may add theirs

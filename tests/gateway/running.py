@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from gateway.keys import create_key
 from gateway.main import serve
 from pipelines.changes import apply
 from pipelines.load import load_plans
+from pipelines.plan import Plan
 from schemas.broker import consumer, producer, watermarks
 from schemas.catalog.decisions import Decision, StatusChange
 from schemas.catalog.transactions import Transaction
@@ -33,8 +34,9 @@ FRAUD = PLANS["fraud"]
 class RunningGateway:
     """Serves from entering to leaving; leaving drains. Use as a context manager."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, plans: Mapping[str, Plan] = PLANS) -> None:
         self.settings = settings
+        self._plans = plans
         self.url = f"http://127.0.0.1:{settings.gateway.port}"
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -42,7 +44,7 @@ class RunningGateway:
         self._thread = threading.Thread(target=self._run, name="test-gateway", daemon=True)
 
     def __enter__(self) -> Self:
-        apply(list(PLANS.values()), self.settings)
+        apply(list(self._plans.values()), self.settings)
         self._thread.start()
         self.wait_ready()
         return self
@@ -78,7 +80,7 @@ class RunningGateway:
     def _run(self) -> None:
         async def main() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-            await serve(self.settings, PLANS, stop=self._stop)
+            await serve(self.settings, self._plans, stop=self._stop)
 
         try:
             asyncio.run(main())
