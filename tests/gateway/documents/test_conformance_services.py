@@ -132,7 +132,8 @@ async def test_the_documents_list_the_routes_that_are_served_and_no_others(gatew
         }
         assert listed == {route.name for route in router.routes}
         addresses = {channel["address"] for channel in (await get("/asyncapi.json"))["channels"].values()}
-        assert {feed.topic.name for feed in made.connections.hub.feeds} <= addresses
+        pushed = made.connections.hub.channels.values()
+        assert {channel.feed.topic.name for channel in pushed} <= addresses
 
 
 @pytest.fixture(scope="module")
