@@ -26,7 +26,7 @@ from schemas.keys import key_of
 from schemas.registry import SchemaRegistry
 
 WITHIN_S = 20.0
-START_S = 30.0
+START_S = 180.0
 PLANS = load_plans()
 FRAUD = PLANS["fraud"]
 

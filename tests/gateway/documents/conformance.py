@@ -20,7 +20,7 @@ CHECKS = [
     checks.response_headers_conformance,
     checks.response_schema_conformance,
 ]
-REFUSED = ["400", "401", "403", "404", "405", "408", "409", "411", "413", "414", "415", "422", "431"]
+REFUSED = ["207", "400", "401", "403", "404", "405", "408", "409", "411", "413", "414", "415", "422", "431"]
 CONFIG: dict[str, Any] = {
     "checks": {"negative_data_rejection": {"expected-statuses": REFUSED}},
     "generation": {"allow-x00": True},

@@ -33,7 +33,7 @@ from stack.local import Stack
 from tests.asking.world import Process
 from tests.gateway.documents.conformance import Api, now
 from tests.gateway.documents.made import validator
-from tests.gateway.running import PLANS, RunningGateway, change
+from tests.gateway.running import PLANS, RunningGateway, change, eventually
 from tests.jobs.worker.payments import plan
 
 pytestmark = pytest.mark.services
@@ -86,6 +86,9 @@ def document(gateway: RunningGateway) -> Any:
 @pytest.fixture(scope="module")
 def api(gateway: RunningGateway, key: str, document: Any) -> Iterator[Api]:
     made = Api(document, gateway.url, key)
+    with gateway.http() as http:  # what is read of Kafka is there a moment after the gateway
+        for path in ("/api/v1/models", "/api/v1/training/jobs"):
+            eventually(lambda path=path: http.get(path).status_code == 200, path, within_s=120)
     yield made
     made.close()
 
@@ -100,6 +103,34 @@ def test_answers_are_as_the_document_says(api: Api) -> None:
             api.check(operation, mode, examples=EXAMPLES, until=until, adapt=now)
     for label, status in SUCCEED.items():
         assert api.statuses[label][status], f"{label} never answered {status}: {api.statuses[label]}"
+
+
+def test_what_is_written_can_be_read_as_the_document_says(gateway: RunningGateway, api: Api) -> None:
+    operations = {one.label: one for one in api.operations()}
+
+    def send(label: str, status: int, **given: Any) -> Any:
+        answer = api.send(operations[label], **given)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def path(id: str) -> dict[str, dict[str, str]]:
+        return {"path_parameters": {"id": id}}
+
+    event = {"card_id": new_id(), "occurred_at": datetime.now(UTC).isoformat(), "amount_cents": 4_200}
+    published = send(f"POST /api/v1/pipelines/{DOMAIN}/events", 202, body=event)
+    send("GET /api/v1/transactions/{id}", 200, **path(published["id"]))
+    infer, key = f"POST /api/v1/pipelines/{DOMAIN}/infer", new_id()
+    send(infer, 200, body=event, headers={"Idempotency-Key": key})
+    send(infer, 409, body=event | {"amount_cents": 1}, headers={"Idempotency-Key": key})
+    later = send(infer, 202, body=event, headers={"Prefer": "respond-async"})
+    for id in (key, later["id"]):
+        send("GET /api/v1/requests/{id}", 200, **path(id))
+    wanted = {"features": ["recent:count_1h", "recent:mean_1h"], "entities": [event["card_id"], "unknown"]}
+    send("POST /api/v1/features/read", 200, body=wanted)
+    job = send("POST /api/v1/training/jobs", 202, body={"model": "fraud", "search": {"trials": 2}})
+    send("GET /api/v1/training/jobs/{id}", 200, **path(job["id"]))
+    send("POST /api/v1/training/jobs/{id}/acknowledge", 409, **path(job["id"]))
+    send("GET /api/v1/models/{id}", 404, **path("nothing"))
 
 
 def test_without_a_key_answers_are_as_the_document_says(api: Api) -> None:
