@@ -78,6 +78,8 @@ class Api:
 
     def send(self, operation: Any, **given: Any) -> Any:
         """One request; the answer, which conforms."""
+        if "body" in given:
+            given["media_type"] = "application/json"
         return self._send(operation.Case(**given), self._authorized, CHECKS)
 
     def unauthorized(self, operation: Any, **given: Any) -> Any:
