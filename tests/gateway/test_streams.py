@@ -257,7 +257,11 @@ async def test_draining_ends_event_streams(served: Streaming) -> None:
         (RESULTS, {"authorization": "Bearer nonsense"}, 401),
         (RESULTS, {}, 401),
     ],
-    ids=str,
+    ids=[
+        *("no channel", "no pipeline", "an unknown pipeline", "no entity", "an unknown policy"),
+        *("a cut filter", "a deep filter", "a filter of an unknown field", "a long last id"),
+        *("a key that is none", "no key"),
+    ],
 )
 async def test_what_is_no_event_stream_is_a_problem_document(
     served: Streaming, params: dict[str, str], headers: dict[str, str], status: int
