@@ -144,8 +144,8 @@ class Hub:
         return self._channels
 
     def open(self, name: str, epoch: int, floors: Mapping[int, int]) -> None:
-        """A channel is read from here on: the first offset of each partition. Forgets what it held. Who follows
-        it already goes on where nothing lies between; else the connection is closed, to be resumed."""
+        """A channel is read from here on: the first offset of each partition. Forgets what it held. Whoever
+        follows it already goes on where nothing lies between; else is closed, to come back."""
         channel = self._channels[name]
         before, channel.epoch = channel.epoch, epoch
         limit = max(16, self._ring // len(floors))
@@ -153,7 +153,9 @@ class Hub:
         channel.first = FirstWins(self.remembered)
         for subscription in [one for of_tenant in channel.subscribers.values() for one in of_tenant]:
             if before != epoch or not _goes_on(channel, subscription):
-                subscription.receiver.close(OVERLOADED, "the channel is read anew; resume from the last position")
+                subscription.receiver.close(
+                    OVERLOADED, "the channel is read anew; resume from the last position"
+                )
 
     def ingest(self, name: str, entries: Sequence[Entry], reached: Mapping[int, int]) -> None:
         """What one read brought: entries, and the last offset of each partition, unreadable ones too."""

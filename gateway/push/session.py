@@ -194,7 +194,9 @@ class Session(Connection):
 
     def _given(self, frame: frames.Subscribe, label: str, feed: str) -> list[str] | None:
         """The positions that the client brought."""
-        return frame.since if frame.since is not None else self._positions.get(label, self._positions.get(feed))
+        return (
+            frame.since if frame.since is not None else self._positions.get(label, self._positions.get(feed))
+        )
 
     async def _begin(self, name: str, feed: str, subscription: Subscription) -> None:
         """Keep where a name begins: a partition that brings nothing for a while is gone on with from there,
