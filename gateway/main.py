@@ -234,7 +234,7 @@ class Assembly:
         readable = Readable([plan.view for plan in plans.values()], services)
         features = FeaturesEndpoint(AsyncFeatureReading.of(online, cache, readable, clock))
         verdicts = {name: KafkaVerdicts(settings, plan.labels) for name, plan in scoring.items()}
-        reviews = ReviewsEndpoint(blocking, verdicts, clock)
+        reviews = ReviewsEndpoint(blocking, verdicts, clock, require=lambda: publisher.require(1))
         states = TrainingStates(settings)
         states.start()
         exits.callback(states.close)
