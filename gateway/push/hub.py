@@ -100,8 +100,9 @@ class Elsewhere(Protocol):
         """Give everything after the floor up to where the ring holds the rest. Raises Unavailable."""
         ...
 
-    async def low(self, channel: "Channel", partition: int) -> int:
-        """The oldest offset that Kafka still has. Raises Unavailable."""
+    async def bounds(self, channel: "Channel", partition: int) -> tuple[int, int]:
+        """The oldest offset that Kafka still has, and the one that its next message will have. Raises
+        Unavailable."""
         ...
 
 
@@ -296,11 +297,15 @@ class Hub:
                 continue
             subscription.floor[partition] = found.offset
             subscription.at_ms[partition] = found.at_ms
-            if not ring.holds(found.offset) and self.elsewhere is not None:
-                low = await self.elsewhere.low(channel, partition)
+            here = ring.holds(found.offset) and found.offset <= ring.reached
+            if not here and self.elsewhere is not None:  # another gateway may have read further than we have
+                low, end = await self.elsewhere.bounds(channel, partition)
                 if found.offset + 1 < low:
                     gaps.append(Gap("older than the retention", partition, found.offset + 1, low - 1))
                     subscription.floor[partition] = low - 1
+                elif found.offset >= end:
+                    gaps.append(Gap("beyond the end of the topic", partition))
+                    subscription.floor[partition] = end - 1
 
     async def _bring_along(self, channel: Channel, subscription: Subscription, partition: int) -> None:
         """Give what is missing until the subscription is live on the partition; where that cannot be, the
