@@ -53,7 +53,8 @@ class ReviewsEndpoint:
         self._require = require
 
     async def get(self, request: Request) -> Response:
-        state = request.option("state") or "open"
+        asked = request.option("state")
+        state = "open" if asked is None else asked
         if state not in _STATES:
             raise InvalidInput(f"state {state[:40]!r}", code="invalid_option", mend="open or decided")
         limit = request.count("limit", default=50, most=500)
