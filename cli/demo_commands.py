@@ -160,7 +160,7 @@ def summary(report: dict[str, Any], broken: list[str]) -> None:
 def addresses(run: "Demo") -> None:
     """Where everything is, for a stack that was left running."""
     given = run.settings
-    say(f"gateway    http://{given.gateway.host}:{given.gateway.port}")
+    say(f"gateway    {given.gateway.address}")
     say(f"kafka      {given.kafka.address}")
     say(f"registry   {given.registry.address}")
     say(f"flink      {given.flink.address}")

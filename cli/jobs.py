@@ -54,6 +54,7 @@ def job_specs(
         env={PLANNED: _short("\n".join(installed + read))},
         probe_port=settings.gateway.port,
         stage=30,
+        tls=settings.gateway.certificate is not None,
     )
     specs = _balanced(gateway, settings) if settings.balancer.ports else [gateway]
     if any(isinstance(plan, ServedPlan) for plan in plans):
@@ -93,6 +94,7 @@ def _balanced(gateway: JobSpec, settings: Settings) -> list[JobSpec]:
             name=GATEWAY if number == 1 else f"{GATEWAY}-{number}",
             env={**gateway.env, "MILLSTREAM_GATEWAY__HOST": LOOPBACK, "MILLSTREAM_GATEWAY__PORT": str(port)},
             probe_port=port,
+            tls=False,
         )
         for number, port in enumerate(settings.balancer.ports, start=1)
     ]

@@ -89,7 +89,7 @@ async def _publish(pipeline: str, table: "pa.Table", tenant: str, rate: float) -
 
     given = settings()
     tally, events = Tally(), Events(table, run=new_id()[-10:], label="")
-    url = f"http://{given.gateway.host}:{given.gateway.port}"
+    url = given.gateway.address
 
     def event(row: int) -> dict[str, Any]:
         return events.at(row, datetime.now(UTC))

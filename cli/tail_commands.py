@@ -72,7 +72,7 @@ def tail(
     token = key or create_key(
         given, tenant, name="tail", scopes=[STREAM_READ, TRAINING_READ, ASK], expires_in=_LIFETIME
     )
-    address = url or f"http://{given.gateway.host}:{given.gateway.port}"
+    address = url or given.gateway.address
 
     async def follow() -> None:
         async with GatewayClient(address, token) as client:

@@ -117,8 +117,22 @@ class Gateway(Section):
     )
     push_queue: int = Field(10_000, ge=10, description="frames queued per connection; then as it subscribed")
     origins: tuple[str, ...] = Field(
-        (), description="origins of pages that may open sockets, beside the gateway's own"
+        (), description="origins of pages that may call and open sockets, beside the gateway's own"
     )
+    certificate: Path | None = Field(
+        None, description="PEM file of a certificate and its chain, for https and wss; with `private_key`"
+    )
+    private_key: Path | None = Field(None, description="PEM file of its key, without a password")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("a certificate and its private key go together")
+        return self
+
+    @property
+    def address(self) -> str:
+        return f"{'http' if self.certificate is None else 'https'}://{self.host}:{self.port}"
 
 
 class Allowance(Section):
@@ -418,6 +432,15 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def gateway_tls(self) -> tuple[Path, Path] | None:
+        """Certificate and key that a gateway serves with by itself; behind the local balancer that has them,
+        and the gateways speak in the clear on loopback."""
+        own = self.gateway
+        if own.certificate is None or own.private_key is None or own.port in self.balancer.ports:
+            return None
+        return own.certificate, own.private_key
 
     @property
     def root(self) -> Path:

@@ -23,13 +23,13 @@ from core.clock import Clock, SystemClock
 from core.errors import InvalidInput, MillstreamError, QueueFull
 from core.settings import Limits
 from gateway.circuits import Circuits, Passage
-from gateway.exchange import Request, Response
+from gateway.exchange import Body, Request, Response
 from gateway.keyring import Keyring
 from gateway.limits import CallerLimits
 from gateway.load import Load
 from gateway.principals import OPEN, PROBE
 from gateway.problems import Forbidden, status_of
-from gateway.routing import Route, Router
+from gateway.routing import Refusal, Route, Router
 
 
 class Admission:
@@ -65,6 +65,10 @@ class Admission:
         if flaw is not None:
             raise flaw
         return route
+
+    def refusal(self, path: str) -> Refusal | None:
+        """How the routes of this path say what is wrong, where that is not by a problem document."""
+        return self._router.refusal(path)
 
     async def admit(self, route: Route, request: Request, credential: str | None) -> "Visit":
         """Checks 3 to 6; sets the request's principal. Tell the visit of its end. Raises Denied, OverLimit,
@@ -120,7 +124,16 @@ class Admission:
             if passage is not None:
                 passage.ended(None)
             raise
+        if not route.guarded:
+            request.body = self._aside(request.body)
         return Visit(self._load, passage)
+
+    def _aside(self, body: Body) -> Body:
+        async def read(limit: int) -> bytes:
+            with self._load.aside():
+                return await body(limit)
+
+        return read
 
 
 class Visit:

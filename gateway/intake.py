@@ -28,7 +28,7 @@ ID_SHAPE = re.compile(r"[A-Za-z0-9._:~@+=-]{1,128}", re.ASCII)
 MAX_ENTITY = 512
 MAX_ITEMS = 10_000
 MOST_PROBLEMS = 100
-_SUGGESTIONS = 16
+_SUGGESTIONS = 4  # each takes 2 ms among 400 names
 _LOW, _HIGH = msgspec.Meta(ge=-(2**63)), msgspec.Meta(le=2**63 - 1)
 _FLOAT32_MAX = 3.4028234663852886e38
 _FLOAT_LOW, _FLOAT_HIGH = msgspec.Meta(ge=-_FLOAT32_MAX), msgspec.Meta(le=_FLOAT32_MAX)

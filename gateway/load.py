@@ -8,10 +8,13 @@ in time; while it is in time and the limit is being used, the limit grows by a f
 refused at once with 503 and `Retry-After`, which costs next to nothing: those that are let in keep their
 latency.
 
-Requests that wait for somebody else's answer hold no turn; they are counted by themselves, up to `most`.
+Requests that wait for somebody else's answer, or for the rest of their own body, hold no turn; each kind is
+counted by itself, up to `most`.
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from core.errors import QueueFull
 from core.telemetry.metrics import counter, gauge
@@ -34,6 +37,7 @@ class Load:
         self.limit = float(min(FIRST, most))
         self.open = 0
         self.waiting = 0
+        self.reading = 0
         self._most = most
         self._late_s = late_s
         self._peak = 0
@@ -43,13 +47,7 @@ class Load:
     def enter(self, *, waits: bool = False) -> None:
         """A request begins; `leave` when it has ended. Raises QueueFull (`overloaded`)."""
         if (self.waiting >= self._most) if waits else (self.open >= self.limit):
-            _SHED.inc()
-            raise QueueFull(
-                "more requests at once than can be handled in time",
-                code="overloaded",
-                where="gateway",
-                mend="send it again later, or elsewhere",
-            )
+            raise _overloaded()
         if waits:
             self.waiting += 1
         else:
@@ -63,6 +61,20 @@ class Load:
             self.waiting -= 1
         else:
             self.open -= 1
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A request that was entered waits for its body: a client that is slow with it keeps nobody out.
+        Raises QueueFull (`overloaded`)."""
+        if self.reading >= self._most:
+            raise _overloaded()
+        self.reading += 1
+        self.open -= 1
+        try:
+            yield
+        finally:
+            self.reading -= 1
+            self.open += 1
 
     def observe(self, late_s: float) -> None:
         """The loop was so late at a tick."""
@@ -83,5 +95,15 @@ class Load:
     def _tick(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
         self._timer = None
         self.observe(loop.time() - due)
-        if self.open or self.waiting:
+        if self.open or self.waiting or self.reading:
             self._schedule(loop)
+
+
+def _overloaded() -> QueueFull:
+    _SHED.inc()
+    return QueueFull(
+        "more requests at once than can be handled in time",
+        code="overloaded",
+        where="gateway",
+        mend="send it again later, or elsewhere",
+    )

@@ -5,7 +5,7 @@ It starts with any of its dependencies away, says so on `/ready`, and serves as 
 
 import asyncio
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -102,22 +102,26 @@ async def serve(
     llm: bool = False,
     stop: asyncio.Event,
     clock: Clock | None = None,
+    made: Callable[["Assembly"], None] | None = None,
 ) -> None:
-    """`run`, inside a loop of the caller's, until `stop` is set."""
+    """`run`, inside a loop of the caller's, until `stop` is set. `made` is shown what serves."""
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as exits:
         gateway = await Assembly.make(settings, plans, services, llm, clock or SystemClock(), exits)
+        if made is not None:
+            made(gateway)
         listener = Listener(
             gateway.application,
             settings.gateway.host,
             settings.gateway.port,
             head_read_s=settings.limits.head_read_s,
             connections=settings.limits.connections,
+            tls=settings.gateway_tls,
         )
         listener.start()
         gateway.health.started = True
         collector.calm()
-        _log.info("serving", address=f"http://{settings.gateway.host}:{settings.gateway.port}")
+        _log.info("serving", address=settings.gateway.address)
         ended = loop.create_task(listener.wait())
         stopped = loop.create_task(stop.wait())
         await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -133,8 +137,11 @@ async def serve(
 class Assembly:
     """The parts of one gateway, wired."""
 
-    def __init__(self, application: Application, health: Health, connections: Connections) -> None:
+    def __init__(
+        self, application: Application, router: Router, health: Health, connections: Connections
+    ) -> None:
         self.application = application
+        self.router = router
         self.health = health
         self.connections = connections
 
@@ -236,7 +243,7 @@ class Assembly:
         readable = Readable([plan.view for plan in plans.values()], services)
         features = FeaturesEndpoint(AsyncFeatureReading.of(online, cache, readable, clock))
         verdicts = {name: KafkaVerdicts(settings, plan.labels) for name, plan in scoring.items()}
-        reviews = ReviewsEndpoint(blocking, verdicts, clock)
+        reviews = ReviewsEndpoint(blocking, verdicts, clock, require=lambda: publisher.require(1))
         states = TrainingStates(settings)
         states.start()
         exits.callback(states.close)
@@ -287,7 +294,10 @@ class Assembly:
             clock=clock,
         )
         sessions = push.sessions(connections, cache, push.calls(admission, publisher, prompts, tokens))
-        return cls(Application(admission, sessions, settings=settings.limits), health, connections)
+        application = Application(
+            admission, sessions, settings=settings.limits, origins=settings.gateway.origins
+        )
+        return cls(application, router, health, connections)
 
 
 def _tokens(settings: Settings, clock: Clock, exits: AsyncExitStack) -> Tokens | None:

@@ -15,7 +15,7 @@ the controller, whose reply is awaited. A version is named `model:version`.
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -39,19 +39,22 @@ _MAX_BODY = 16 * 1024
 _MAX_NAME = 128
 
 
+Revision = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
 class LoadBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str
-    expected_revision: int | None = None
+    expected_revision: Revision | None = None
 
 
 class SwapBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: str
-    expected_revision: int | None = None
+    expected_revision: Revision | None = None
 
 
 class RollbackBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
-    expected_revision: int | None = None
+    expected_revision: Revision | None = None
 
 
 class ModelView(msgspec.Struct, frozen=True, kw_only=True):

@@ -159,7 +159,8 @@ def problem_of(error: BaseException, request_id: str) -> Problem:
             request_id=request_id,
             retryable=False,
         )
-    detail = error.what if error.where is None else f"{error.what} ({error.where})"
+    inner = error.where is None or isinstance(error, Unavailable)  # where it is away, is no caller's to know
+    detail = error.what if inner else f"{error.what} ({error.where})"
     fields = error.fields if isinstance(error, Rejected) else {}
     return Problem(
         type=f"urn:millstream:problem:{error.code}",

@@ -15,6 +15,7 @@ from gateway.principals import OPEN, SCOPES
 from gateway.problems import MethodNotAllowed, NotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
+Refusal = Callable[[BaseException, str], Response]
 MAX_SEGMENT = 512
 
 
@@ -23,7 +24,8 @@ class Route:
     """One method on one path template (`{name}` matches one segment) and the scope that it takes.
 
     guarded: it waits for an answer of somebody else, so a breaker stands before it (`gateway.circuits`).
-    refusal: an error and the request's id as an answer, where that is not a problem document.
+    refusal: an error and the request's id as an answer, where that is not a problem document; the same for
+    all methods of a path.
     """
 
     method: str
@@ -31,7 +33,7 @@ class Route:
     permission: str
     handler: Handler
     guarded: bool = False
-    refusal: Callable[[BaseException, str], Response] | None = None
+    refusal: Refusal | None = None
 
     @cached_property
     def name(self) -> str:
@@ -49,6 +51,27 @@ class Router:
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
         """The route and the values of its template. Raises NotFound, MethodNotAllowed."""
+        node, parameters = self._walk(path)
+        route = node.routes.get(method)
+        if route is None and method == "HEAD":
+            route = node.routes.get("GET")
+        if route is None:
+            if node.routes:
+                allowed = {*node.routes, "HEAD"} if "GET" in node.routes else node.routes
+                raise MethodNotAllowed(f"method {method[:16]!r} on this path", allowed=tuple(sorted(allowed)))
+            raise NotFound("no such path")
+        return route, parameters
+
+    def refusal(self, path: str) -> Refusal | None:
+        """How the routes of this path say what is wrong, where that is not by a problem document."""
+        try:
+            node, _ = self._walk(path)
+        except NotFound:
+            return None
+        return next((route.refusal for route in node.routes.values()), None)
+
+    def _walk(self, path: str) -> tuple["_Node", dict[str, str]]:
+        """Where a path ends, and the values of its template. Raises NotFound."""
         node: _Node = self._root
         parameters: dict[str, str] = {}
         for segment in path.split("/")[1:]:
@@ -59,15 +82,7 @@ class Router:
                 parameters[node.name] = segment
                 below = node.variable
             node = below
-        route = node.routes.get(method)
-        if route is None and method == "HEAD":
-            route = node.routes.get("GET")
-        if route is None:
-            if node.routes:
-                allowed = tuple(sorted(node.routes))
-                raise MethodNotAllowed(f"method {method[:16]!r} on this path", allowed=allowed)
-            raise NotFound("no such path")
-        return route, parameters
+        return node, parameters
 
     def _add(self, route: Route) -> None:
         where = route.name

@@ -10,11 +10,12 @@ handled; whatever is raised becomes a problem document.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-from granian.constants import HTTPModes, Interfaces
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.server.embed import Server as Granian
 
@@ -23,12 +24,21 @@ from core.ids import new_id
 from core.settings import Limits
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge
+from core.tls import check_pair
 from gateway.addresses import ClientAddress
 from gateway.admission import Admission, Visit
+from gateway.cross_origin import CrossOrigin
 from gateway.exchange import Gone, Request, Response
-from gateway.head import head_of
+from gateway.head import Head, head_of
 from gateway.limits import OverLimit
-from gateway.problems import CONTENT_TYPE, NotFound, SlowBody, problem_headers, problem_of
+from gateway.problems import (
+    CONTENT_TYPE,
+    MethodNotAllowed,
+    NotFound,
+    SlowBody,
+    problem_headers,
+    problem_of,
+)
 from gateway.routing import Route
 
 Message = MutableMapping[str, Any]
@@ -36,12 +46,21 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 _DISCARDED_BYTES, _DISCARD_S = 1 << 20, 1.0
 STREAM_PATH = "/api/v1/stream"
-OVER_LIMIT = 4429
+BAD_HEAD, OVER_LIMIT = 4400, 4429
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
-_EVERY_ANSWER = [(b"x-content-type-options", b"nosniff")]
+_EVERY_ANSWER = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"server", b"millstream"),  # else the server below names itself
+]
+_UNLESS_GIVEN = {
+    "cache-control": b"no-store",
+    "content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+}
+_OVER_TLS = (b"strict-transport-security", b"max-age=31536000")
 _log = logger("gateway.server")
 _encode = msgspec.json.Encoder().encode
 _REQUESTS = counter("gateway_requests_total", "Requests, by route template and status", ["route", "status"])
@@ -57,13 +76,19 @@ class Socket(Protocol):
 
 
 class Application:
-    """The ASGI callable. `stream` handles the one WebSocket path."""
+    """The ASGI callable. `stream` handles the one WebSocket path; pages of `origins` may call."""
 
     def __init__(
-        self, admission: Admission, stream: Socket | None = None, *, settings: Limits | None = None
+        self,
+        admission: Admission,
+        stream: Socket | None = None,
+        *,
+        settings: Limits | None = None,
+        origins: Collection[str] = (),
     ) -> None:
         given = settings or Limits()
         self._admission = admission
+        self._cross_origin = CrossOrigin(origins)
         self._addresses = ClientAddress(given.trusted_proxies)
         self._body_read_s = given.body_read_s
         self._answer_take_s = given.answer_take_s
@@ -89,11 +114,7 @@ class Application:
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         query: bytes = scope["query_string"]
-        head = head_of(
-            scope["headers"],
-            target_bytes=len(scope.get("raw_path") or scope["path"]) + len(query),
-            version=scope["http_version"],
-        )
+        head = _head_of(scope)
         fields = head.fields
         given = fields.get("x-request-id", "")
         request = Request(
@@ -115,8 +136,11 @@ class Application:
                 response.headers.append(("connection", "close"))
             if request.standing is not None:
                 response.headers += request.standing.headers()
+            if self._cross_origin:
+                response.headers += self._cross_origin.headers(fields.get("origin"))
             _REQUESTS.labels(template, str(response.status)).inc()
-            await _answer(response, request, send, self._answer_take_s)
+            tls = scope.get("scheme") == "https"
+            await _answer(response, request, send, take_s=self._answer_take_s, tls=tls)
         finally:
             self._open -= 1
             _OPEN.set(self._open)
@@ -141,8 +165,10 @@ class Application:
         except BaseException as error:
             if not isinstance(error, MillstreamError):
                 _log.exception("a request failed", request_id=request.request_id, path=request.path[:200])
-            refusal = route.refusal if route and route.refusal else problem_response
-            response = refusal(error, request.request_id)
+            response = self._asked_first(request, error)
+            if response is None:
+                refusal = self._admission.refusal(request.path) or problem_response
+                response = refusal(error, request.request_id)
         finally:
             if visit is not None:
                 visit.ended(response)
@@ -150,6 +176,12 @@ class Application:
             request.standing = response.error.standing
         response.error = None  # it refers to this frame, and would keep the request until the next collection
         return route.template if route else "none", response
+
+    def _asked_first(self, request: Request, error: BaseException) -> Response | None:
+        """The answer to a browser that asks what a page of another origin may send."""
+        if request.method != "OPTIONS" or not isinstance(error, MethodNotAllowed):
+            return None
+        return self._cross_origin.preflight(request.headers, error.allowed)
 
     def _address(self, scope: Message, fields: Mapping[str, str]) -> str:
         peer = scope.get("client")
@@ -160,23 +192,27 @@ class Application:
             await receive()
             await send({"type": "websocket.close", "code": 4404, "reason": "no such path"})
             return
+        head = _head_of(scope)
         try:
-            fields = head_of(scope["headers"], target_bytes=0, version=scope["http_version"]).fields
-            await self._admission.socket(self._address(scope, fields))
-            await self._stream(fields, list(scope.get("subprotocols") or ()), receive, send)
+            await self._admission.socket(self._address(scope, head.fields))
+            if head.flaw is not None:
+                await _turn_away(receive, send, BAD_HEAD, head.flaw.what)
+                return
+            await self._stream(head.fields, list(scope.get("subprotocols") or ()), receive, send)
         except asyncio.CancelledError:
             raise
         except OverLimit as error:
-            await receive()
-            await send({"type": "websocket.accept"})
-            await send({"type": "websocket.close", "code": OVER_LIMIT, "reason": error.what})
+            await _turn_away(receive, send, OVER_LIMIT, error.what)
         except Exception:
             _log.exception("a socket failed")
 
 
 class Listener:
     """Serves an application on one address, in the running event loop. A connection that has not sent the
-    head of its next request `head_read_s` after its last answer is closed."""
+    head of its next request `head_read_s` after its last answer is closed.
+
+    tls: the PEM files of certificate and key, read once; https and wss are served with them, nothing else.
+    Raises StackError where they cannot be."""
 
     def __init__(
         self,
@@ -186,7 +222,11 @@ class Listener:
         *,
         head_read_s: float = 10.0,
         connections: int = 16_384,
+        tls: tuple[Path, Path] | None = None,
     ) -> None:
+        if tls is not None:
+            check_pair(*tls)
+        certificate, private_key = tls or (None, None)
         self._granian = Granian(
             application,
             address=host,
@@ -199,6 +239,9 @@ class Listener:
             http1_settings=HTTP1Settings(
                 header_read_timeout=int(head_read_s * 1000), max_buffer_size=64 * 1024
             ),
+            ssl_cert=certificate,
+            ssl_key=private_key,
+            ssl_protocol_min=SSLProtocols.tls12,
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -289,15 +332,31 @@ def _gone_of(receive: Receive) -> Gone:
     return gone
 
 
-async def _answer(response: Response, request: Request, send: Send, take_s: float) -> None:
+def _head_of(scope: Message) -> Head:
+    target = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+    return head_of(scope["headers"], target_bytes=target, version=scope["http_version"])
+
+
+async def _turn_away(receive: Receive, send: Send, code: int, reason: str) -> None:
+    """Close a socket before it becomes one, so that its client sees why."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.close", "code": code, "reason": reason[:120]})
+
+
+async def _answer(
+    response: Response, request: Request, send: Send, *, take_s: float, tls: bool = False
+) -> None:
     body = response.body
+    named = {name for name, _ in response.headers}
     headers = [
         (b"content-type", response.content_type.encode()),
         (b"x-request-id", request.request_id.encode()),
         *_EVERY_ANSWER,
     ]
-    if not any(name == "cache-control" for name, _ in response.headers):
-        headers.append((b"cache-control", b"no-store"))
+    headers += [(name.encode(), value) for name, value in _UNLESS_GIVEN.items() if name not in named]
+    if tls:
+        headers.append(_OVER_TLS)
     if response.parts is None:
         headers.append((b"content-length", str(len(body)).encode()))
     headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in response.headers]

@@ -14,7 +14,9 @@ import msgspec
 from core.errors import Malformed
 
 MAX_DEPTH = 32
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+"""One that never ends is one too: were it none, each quote in it would be tried as a beginning, which takes
+hours for a body of a megabyte."""
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode

@@ -7,7 +7,6 @@ Every field that is wrong is named. A field that is not known, or asks for what 
 several choices), is refused rather than passed over.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -189,7 +188,7 @@ def _number(
     value = given.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         wrong[f"/{name}"] = "is no number"
     elif not least <= value <= most:
         wrong[f"/{name}"] = f"is not within {least:g} and {most:g}"

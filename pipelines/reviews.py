@@ -196,8 +196,9 @@ def _cursor(last: Review) -> str:
 
 
 def _read_cursor(cursor: str) -> tuple[datetime, str]:
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, RecursionError):
         value: Sequence[Any] = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         opened_at, id = value
+        str(id).encode()
         return datetime.fromisoformat(opened_at), str(id)
     raise Rejected("no cursor of this list", fields={"/after": "use `after` of the page before, unchanged"})

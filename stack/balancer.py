@@ -11,6 +11,7 @@ from pathlib import Path
 
 from core.errors import StackError
 from core.settings import LOOPBACK
+from core.tls import check_pair
 from stack.balancer_rules import Address, configuration
 from stack.service import Port, Progress, Service, local, on_path, write
 from stack.unit import Probe, Unit
@@ -27,8 +28,7 @@ class Balancer(Service):
 
     @property
     def address(self) -> str:
-        own = self.settings.gateway
-        return f"http://{own.host}:{own.port}"
+        return self.settings.gateway.address
 
     def version(self) -> str:
         binary = envoy_binary()
@@ -65,12 +65,16 @@ class Balancer(Service):
             )
 
     def prepare(self) -> None:
-        own = self.settings
+        own, tls = self.settings, None
+        if own.gateway.certificate is not None and own.gateway.private_key is not None:
+            tls = (own.gateway.certificate.absolute(), own.gateway.private_key.absolute())
+            check_pair(*tls)
         made = configuration(
             own,
             listen=Address(_number(own.gateway.host), own.gateway.port),
             gateways=[Address(LOOPBACK, port) for port in own.balancer.ports],
             admin=Address(LOOPBACK, own.balancer.admin_port),
+            tls=tls,
         )
         write(self.folder / "envoy.json", json.dumps(made, indent=1))
 

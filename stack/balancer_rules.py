@@ -15,6 +15,7 @@ Envoy counts it all: `cluster.gateways.upstream_rq_retry`, `..._retry_success`, 
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from core.settings import Settings
@@ -43,20 +44,26 @@ class Address(NamedTuple):
 
 
 def configuration(
-    settings: Settings, *, listen: Address, gateways: Iterable[Address], admin: Address
+    settings: Settings,
+    *,
+    listen: Address,
+    gateways: Iterable[Address],
+    admin: Address,
+    tls: tuple[Path, Path] | None = None,
 ) -> Json:
-    """The whole of Envoy's configuration, for gateways at fixed addresses."""
+    """The whole of Envoy's configuration, for gateways at fixed addresses. tls: certificate and key of the
+    public address, PEM files."""
     return {
         "admin": {"address": _socket(admin)},
         "overload_manager": overload(),
         "static_resources": {
-            "listeners": [listener(settings, listen)],
+            "listeners": [listener(settings, listen, tls)],
             "clusters": [cluster({"type": "STATIC", "load_assignment": endpoints(gateways)})],
         },
     }
 
 
-def listener(settings: Settings, listen: Address) -> Json:
+def listener(settings: Settings, listen: Address, tls: tuple[Path, Path] | None = None) -> Json:
     """The public address."""
     manager: Json = {
         "@type": f"{_TYPES}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -107,8 +114,33 @@ def listener(settings: Settings, listen: Address) -> Json:
         "enable_reuse_port": False,  # a port that is taken is told, not shared
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "filter_chains": [
-            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+            {
+                "filters": [
+                    {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+                ],
+                **({"transport_socket": _transport(*tls)} if tls else {}),
+            }
         ],
+    }
+
+
+def _transport(certificate: Path, private_key: Path) -> Json:
+    """TLS of the public address."""
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{_TYPES}.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                "alpn_protocols": ["http/1.1"],
+                "tls_certificates": [
+                    {
+                        "certificate_chain": {"filename": str(certificate)},
+                        "private_key": {"filename": str(private_key)},
+                    }
+                ],
+            },
+        },
     }
 
 

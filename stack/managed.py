@@ -161,7 +161,8 @@ class Managed:
         identity, unit = self.identity, self.unit
         address = unit.address
         if address is None and self.probe_port is not None:
-            address = f"http://127.0.0.1:{self.probe_port}"
+            scheme = "https" if unit.ready.kind == "own-https" else "http"
+            address = f"{scheme}://127.0.0.1:{self.probe_port}"
         return UnitStatus(
             name=unit.name,
             service=unit.service,

@@ -7,6 +7,7 @@ request (protocol guide, version 1), Redis' PING (RESP), PostgreSQL's StartupMes
 import http.client
 import json
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable
@@ -38,10 +39,14 @@ def ask(probe: Probe, *, port: int | None = None, timeout_s: float = 2.0) -> Ans
         return Answer(False, f"{target}: {error or type(error).__name__}")
 
 
-def http_status(url: str, timeout_s: float) -> tuple[int, bytes]:
+def http_status(url: str, timeout_s: float, *, context: ssl.SSLContext | None = None) -> tuple[int, bytes]:
     parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
+    host, port = parts.hostname or "", parts.port
+    connection: http.client.HTTPConnection = (
+        http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+        if parts.scheme == "https"
+        else http.client.HTTPConnection(host, port, timeout=timeout_s)
+    )
     try:
         query = f"?{parts.query}" if parts.query else ""
         connection.request("GET", (parts.path or "/") + query, headers={"Connection": "close"})
@@ -51,8 +56,15 @@ def http_status(url: str, timeout_s: float) -> tuple[int, bytes]:
         connection.close()
 
 
-def _http(url: str, timeout_s: float) -> Answer:
-    status, body = http_status(url, timeout_s)
+def _own_https(url: str, timeout_s: float) -> Answer:
+    """A process of ours on this machine: its certificate is for those who come from elsewhere."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return _http(url, timeout_s, context)
+
+
+def _http(url: str, timeout_s: float, context: ssl.SSLContext | None = None) -> Answer:
+    status, body = http_status(url, timeout_s, context=context)
     if 200 <= status < 300:
         return Answer(True)
     return Answer(False, f"{url} answered {status}: {body[:200].decode(errors='replace').strip()}")
@@ -148,6 +160,7 @@ def _taskmanager_heartbeat(rest: str, timeout_s: float) -> Answer:
 
 CHECKS: dict[str, Callable[[str, float], Answer]] = {
     "http": _http,
+    "own-https": _own_https,
     "tcp": _tcp,
     "kafka": _kafka,
     "redis": _redis,

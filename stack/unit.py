@@ -15,7 +15,8 @@ class Kind(StrEnum):
 class Probe(msgspec.Struct, frozen=True):
     """How a unit is asked for its health or readiness.
 
-    kind `http`: GET `target`, 2xx is good; `tcp`: connect to `host:port`; `kafka`, `redis`, `postgres`:
+    kind `http`: GET `target`, 2xx is good; `own-https`: the same of a process of ours, whatever its
+    certificate says; `tcp`: connect to `host:port`; `kafka`, `redis`, `postgres`:
     one round trip of that protocol to `host:port`; `taskmanager`: `target` is the JobManager's REST
     address, which must have heard from a TaskManager lately; `taskmanager-heartbeat`: the same, but good
     while the JobManager itself is away. `{port}` in `target` is the unit's probe port.
@@ -58,9 +59,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A long-running process of ours, to be supervised.
 
     `probe_port`: where it serves `/health`, `/ready` and `/metrics`; it is told by
-    `MILLSTREAM_PROBE_PORT`; 0 lets the supervisor choose. `resume`: `down` forgets the process but not the
-    job, the next `up` starts it again. `after`: units or services that must be ready first; None means
-    every service of the stack.
+    `MILLSTREAM_PROBE_PORT`; 0 lets the supervisor choose. `tls`: by https, with a certificate that nobody
+    checks. `resume`: `down` forgets the process but not the job, the next `up` starts it again. `after`:
+    units or services that must be ready first; None means every service of the stack.
     """
 
     name: str
@@ -71,11 +72,14 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     after: tuple[str, ...] | None = None
     stage: int = 10
     cwd: str | None = None
+    tls: bool = False
 
 
 def job_unit(spec: JobSpec, *, root: Path, services: tuple[str, ...], env: dict[str, str]) -> Unit:
     """The unit of a job. `env` is the environment common to all jobs; the job's own wins."""
-    base = "http://127.0.0.1:{port}"
+    base, probe = (
+        ("https://127.0.0.1:{port}", "own-https") if spec.tls else ("http://127.0.0.1:{port}", "http")
+    )
     return Unit(
         name=spec.name,
         service=spec.name,
@@ -84,8 +88,8 @@ def job_unit(spec: JobSpec, *, root: Path, services: tuple[str, ...], env: dict[
         env={**env, **spec.env},
         cwd=spec.cwd or str(Path.cwd()),
         log=str(root / "logs" / f"{spec.name}.log"),
-        health=Probe("http", f"{base}/health"),
-        ready=Probe("http", f"{base}/ready"),
+        health=Probe(probe, f"{base}/health"),
+        ready=Probe(probe, f"{base}/ready"),
         after=services if spec.after is None else spec.after,
         stage=spec.stage,
         probe_port=spec.probe_port,

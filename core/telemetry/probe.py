@@ -72,6 +72,11 @@ class Probe:
         status = "failing" if failing else "degraded" if degraded else "ok"
         return not failing, {"status": status, "checks": checks}
 
+    def ages_s(self) -> dict[str, float]:
+        """How long ago each check last came back, in seconds, by name."""
+        now = time.monotonic()
+        return {name: now - at for name, (at, _) in list(self._results.items())}
+
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         if self._ready is None:
             return True, {"status": "ready"}

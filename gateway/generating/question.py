@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from core.clock import Clock
 from core.settings import Llm
+from gateway import strict_json
 from gateway.bodies import JSON, content_type
 from gateway.exchange import Request, Response
 from gateway.generating.asked import Asking, UnderWay
@@ -45,6 +46,8 @@ class Questions:
         if content_type(request) != JSON:
             raise UnsupportedMediaType("several questions in one body", mend=f"send one, as {JSON}")
         body = await request.body(self.limits.prompt_bytes * _OVERHEAD + 65_536)
+        if not strict_json.is_plainly_strict(body):
+            strict_json.check(body)
         asked = parse(body, self.limits)
         if self._tokens is not None:
             request.note(await self._tokens.admit(request.principal.tenant, asked.completion.max_tokens))

@@ -48,14 +48,15 @@ class CatchUp:
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking: Consumer | None = None
 
-    async def low(self, channel: Channel, partition: int) -> int:
-        """The oldest offset that Kafka still has."""
+    async def bounds(self, channel: Channel, partition: int) -> tuple[int, int]:
+        """The oldest offset that Kafka still has, and the one that its next message will have."""
 
-        def ask() -> int:
+        def ask() -> tuple[int, int]:
             if self._asking is None:
                 self._asking = consumer(self._settings, None)
             where = TopicPartition(channel.feed.topic.name, partition)
-            return int(watermarks(self._asking, where, _TIMEOUT_S)[0])
+            low, high = watermarks(self._asking, where, _TIMEOUT_S)
+            return int(low), int(high)
 
         return await self._in_thread(ask)
 

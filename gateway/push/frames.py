@@ -31,7 +31,7 @@ import msgspec
 
 from core.errors import Malformed
 from gateway.problems import Problem
-from schemas.record import Record
+from schemas.record import Int64, Record
 
 SUBPROTOCOL = "millstream.v1.json"
 CONNECT_WITHIN_S = 10.0
@@ -111,7 +111,7 @@ class Ask(msgspec.Struct, frozen=True, tag="ask", forbid_unknown_fields=True):
     pipeline: str
     data: msgspec.Raw
     key: str | None = None
-    wait_s: int | None = None
+    wait_s: Int64 | None = None
     conversation: str | None = None
 
 
@@ -126,7 +126,7 @@ class Prompt(msgspec.Struct, frozen=True, tag="prompt", forbid_unknown_fields=Tr
 
     id: str
     prompt: str
-    max_tokens: int = 16
+    max_tokens: Int64 = 16
     model: str | None = None
 
 

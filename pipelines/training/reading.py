@@ -272,7 +272,7 @@ def _check_expectation(
     elif expectation.kind == "matches":
         try:
             re.compile(expectation.pattern or "")
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             problems[f"{place}/pattern"] = f"no regular expression: {error}"
         if not expectation.pattern:
             problems[f"{place}/pattern"] = "must not be empty"

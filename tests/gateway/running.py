@@ -13,7 +13,7 @@ from confluent_kafka import TopicPartition
 
 from core.settings import Settings
 from gateway.keys import create_key
-from gateway.main import serve
+from gateway.main import Assembly, serve
 from pipelines.changes import apply
 from pipelines.load import load_plans
 from pipelines.plan import Plan
@@ -26,17 +26,20 @@ from schemas.keys import key_of
 from schemas.registry import SchemaRegistry
 
 WITHIN_S = 20.0
-START_S = 180.0
+START_S = 240.0
 PLANS = load_plans()
 FRAUD = PLANS["fraud"]
 
 
 class RunningGateway:
-    """Serves from entering to leaving; leaving drains. Use as a context manager."""
+    """Serves from entering to leaving; leaving drains. Use as a context manager. `assembly` are its parts."""
 
-    def __init__(self, settings: Settings, plans: Mapping[str, Plan] = PLANS) -> None:
+    assembly: Assembly
+
+    def __init__(self, settings: Settings, plans: Mapping[str, Plan] = PLANS, *, llm: bool = False) -> None:
         self.settings = settings
         self._plans = plans
+        self._llm = llm
         self.url = f"http://127.0.0.1:{settings.gateway.port}"
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -77,10 +80,13 @@ class RunningGateway:
         headers = {"authorization": f"Bearer {self.key(tenant)}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=30)
 
+    def _made(self, assembly: Assembly) -> None:
+        self.assembly = assembly
+
     def _run(self) -> None:
         async def main() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-            await serve(self.settings, self._plans, stop=self._stop)
+            await serve(self.settings, self._plans, llm=self._llm, stop=self._stop, made=self._made)
 
         try:
             asyncio.run(main())

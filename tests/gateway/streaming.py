@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from random import Random
 from typing import Any, cast
 
@@ -75,6 +76,7 @@ class Streaming:
         generate: Generate | None,
         limits: CallerLimits | None,
         tokens: TokenLimits | None,
+        tls: tuple[Path, Path] | None = None,
     ) -> None:
         feed = Feed("results", "fraud", TOPIC, STATUS_CODEC)
         turns: Any = RecordCodec(ConversationEvent, OneSchema(), CONVERSATIONS.subject)
@@ -108,7 +110,7 @@ class Streaming:
             held.bind(("127.0.0.1", 0))
             self.port: int = held.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.listener = Listener(self.application, "127.0.0.1", self.port)
+        self.listener = Listener(self.application, "127.0.0.1", self.port, tls=tls)
 
     def _calls(self, admission: Admission, conversations: Conversations, tokens: TokenLimits | None) -> Calls:
         if self.asking is None:
@@ -164,9 +166,10 @@ async def streaming(
     generate: Generate | None = None,
     limits: CallerLimits | None = None,
     tokens: TokenLimits | None = None,
+    tls: tuple[Path, Path] | None = None,
 ) -> AsyncIterator[Streaming]:
     """Without `limits` and `tokens` nobody is limited."""
-    made = Streaming(ring=ring, queue=queue, generate=generate, limits=limits, tokens=tokens)
+    made = Streaming(ring=ring, queue=queue, generate=generate, limits=limits, tokens=tokens, tls=tls)
     made.listener.start()
     async with asyncio.timeout(60):
         while True:

@@ -17,6 +17,7 @@ ITEMS = st.sampled_from(
     [None, 0, -1.5, "", "a,]", 'b"[', "\\", [], [1, [2]], {}, {"a": [{"b": "}"}]}, "\u00e9"]
 )
 JSON, NDJSON = "application/json", "application/x-ndjson"
+ENDLESS = b'%s"' + b'\\"' * 500_000
 
 
 async def read(body: bytes, kind: str = JSON, most: int = MOST) -> Events:
@@ -55,6 +56,8 @@ async def test_the_lines_of_a_text_are_its_events(items: list[object]) -> None:
         (b"[1] 2", JSON, Malformed, "malformed_body"),
         (b"[\xff]", JSON, Malformed, "malformed_body"),
         (b"[" * 5_000, JSON, Malformed, "too_deep"),
+        pytest.param(ENDLESS % (b"[" * 30), JSON, Malformed, "malformed_body", id="a text without end"),
+        pytest.param(ENDLESS % (b"[" * 33), JSON, Malformed, "too_deep", id="a text without end, too deep"),
         (b"[" + b"1," * MOST + b"1]", JSON, TooLarge, "too_many_events"),
         (b"1\n" * (MOST + 1), NDJSON, TooLarge, "too_many_events"),
     ],

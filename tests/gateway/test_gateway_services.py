@@ -391,20 +391,33 @@ async def test_a_revoked_key_ends_requests_and_sockets_within_two_seconds(gatewa
     assert refused.status_code == 401
 
 
-async def test_stopping_drains_with_1001(settings_of_gateway: Settings, free_port: int) -> None:
+async def test_stopping_closes_sockets_with_1001_and_finishes_what_was_begun(
+    settings_of_gateway: Settings, free_port: int
+) -> None:
     alone = settings_of_gateway.gateway.model_copy(update={"port": free_port})
     running = RunningGateway(settings_of_gateway.model_copy(update={"gateway": alone}))
     await asyncio.to_thread(running.__enter__)
+    key, body = running.key(), json.dumps(transaction()).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", free_port)
+    head = f"POST {EVENTS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Authorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+    writer.write(body[:10])
     async with connect(running.url.replace("http", "ws") + "/api/v1/stream") as socket:
-        await socket.send(json.dumps({"type": "connect", "token": running.key()}))
+        await socket.send(json.dumps({"type": "connect", "token": key}))
         assert json.loads(await socket.recv())["type"] == "connected"
         stopping = asyncio.create_task(asyncio.to_thread(running.__exit__))
         with pytest.raises(ConnectionClosed) as closed:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await socket.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1001
+        writer.write(body[10:])
+        async with asyncio.timeout(60):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 202 "), answer
+        assert b"connection: close\r\n" in answer.lower()
         await stopping
+    writer.close()
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{running.url}/livez", timeout=2)
 

@@ -52,8 +52,9 @@ class FromRecord:
     def __init__(self, hub: Hub, record: list[Entry], low: int = 0) -> None:
         self.hub, self.record, self.oldest = hub, record, low
 
-    async def low(self, channel: Channel, partition: int) -> int:
-        return self.oldest
+    async def bounds(self, channel: Channel, partition: int) -> tuple[int, int]:
+        there = [entry.offset for entry in self.record if entry.partition == partition]
+        return self.oldest, max(there, default=-1) + 1
 
     async def bring(self, channel: Channel, subscription: Subscription, partition: int) -> None:
         seen = FirstWins(1000)
@@ -137,14 +138,30 @@ async def test_a_position_of_another_tenant_or_topic_incarnation_recovers_nothin
     assert later.frames[0]["gaps"][0]["partition"] == 0
 
 
-async def test_a_position_from_the_future_waits_for_what_comes_after_it() -> None:
+async def test_a_position_that_another_gateway_is_ahead_with_waits_for_what_comes_after_it() -> None:
     ahead, behind = a_hub(), a_hub()
+    record = status_entries([("acme", f"t{i}", 1) for i in range(5)])
+    behind.elsewhere = FromRecord(behind, record)
     first, second = Listener(), Listener()
     await ahead.subscribe(first, "acme", CHANNEL)
-    feed(ahead, status_entries([("acme", f"t{i}", 1) for i in range(3)]))
+    feed(ahead, record[:3])
     await behind.subscribe(second, "acme", CHANNEL, since=[position_of(first.events[2])[1]])
-    feed(behind, status_entries([("acme", f"t{i}", 1) for i in range(5)]))
+    feed(behind, record)
+    assert second.frames[0]["recovered"] is True
     assert ids(second) == [("t3", 1), ("t4", 1)]
+
+
+async def test_a_position_beyond_the_end_of_the_topic_is_told_and_goes_on_from_there() -> None:
+    hub, listener = a_hub(), Listener()
+    hub.elsewhere = FromRecord(hub, status_entries([("acme", f"t{i}", 1) for i in range(3)]))
+    feed(hub, status_entries([("acme", "t0", 1)]))
+    token = Signer(b"s" * 32).sign(Position(7, 0, 2**63 - 2, 0), "acme", CHANNEL)
+    two = await hub.subscribe(listener, "acme", CHANNEL, since=[token])
+    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(1, 5)], first_offset=1))
+    await settle(two)
+    assert listener.frames[0]["recovered"] is False
+    assert listener.frames[0]["gaps"] == [{"reason": "beyond the end of the topic", "partition": 0}]
+    assert ids(listener) == [("t3", 1), ("t4", 1)]
 
 
 async def test_older_than_the_ring_comes_from_elsewhere_without_repeats() -> None:
@@ -333,8 +350,8 @@ async def test_a_selection_holds_live_and_from_the_ring() -> None:
 
 async def test_who_cannot_be_brought_along_is_closed_to_come_back() -> None:
     class Away:
-        async def low(self, channel: Channel, partition: int) -> int:
-            return 0
+        async def bounds(self, channel: Channel, partition: int) -> tuple[int, int]:
+            return 0, 100
 
         async def bring(self, channel: Channel, subscription: Subscription, partition: int) -> None:
             raise Unavailable("Kafka is away")
@@ -346,3 +363,32 @@ async def test_who_cannot_be_brought_along_is_closed_to_come_back() -> None:
     await settle(await hub.subscribe(listener, "acme", CHANNEL, since=[old]))
     assert listener.closed
     assert listener.events == []
+
+
+async def test_who_follows_goes_on_where_a_channel_is_read_anew_from_before() -> None:
+    hub, listener = a_hub(), Listener()
+    await hub.subscribe(listener, "acme", CHANNEL)
+    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(5)]))
+    hub.open(CHANNEL, 7, {0: 2})
+    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(2, 8)], first_offset=2))
+    assert ids(listener) == [(f"t{i}", 1) for i in range(8)]
+    assert not listener.closed
+
+
+@pytest.mark.parametrize(("epoch", "floors"), [(7, {0: 9}), (8, {0: 0}), (7, {0: 5, 1: 0})])
+async def test_who_would_miss_something_where_a_channel_is_read_anew_is_closed_to_come_back(
+    epoch: int, floors: dict[int, int]
+) -> None:
+    hub, first, again = a_hub(), Listener(), Listener()
+    record = status_entries([("acme", f"t{i}", 1) for i in range(12)])
+    hub.elsewhere = FromRecord(hub, record)
+    await hub.subscribe(first, "acme", CHANNEL)
+    feed(hub, record[:5])
+    hub.open(CHANNEL, epoch, floors)
+    assert first.closed
+    feed(hub, record[floors[0] :])
+    await settle(await hub.subscribe(again, "acme", CHANNEL, since=[position_of(first.events[4])[1]]))
+    if epoch == 7:
+        assert ids(first) + ids(again) == [(f"t{i}", 1) for i in range(12)]
+    else:
+        assert again.frames[0]["recovered"] is False

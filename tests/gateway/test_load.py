@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -98,3 +99,16 @@ async def test_a_loop_that_is_kept_busy_is_seen_and_one_at_rest_has_no_timer() -
         while load._timer is not None:
             await asyncio.sleep(TICK_S)
     assert load.limit < FIRST
+
+
+async def test_who_waits_for_a_body_keeps_nobody_out() -> None:
+    load = Load(most=FIRST, late_s=LATE_S)
+    with ExitStack() as slow:
+        for _ in range(FIRST):
+            load.enter()
+            slow.enter_context(load.aside())
+        assert fill(load) == FIRST
+        with pytest.raises(QueueFull), load.aside():
+            pass  # bounded all the same
+        empty(load)
+    assert (load.reading, load.open) == (0, FIRST), "each has its turn back"

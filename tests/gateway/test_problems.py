@@ -72,6 +72,13 @@ def test_a_foreign_error_tells_nothing() -> None:
     assert "hunter2" not in msgspec.json.encode(problem).decode()
 
 
+def test_what_is_away_is_told_without_its_address() -> None:
+    problem = problem_of(errors.Unavailable("the registry is away", where="http://10.0.0.7:8081"), "r")
+    assert "10.0.0.7" not in msgspec.json.encode(problem).decode()
+    told = problem_of(errors.InvalidInput("no such value", where="record Payment"), "r")
+    assert told.detail == "no such value (record Payment)"
+
+
 def test_pointers_come_through() -> None:
     problem = problem_of(errors.Rejected("x", fields={"/a": "missing", "/b/0": "wrong"}), "r")
     assert [(field.pointer, field.reason) for field in problem.errors] == [

@@ -72,4 +72,4 @@ def test_finds_nothing(path: str) -> None:
 def test_another_method_is_told_what_is_allowed() -> None:
     with pytest.raises(MethodNotAllowed) as caught:
         ROUTER.find("DELETE", "/livez")
-    assert caught.value.allowed == ("GET",)
+    assert caught.value.allowed == ("GET", "HEAD")

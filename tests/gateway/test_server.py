@@ -2,11 +2,14 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
+import gateway.server
 from core.clock import ManualClock
 from core.errors import Unavailable
 from gateway.admission import Admission
@@ -15,6 +18,7 @@ from gateway.health import Health
 from gateway.keyring import Keyring
 from gateway.keys import Key, mint
 from gateway.principals import EVENTS_WRITE, PUBLIC, TRANSACTIONS_READ
+from gateway.problems import status_of
 from gateway.routing import Route, Router
 from gateway.server import Application, Listener
 from tests.gateway.samples import NOW, KeysInMemory
@@ -36,8 +40,12 @@ async def away(request: Request) -> Response:
     raise Unavailable("Kafka is away", retry_after_s=1.5)
 
 
+def theirs(error: BaseException, request_id: str) -> Response:
+    return Response(status_of(error), b"theirs", "text/plain")
+
+
 class Serving:
-    def __init__(self) -> None:
+    def __init__(self, *, origins: Sequence[str] = ()) -> None:
         source = KeysInMemory(Key(ID, HASH, "acme", "", frozenset({EVENTS_WRITE}), NOW))
         self.health = Health()
         routes = (
@@ -45,35 +53,41 @@ class Serving:
             Route("GET", "/secret", TRANSACTIONS_READ, echo),
             Route("GET", "/fail", PUBLIC, fail),
             Route("GET", "/away", PUBLIC, away),
+            Route("POST", "/theirs", EVENTS_WRITE, echo, refusal=theirs),
             *self.health.routes(),
         )
-        self.application = Application(Admission(Router(routes), Keyring(source, clock=ManualClock(NOW))))
+        admission = Admission(Router(routes), Keyring(source, clock=ManualClock(NOW)))
+        self.application = Application(admission, origins=origins)
         with socket.socket() as held:
             held.bind(("127.0.0.1", 0))
             self.port: int = held.getsockname()[1]
         self.listener = Listener(self.application, "127.0.0.1", self.port)
 
 
-@pytest.fixture
-async def serving() -> AsyncIterator[Serving]:
-    made = Serving()
+@asynccontextmanager
+async def running(made: Serving) -> AsyncIterator[httpx.AsyncClient]:
     made.listener.start()
-    deadline = asyncio.get_running_loop().time() + 5
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", made.port)
-            writer.close()
-            break
-        except OSError:
-            assert asyncio.get_running_loop().time() < deadline
-            await asyncio.sleep(0.01)
-    yield made
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", made.port)
+                writer.close()
+                break
+            except OSError:
+                await asyncio.sleep(0.01)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{made.port}") as client:
+        yield client
     await made.listener.stop(5)
 
 
 @pytest.fixture
+def serving() -> Serving:
+    return Serving()
+
+
+@pytest.fixture
 async def http(serving: Serving) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{serving.port}") as client:
+    async with running(serving) as client:
         yield client
 
 
@@ -139,7 +153,11 @@ async def test_a_body_over_the_limit_is_413_and_one_without_a_length_411(http: h
     assert (await http.get("/livez")).status_code == 200
 
 
-async def test_a_client_that_is_still_sending_sees_why_it_is_refused(serving: Serving) -> None:
+@pytest.mark.usefixtures("http")
+async def test_a_client_that_is_still_sending_sees_why_it_is_refused(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.server, "_DISCARD_S", 60.0)
     reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
     size = 600_000
     lines = ["POST /echo/a HTTP/1.1", "host: a", f"authorization: Bearer {KEY}", f"content-length: {size}"]
@@ -160,7 +178,7 @@ async def test_readiness_follows_the_needed_dependencies(serving: Serving, http:
 
     def check() -> None:
         if broken:
-            raise Unavailable("gone")
+            raise Unavailable("10.0.0.7 is gone")
 
     serving.health.dependency("redis", check, needed=False)
     await _until(http, "/health", lambda answer: answer.json()["status"] == "degraded")
@@ -168,7 +186,7 @@ async def test_readiness_follows_the_needed_dependencies(serving: Serving, http:
     assert (await http.get("/ready")).status_code == 200
     serving.health.dependency("kafka", check, needed=True)
     await _until(http, "/ready", lambda answer: answer.status_code == 503)
-    assert (await http.get("/readyz?verbose")).json()["checks"]["kafka"].startswith("Unavailable")
+    assert (await http.get("/readyz?verbose")).json()["checks"]["kafka"] == "Unavailable"
     assert (await http.get("/livez")).status_code == 200
     broken = False
     await _until(http, "/ready", lambda answer: answer.status_code == 200)
@@ -176,6 +194,94 @@ async def test_readiness_follows_the_needed_dependencies(serving: Serving, http:
     serving.health.part("reader", check)
     await _until(http, "/health", lambda answer: answer.status_code == 503)
     serving.health.probe.close()
+
+
+async def test_startup_is_told_once_every_part_has_worked(serving: Serving, http: httpx.AsyncClient) -> None:
+    broken = True
+
+    def check() -> None:
+        if broken:
+            raise Unavailable("not yet")
+
+    serving.health.started = True
+    serving.health.part("reader", check)
+    serving.health.dependency("kafka", check, needed=True)
+    await _until(http, "/startupz", lambda answer: answer.status_code == 503)
+    assert (await http.get("/startupz")).json() == {"status": "starting", "waits_for": ["reader"]}
+    broken = False
+    await _until(http, "/startupz", lambda answer: answer.status_code == 200)
+    broken = True
+    await _until(http, "/health", lambda answer: answer.status_code == 503)
+    assert (await http.get("/startupz")).status_code == 200
+    serving.health.probe.close()
+
+
+async def test_what_a_dependency_said_too_long_ago_is_not_told(
+    serving: Serving, http: httpx.AsyncClient
+) -> None:
+    stuck = threading.Event()
+
+    def hang() -> None:
+        stuck.wait(60)
+
+    serving.health.dependency("kafka", hang, needed=False)
+    try:
+        await _until(http, "/health", lambda answer: "no answer" in answer.json()["checks"]["kafka"])
+        assert (await http.get("/health")).json()["status"] == "degraded"
+    finally:
+        stuck.set()
+        serving.health.probe.close()
+
+
+async def test_every_answer_says_what_a_browser_must_not_do_with_it(http: httpx.AsyncClient) -> None:
+    for path in ("/livez", "/nowhere", "/secret", "/fail", "/metrics"):
+        headers = (await http.get(path)).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cache-control"] == "no-store"
+        assert headers["server"] == "millstream"
+        assert not [name for name in headers if name.startswith("access-control")]
+
+
+async def test_pages_of_other_origins_are_told_nothing_unless_they_are_named() -> None:
+    named, page = Serving(origins=["https://page.example"]), "https://page.example"
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization, x-a"}
+    async with running(named) as http:
+        asked = await http.options("/echo/a", headers=asks | {"origin": page})
+        assert asked.status_code == 204
+        assert asked.headers["access-control-allow-origin"] == page
+        assert asked.headers["access-control-allow-methods"] == "POST"
+        assert asked.headers["access-control-allow-headers"] == "authorization, x-a"
+        assert "access-control-allow-credentials" not in asked.headers
+        for method, path, status in (("POST", "/echo/a", 200), ("GET", "/nowhere", 404)):
+            answer = await http.request(method, path, headers=AUTH | {"origin": page})
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == page
+            assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
+            assert answer.headers["vary"] == "Origin"
+        for other in ("https://evil.example", "null", "https://page.example.evil.example", ""):
+            refused = await http.options("/echo/a", headers=asks | {"origin": other})
+            assert refused.status_code == 405
+            assert "access-control-allow-origin" not in refused.headers
+            assert refused.headers["vary"] == "Origin"
+        assert (await http.options("/nowhere", headers=asks | {"origin": page})).status_code == 404
+    async with running(Serving()) as http:
+        refused = await http.options("/echo/a", headers=asks | {"origin": page})
+        assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+        assert not [name for name in refused.headers if name.startswith("access-control") or name == "vary"]
+
+
+async def test_a_path_with_a_shape_of_its_own_refuses_in_it_before_a_route_is_found(
+    http: httpx.AsyncClient,
+) -> None:
+    for method, headers, status in (
+        ("GET", {}, 405),
+        ("POST", {}, 401),
+        ("POST", {"x": "a" * 40_000}, 431),
+    ):
+        answer = await http.request(method, "/theirs", headers=headers)
+        assert (answer.status_code, answer.text) == (status, "theirs")
 
 
 async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:
@@ -191,7 +297,7 @@ async def test_draining_waits_for_what_was_begun(serving: Serving, http: httpx.A
 
 
 async def _until(http: httpx.AsyncClient, path: str, good: Callable[[httpx.Response], bool]) -> None:
-    deadline = asyncio.get_running_loop().time() + 5
+    deadline = asyncio.get_running_loop().time() + 60
     while not good(await http.get(path)):
         assert asyncio.get_running_loop().time() < deadline, f"{path} does not change"
         await asyncio.sleep(0.02)

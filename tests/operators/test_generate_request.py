@@ -58,6 +58,8 @@ def test_a_conversation_keeps_its_turns() -> None:
         (of(prompt="x", max_tokens="3"), "/max_tokens"),
         (of(prompt="x", temperature=3), "/temperature"),
         (of(prompt="x", temperature="hot"), "/temperature"),
+        (of(prompt="x", temperature=10**400), "/temperature"),
+        (b'{"prompt": "x", "top_p": -1%b}' % (b"0" * 400), "/top_p"),
         (of(prompt="x", top_p=0), "/top_p"),
         (of(prompt="x", stop=["a"] * 5), "/stop"),
         (of(prompt="x", stop=[""]), "/stop"),

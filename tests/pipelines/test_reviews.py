@@ -1,5 +1,6 @@
 """The review queue on a real PostgreSQL; the publisher is a list."""
 
+import base64
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -110,7 +111,9 @@ def test_every_fault_of_a_verdict_is_named(connection: Any) -> None:
     assert set(refused.value.fields) == {"/verdict", "/reviewer", "/note"}
     with pytest.raises(Rejected):
         list_reviews(connection, tenant=TENANT, limit=0)
-    for cursor in ("nonsense", "W10", "WyJhIiwgMV0"):
+    endless = base64.urlsafe_b64encode(b"[" * 6_000).decode()
+    unspeakable = base64.urlsafe_b64encode(b'["2026-01-01", "\\ud800"]').decode()
+    for cursor in ("nonsense", "W10", "WyJhIiwgMV0", endless, unspeakable):
         with pytest.raises(Rejected):
             list_reviews(connection, tenant=TENANT, after=cursor)
     assert published.verdicts == []

@@ -64,6 +64,16 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "/expectations/0/pattern",
         "no reg",
     ),
+    (
+        {"expectations": [{"column": "product", "kind": "matches", "pattern": "(" * 5_000}]},
+        "/expectations/0/pattern",
+        "no reg",
+    ),
+    (
+        {"expectations": [{"column": "product", "kind": "matches", "pattern": "a{99999999999}"}]},
+        "/expectations/0/pattern",
+        "no reg",
+    ),
 ]
 
 
