@@ -48,6 +48,7 @@ export class Subscription {
     this.onError = options.onError ?? (() => {});
     this.positions = { ...(options.since ?? {}) };
     this.unacknowledged = {};
+    this.live = false;
     /** Resolves once it is subscribed for the first time; rejects where it is refused. */
     this.subscribed = new Promise((resolve, reject) => Object.assign(this, { resolve, reject }));
     this.subscribed.catch(() => {}); // told to onError too
@@ -245,6 +246,7 @@ export class MillstreamClient {
         break;
       case "subscribed":
         if (!subscription) break;
+        subscription.live = true;
         Object.assign(subscription.positions, frame.positions);
         for (const gap of frame.gaps) subscription.onGap(gap);
         subscription.resolve(subscription);
@@ -271,6 +273,8 @@ export class MillstreamClient {
       case "error": {
         const error = MillstreamError.of(frame.problem);
         if (frame.for !== undefined) this.#calls.get(frame.for)?.fail(error);
+        else if (subscription?.live && error.retryable) this.#later(subscription, subscription.positions); // an ack
+        else if (subscription?.live) subscription.onError(error);
         else if (subscription) this.#refused(subscription, error);
         break; // one of neither comes before a close, which says the same
       }
@@ -281,6 +285,7 @@ export class MillstreamClient {
   }
 
   #follow(subscription) {
+    subscription.live = false;
     const since = Object.values(subscription.positions);
     this.#say(since.length ? { ...subscription.frame, since } : subscription.frame);
   }

@@ -15,6 +15,7 @@
     │   ├── CircuitOpen           it failed too often, left alone    circuit_open
     │   ├── RateLimited           the caller's limit was reached     429 + Retry-After, rate_limited
     │   ├── ServerFailed          a model server, any fault of its   server_<kind>
+    │   ├── ModelUnavailable      no version that works is left      model_unavailable
     │   └── DeadlineExceeded      not in time                        504, deadline_exceeded
     ├── ModelError              the model's fault                  refused at load or failed at run time
     │   ├── ModelRefused          digest, signature, golden          model_refused
@@ -180,6 +181,12 @@ class ServerFailed(Unavailable):
     def undone(self) -> bool:
         """Whether the server surely did nothing for the call."""
         return self.kind in ("unreachable", "busy", "refused")
+
+
+class ModelUnavailable(Unavailable):
+    """A model broke or hangs, and nothing else answers in its place."""
+
+    default_code = "model_unavailable"
 
 
 class DeadlineExceeded(Unavailable):

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from datetime import timedelta
 
 from core.clock import Clock
-from core.errors import DeadlineExceeded, ModelError, ServerFailed
+from core.errors import DeadlineExceeded, ModelError, ModelUnavailable, ServerFailed
 from gateway.exchange import Request, Response
 from gateway.routing import Route
 from operators.breaker import Breaker, Breaking
@@ -78,4 +78,4 @@ class Passage:
     def _is_failure(self, error: BaseException | None) -> bool:
         if isinstance(error, DeadlineExceeded):
             return self._circuits.patient(self._begun)
-        return isinstance(error, (ServerFailed, ModelError))
+        return isinstance(error, (ServerFailed, ModelUnavailable, ModelError))

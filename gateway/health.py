@@ -25,7 +25,7 @@ from gateway.principals import PROBE
 from gateway.routing import Route
 
 FRESH_S = 1.0
-_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _log = logger("gateway.health")
 
 
@@ -114,7 +114,7 @@ class Health:
         return json_response(200 if reason is None else 503, body)
 
     async def _metrics(self, request: Request) -> Response:
-        return Response(200, exposition(), content_type=_METRICS_TYPE)
+        return Response(200, exposition(), content_type=METRICS_TYPE)
 
 
 def _told(name: str, check: Check) -> Check:

@@ -37,7 +37,8 @@ _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Intake:
-    """The door of one pipeline. Thread-safe; `record` names the entity and the event time."""
+    """The door of one pipeline. Thread-safe; `record` names the entity and the event time, `submission` is
+    the record as clients may send it."""
 
     def __init__(
         self, record: type[Record], *, max_age: timedelta, max_ahead: timedelta, clock: Clock | None = None
@@ -52,7 +53,8 @@ class Intake:
         declared = get_type_hints(record, include_extras=True)
         self._hints = {name: tighten(declared[name]) for name in record.__struct_fields__}
         self._required = tuple(name for name in _required(record) if name not in ("tenant", "id"))
-        self._decode = msgspec.json.Decoder(self._submission()).decode
+        self.submission = self._submission()
+        self._decode = msgspec.json.Decoder(self.submission).decode
         self._explainer = Explainer()
 
     def read(self, raw: bytes, tenant: str, *, otherwise: str | None = None) -> Record:

@@ -28,6 +28,8 @@ from gateway import principals
 from gateway.acceptance import InMemoryAcceptance, RedisAcceptance
 from gateway.admission import Admission
 from gateway.asking.wiring import AskingPart
+from gateway.documents.endpoint import Documents
+from gateway.documents.served import Served
 from gateway.events import Door, EventsEndpoint
 from gateway.features import FeaturesEndpoint
 from gateway.generating.asked import KafkaAsking
@@ -241,7 +243,7 @@ class Assembly:
         readable = Readable([plan.view for plan in plans.values()], services)
         features = FeaturesEndpoint(AsyncFeatureReading.of(online, cache, readable, clock))
         verdicts = {name: KafkaVerdicts(settings, plan.labels) for name, plan in scoring.items()}
-        reviews = ReviewsEndpoint(blocking, verdicts, clock)
+        reviews = ReviewsEndpoint(blocking, verdicts, clock, require=lambda: publisher.require(1))
         states = TrainingStates(settings)
         states.start()
         exits.callback(states.close)
@@ -257,6 +259,7 @@ class Assembly:
         exits.push_async_callback(keyring.close)
         models = _models(settings, registry, clock, follower, exits) if served else None
         webhook = registry_webhook(settings, cache, publisher, registry, clock)
+        documents = Documents()
         router = Router(
             (
                 Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
@@ -278,8 +281,10 @@ class Assembly:
                 *(_model_routes(models) if models else ()),
                 Route("POST", REGISTRY_WEBHOOK, principals.PUBLIC, webhook.post),
                 *health.routes(),
+                *documents.routes(),
             )
         )
+        documents.write(router.routes, Served(settings, plans, intakes, readable, push.feeds, llm))
         admission = Admission(
             router,
             keyring,

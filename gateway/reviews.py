@@ -36,17 +36,25 @@ class VerdictBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReviewsEndpoint:
-    """The handlers. `publishers` publish verdicts, by pipeline."""
+    """The handlers. `publishers` publish verdicts, by pipeline; `require` raises while Kafka is known to be
+    away, so that nobody waits for an acknowledgement that does not come."""
 
     def __init__(
-        self, pool: ConnectionPool[Any], publishers: Mapping[str, PublishesVerdicts], clock: Clock
+        self,
+        pool: ConnectionPool[Any],
+        publishers: Mapping[str, PublishesVerdicts],
+        clock: Clock,
+        *,
+        require: Callable[[], None],
     ) -> None:
         self._pool = pool
         self._publishers = publishers
         self._clock = clock
+        self._require = require
 
     async def get(self, request: Request) -> Response:
-        state = request.option("state") or "open"
+        asked = request.option("state")
+        state = "open" if asked is None else asked
         if state not in _STATES:
             raise InvalidInput(f"state {state[:40]!r}", code="invalid_option", mend="open or decided")
         limit = request.count("limit", default=50, most=500)
@@ -66,6 +74,7 @@ class ReviewsEndpoint:
         if content_type(request) != JSON:
             raise UnsupportedMediaType("one verdict at a time", mend=f"send {JSON}")
         body = _read(await request.body(_MAX_BODY))
+        self._require()
         tenant, id = request.principal.tenant, request.parameters["id"]
         reviewer = body.reviewer or request.principal.credential
 

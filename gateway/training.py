@@ -29,7 +29,7 @@ from schemas.keys import key_of
 
 PATH = "/api/v1/training/jobs"
 _MAX_BODY = 64 * 1024
-_OPERATORS = ("name", "pipeline", "task", "source", "notifications", "schedule")
+OPERATORS = ("name", "pipeline", "task", "source", "notifications", "schedule")
 
 
 class TrainingEndpoint:
@@ -96,7 +96,7 @@ class TrainingEndpoint:
         if not isinstance(body, dict):
             raise Rejected("no training", fields={"": "must be an object"}, code="invalid_training")
         changes = {str(name): value for name, value in body.items() if name != "model"}
-        closed = {f"/{name}": "is the operator's to say" for name in _OPERATORS if name in changes}
+        closed = {f"/{name}": "is the operator's to say" for name in OPERATORS if name in changes}
         model = body.get("model")
         if not isinstance(model, str):
             closed["/model"] = "must be the name of a model"

@@ -25,7 +25,7 @@ _COMMON = ("model", "max_tokens", "temperature", "top_p", "stop", "seed", "strea
 _PROMPT_FIELDS = frozenset((*_COMMON, "prompt", "frequency_penalty"))
 _IGNORED = frozenset(("user", "metadata", "store", "stream_options"))
 _CHAT_FIELDS = frozenset((*_PROMPT_FIELDS - {"prompt"}, "messages", "max_completion_tokens", "n", *_IGNORED))
-_NUMBERS = {
+NUMBERS = {
     "temperature": (0.0, 2.0),
     "top_p": (1e-6, 1.0),
     "presence_penalty": (-2.0, 2.0),
@@ -107,7 +107,8 @@ def _prompt(given: Mapping[str, Any], limits: Limits) -> Generation:
 
 def _chat(given: Mapping[str, Any], limits: Limits) -> Generation:
     wrong = _unknown(given, _CHAT_FIELDS)
-    if given.get("n") not in (None, 1):
+    number = given.get("n")
+    if number is not None and (isinstance(number, bool) or number != 1):
         wrong["/n"] = "one answer is given"
     if "max_completion_tokens" in given:
         given = {**given, "max_tokens": given["max_completion_tokens"]}
@@ -160,9 +161,9 @@ def _generation(
     if model is not None and (not isinstance(model, str) or not model):
         wrong["/model"] = "is no name of a model"
     stream = given.get("stream")
-    if stream not in (None, True, False):
+    if stream is not None and not isinstance(stream, bool):
         wrong["/stream"] = "is neither true nor false"
-    numbers = {name: _number(given, name, *bounds, wrong) for name, bounds in _NUMBERS.items()}
+    numbers = {name: _number(given, name, *bounds, wrong) for name, bounds in NUMBERS.items()}
     tokens = _whole(given, "max_tokens", 1, limits.tokens, wrong)
     seed = _whole(given, "seed", -(2**31), 2**32 - 1, wrong)
     stop = _stops(given.get("stop"), wrong)

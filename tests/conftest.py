@@ -12,11 +12,18 @@ from tests.stack_fixture import services_env, stack
 
 __all__ = ["mlflow_server", "mlflow_tables", "own_collector", "services_env", "stack"]
 PYTHONS_OWN = (700, 10, 10)
+LONGEST_ID = 60
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     arrange(items)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """The beginning of a long value is name enough; pytest numbers those that become equal."""
+    text = val if isinstance(val, str) else val.decode("latin-1") if isinstance(val, bytes) else ""
+    return ascii(text[:LONGEST_ID])[1:-1] if len(text) > LONGEST_ID else None
 
 
 @pytest.fixture(autouse=True)

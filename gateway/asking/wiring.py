@@ -54,6 +54,7 @@ class AskingPart:
         self._registry = registry
         self._cache = cache
         self._kept: list[ResponseCache] = []
+        self._asked = False
         self._clock = clock
         self._timeout_s = settings.gateway.publish_timeout_s
         reply_codec: RecordCodec[Reply] = RecordCodec(
@@ -83,6 +84,7 @@ class AskingPart:
             Ask, self._registry, requests.subject, max_bytes=requests.max_bytes
         )
         self.reader.before.append(codec.warm)
+        self._asked = True
         return Asked(pipeline, requests, codec)
 
     def start(self, health: Health, exits: AsyncExitStack) -> None:
@@ -92,7 +94,7 @@ class AskingPart:
             exits.push_async_callback(kept.settled)
         self.reader.start()
         exits.callback(self.reader.close)
-        health.dependency("replies", self.reader.require, needed=False)
+        health.dependency("replies", self.reader.require, needed=self._asked)
         health.dependency("asks", self.publisher.check, needed=False)
         health.part("reply_reader", self.reader.check)
 

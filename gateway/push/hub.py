@@ -145,12 +145,18 @@ class Hub:
         return self._channels
 
     def open(self, name: str, epoch: int, floors: Mapping[int, int]) -> None:
-        """A channel is read from here on: the first offset of each partition. Forgets what it held."""
+        """A channel is read from here on: the first offset of each partition. Forgets what it held. Whoever
+        follows it already goes on where nothing lies between; else is closed, to come back."""
         channel = self._channels[name]
-        channel.epoch = epoch
+        before, channel.epoch = channel.epoch, epoch
         limit = max(16, self._ring // len(floors))
         channel.rings = {partition: Ring(limit, floor=floor) for partition, floor in floors.items()}
         channel.first = FirstWins(self.remembered)
+        for subscription in [one for of_tenant in channel.subscribers.values() for one in of_tenant]:
+            if before != epoch or not _goes_on(channel, subscription):
+                subscription.receiver.close(
+                    OVERLOADED, "the channel is read anew; resume from the last position"
+                )
 
     def ingest(self, name: str, entries: Sequence[Entry], reached: Mapping[int, int]) -> None:
         """What one read brought: entries, and the last offset of each partition, unreadable ones too."""
@@ -207,12 +213,7 @@ class Hub:
         channel.subscribers.setdefault(tenant, set()).add(subscription)
         self._count += 1
         _SUBSCRIPTIONS.set(self._count)
-        positions = {
-            str(partition): self._token(
-                channel, tenant, partition, offset, subscription.at_ms.get(partition, self._now_ms())
-            )
-            for partition, offset in sorted(subscription.floor.items())
-        }
+        positions = {str(place.partition): token for place, token in self.places(name, subscription)}
         receiver.tell(encode(Subscribed(subscription.label, not gaps, positions, gaps)))
         for partition in subscription.behind:
             task = asyncio.get_running_loop().create_task(self._bring_along(channel, subscription, partition))
@@ -233,6 +234,15 @@ class Hub:
         if position.epoch != self.channel(name).epoch:
             raise InvalidInput("a position of a topic that was made anew", code="invalid_position")
         return position
+
+    def places(self, name: str, subscription: Subscription) -> list[tuple[Position, str]]:
+        """Where a subscription stands in each partition, and the token of that."""
+        channel, now_ms = self._channels[name], self._now_ms()
+        places = [
+            Position(channel.epoch, partition, offset, subscription.at_ms.get(partition, now_ms))
+            for partition, offset in sorted(subscription.floor.items())
+        ]
+        return [(place, self._signer.sign(place, subscription.tenant, name)) for place in places]
 
     def unsubscribe(self, name: str, subscription: Subscription) -> None:
         """Stop giving; harmless when repeated."""
@@ -307,8 +317,8 @@ class Hub:
             subscription.receiver.close(OVERLOADED, "what was missed cannot be read now; resume later")
 
     async def _bring(self, channel: Channel, subscription: Subscription, partition: int) -> None:
-        ring = channel.rings[partition]
         while subscription.open:
+            ring = channel.rings[partition]
             if not ring.holds(subscription.floor[partition]):
                 if self.elsewhere is None:
                     return
@@ -317,6 +327,7 @@ class Hub:
             free = await subscription.receiver.room()
             if not free:
                 return
+            ring = channel.rings[partition]
             if not ring.holds(subscription.floor[partition]):
                 continue  # it moved on meanwhile
             entries = ring.after(subscription.floor[partition])[: min(_SCANNED, free)]
@@ -352,14 +363,12 @@ class Hub:
                     subscription.receiver.push(subscription, event)
 
     def _event(self, channel: Channel, entry: Entry, tenant: str, now: datetime) -> Pushable:
-        token = self._token(channel, tenant, entry.partition, entry.offset, entry.at_ms)
+        place = Position(channel.epoch, entry.partition, entry.offset, entry.at_ms)
+        token = self._signer.sign(place, tenant, channel.feed.name)
         record = channel.feed.record(entry)
         body = encode_body(EventBody(entry.id, {str(entry.partition): token}, now, record))
         _PUSHED.labels(channel.feed.name).inc()
         return Pushable(entry.partition, token, entry.entity, body)
-
-    def _token(self, channel: Channel, tenant: str, partition: int, offset: int, at_ms: int) -> str:
-        return self._signer.sign(Position(channel.epoch, partition, offset, at_ms), tenant, channel.feed.name)
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
@@ -372,3 +381,11 @@ class Hub:
         self._pushed.move_to_end((entry.tenant, entry.id))
         while len(self._pushed) > self._ring:
             self._pushed.popitem(last=False)
+
+
+def _goes_on(channel: Channel, subscription: Subscription) -> bool:
+    """Whether all that the subscription has not got yet is in the rings, or being brought along."""
+    return all(
+        partition in subscription.behind or subscription.floor.get(partition, -2) >= ring.reached
+        for partition, ring in channel.rings.items()
+    )

@@ -28,7 +28,7 @@ from gateway.problems import Forbidden
 from gateway.push import frames
 from gateway.push.calls import Calls
 from gateway.push.connection import CLOSED, Connection, refusal
-from gateway.push.hub import Hub
+from gateway.push.hub import Hub, Subscription
 from gateway.push.requests import permit
 from gateway.push.selection import asked_of, selection_of
 from gateway.push.stored import StoredPositions
@@ -181,16 +181,34 @@ class Session(Connection):
             return
         if frame.name is not None:
             self._names[frame.name] = asked.label
+            if self._given(frame, asked.label, asked.feed) is None:
+                await self._begin(frame.name, *self.subscriptions[asked.label])
 
     async def _since(self, frame: frames.Subscribe, label: str, feed: str) -> list[str] | None:
-        since = frame.since
-        if since is None:
-            since = self._positions.get(label, self._positions.get(feed))
+        since = self._given(frame, label, feed)
         if since is None and frame.name is not None and self.principal is not None:
             since = await self._stored.read(self.principal.tenant, frame.name, feed) or None
         if since is not None and len(since) > frames.MAX_POSITIONS:
             raise Malformed(f"more than {frames.MAX_POSITIONS} positions", code="too_many_positions")
         return since
+
+    def _given(self, frame: frames.Subscribe, label: str, feed: str) -> list[str] | None:
+        """The positions that the client brought."""
+        return (
+            frame.since if frame.since is not None else self._positions.get(label, self._positions.get(feed))
+        )
+
+    async def _begin(self, name: str, feed: str, subscription: Subscription) -> None:
+        """Keep where a name begins: a partition that brings nothing for a while is gone on with from there,
+        and not from whenever the name is used next."""
+        places = self._hub.places(feed, subscription)
+        keeping = [
+            self._stored.move(subscription.tenant, name, feed, place, token) for place, token in places
+        ]
+        for kept in await asyncio.gather(*keeping, return_exceptions=True):
+            if isinstance(kept, Exception):
+                _log.warning("where a subscription begins is not kept", reason=str(kept))
+                return
 
     async def _acknowledge(self, frame: frames.Ack) -> None:
         try:

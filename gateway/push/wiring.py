@@ -52,12 +52,12 @@ class PushPart:
         self._settings = settings
         self._registry = registry
         self._clock = clock
-        feeds = feeds_of(plans, registry, llm=llm)
+        self.feeds = feeds_of(plans, registry, llm=llm)
         signer = Signer(position_secret(settings))
-        self.hub = Hub(feeds, signer, ring=settings.gateway.push_ring, clock=clock)
+        self.hub = Hub(self.feeds, signer, ring=settings.gateway.push_ring, clock=clock)
         self._catch_up = CatchUp(settings, self.hub)
         self.hub.elsewhere = self._catch_up
-        self._reader = PushReader(settings, feeds, self.hub, clock)
+        self._reader = PushReader(settings, self.feeds, self.hub, clock)
 
     def start(self, health: Health, exits: AsyncExitStack) -> None:
         """Read from now on, until `exits`."""

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from core.errors import InternalError, MillstreamError, ModelError, Unavailable, UnknownName
+from core.errors import InternalError, MillstreamError, ModelError, ModelUnavailable, UnknownName
 from core.ids import new_id
 from jobs.worker.held import LiveRoute, Service, VersionBroken, points
 from jobs.worker.routed import broken, count
@@ -77,7 +77,7 @@ class Served:
 
     async def answer(self, asked: Asked) -> Answered:
         """Raises what `read` raises, UnknownName for a version that is not in service, QueueFull and
-        DeadlineExceeded as `Batching.score`, and Unavailable while the model does not work."""
+        DeadlineExceeded as `Batching.score`, and ModelUnavailable while the model does not work."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         for last in (False, True):
             service = self.serving.current
@@ -85,8 +85,8 @@ class Served:
                 return await self._answered(asked, service, deadline)
             except VersionBroken as error:
                 if asked.version is not None or not await self._broke(error) or last:
-                    raise Unavailable(
-                        f"the model does not work: {error.what}", where=error.where, code="model_unavailable"
+                    raise ModelUnavailable(
+                        f"the model does not work: {error.what}", where=error.where
                     ) from error
         raise InternalError("no attempt was made")
 

@@ -5,7 +5,9 @@ formula that takes PAUSE_MS; `levels`: the same, where a version has 0.2 s to an
 decided. `echo`: an answering host whose answers take as long as the payment's amount says, in milliseconds;
 it notes in Redis, under `echo:DOMAIN`, what it began, finished and was cancelled in. `cached-gateway` and
 `versions`: a gateway that gives answers again for a minute, and the answering process with a formula of any
-version, of a model that has the domain's name.
+version, of a model that has the domain's name. `site-gateway DOMAIN DOMAIN`: a gateway of two of them, of the
+demand pipeline, and of prompts. `breaking FILE`: the answering process with a model that raises while the
+file exists.
 """
 
 import asyncio
@@ -14,6 +16,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import msgspec
 import redis
@@ -27,7 +30,8 @@ from gateway.main import run as serve
 from jobs.worker.answering.main import AnsweringHost, stopped_by_signal
 from jobs.worker.answering.main import run as answer
 from operators.asking import Answer, Emit, Question
-from operators.ports import Scorer
+from operators.ports import Matrix, Scorer
+from pipelines.load import load_plan
 from pipelines.plan import Infer, Levels, Reuse, ScoringPlan
 from tests.jobs.worker.payments import Formula, plan
 from tests.jobs.worker.worker_process import Source
@@ -80,6 +84,28 @@ def own_model(domain: str) -> ScoringPlan:
     return replace(plan(domain), infer=Infer(domain, batch=64), reuse=Reuse(timedelta(minutes=1)))
 
 
+class Breaking(Formula):
+    """Good, but while the file exists."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def score(self, matrix: Matrix) -> Matrix:
+        if self._file.exists():
+            raise RuntimeError("the engine raised")
+        return super().score(matrix)
+
+
+class OneThatBreaks(Versions):
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def load(self, version: str) -> Scorer:
+        del version
+        return Breaking(self._file)
+
+
 async def echo(domain: str) -> None:
     made, stop = plan(domain), stopped_by_signal()
     probe = Probe()
@@ -100,6 +126,11 @@ if __name__ == "__main__":
         serve(settings(), {domain: own_model(domain)})
     elif kind == "versions":
         answer(own_model(domain), settings(), source=Versions())
+    elif kind == "site-gateway":
+        plans = {name: plan(name) for name in (domain, *more)} | {"demand": load_plan("demand")}
+        serve(settings(), plans, llm=True)
+    elif kind == "breaking":
+        answer(plan(domain), settings(), source=OneThatBreaks(Path(more[0])))
     elif kind == "echo":
         uvloop.run(echo(domain))
     elif kind == "levels":

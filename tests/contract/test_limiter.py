@@ -163,3 +163,28 @@ async def test_a_lease_takes_as_many_as_there_are_and_not_less_than_the_least(ba
     assert isinstance(await limiter.lease("k", 1, 3), Refused)
     with pytest.raises(TooLarge):
         await limiter.lease("other", 6, 6)
+
+
+@pytest.mark.services
+async def test_while_redis_is_away_each_process_counts_alone_and_then_together_again() -> None:
+    limit, clock = Limit(0.01, 3), SystemClock()
+    with own_redis() as server:
+        clients = [redis.asyncio.Redis(port=server.port) for _ in range(2)]
+        one, other = (
+            LeasedLimiter(
+                RedisLimiter(client, limit, name="shared", timeout_s=5.0, rest_s=0.0),
+                InMemoryLimiter(limit, clock=clock),
+                limit,
+                clock=clock,
+            )
+            for client in clients
+        )
+        assert isinstance(await one.take("k"), Allowed)
+        server.kill()
+        for limiter in (one, other):
+            assert [type(await limiter.take("k")) for _ in range(4)] == [Allowed] * 3 + [Refused]
+        server.start()
+        again = [isinstance(await limiter.take("new"), Allowed) for limiter in (one, other) * 3]
+        assert again.count(True) == 3
+        for client in clients:
+            await client.aclose()

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
 import msgspec
@@ -39,15 +39,24 @@ def server() -> "AsyncIterator[RedisServer]":
         yield made
 
 
+Making = Callable[[timedelta], OutcomeStore]
+
+
 @pytest.fixture(params=["memory", "redis"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[OutcomeStore]:
+async def lasting(request: pytest.FixtureRequest) -> AsyncIterator[Making]:
+    """Makes stores whose outcomes last so long."""
     if request.param == "memory":
-        yield InMemoryOutcomes(ttl=TTL)
+        yield lambda ttl: InMemoryOutcomes(ttl=ttl)
         return
     server: RedisServer = request.getfixturevalue("server")
     client = redis.asyncio.Redis.from_url(server.settings.redis.address)
-    yield RedisOutcomes(client, ttl=TTL, timeout_s=5.0)
+    yield lambda ttl: RedisOutcomes(client, ttl=ttl, timeout_s=5.0)
     await client.aclose()
+
+
+@pytest.fixture
+def store(lasting: Making) -> OutcomeStore:
+    return lasting(TTL)
 
 
 async def test_nothing_is_known_of_what_was_never_asked(store: OutcomeStore) -> None:
@@ -166,6 +175,17 @@ async def test_an_error_comes_back_whole(store: OutcomeStore) -> None:
     assert found is not None
     assert found == end
     assert found.failure == failure_of(error)
+
+
+async def test_all_of_a_request_is_forgotten_after_its_time(lasting: Making) -> None:
+    brief, id = lasting(timedelta(milliseconds=50)), new_id()
+    await brief.settle("acme", id, RESERVED, ANSWER)
+    await brief.add("acme", id, [b"a"])
+    await asyncio.sleep(0.06)
+    found = await brief.read("acme", id, after=-1)
+    assert (found.reserved, found.end, list(found.pieces)) == (None, None, [])
+    other = msgspec.structs.replace(RESERVED, digest=b"b" * 32)
+    assert await brief.reserve("acme", id, other) == Standing()
 
 
 def test_a_digest_tells_pipelines_and_bodies_apart() -> None:

@@ -90,6 +90,23 @@ class Model:
         return self.answer
 
 
+async def test_the_shared_store_gives_back_what_was_put_and_for_how_long(store: Store) -> None:
+    shared, long = store.shared, timedelta(seconds=60)
+    assert await shared.get("k") is None
+    await shared.put("k", b"one", long)
+    await shared.put("k", b"two", timedelta(seconds=5), absent_only=True)
+    found = await shared.get("k")
+    assert found is not None
+    assert (found[0], timedelta(seconds=5) < found[1] <= long) == (b"one", True)
+    await shared.put("k", b"\x00three", timedelta(seconds=5))
+    found = await shared.get("k")
+    assert found is not None
+    assert (found[0], found[1] <= timedelta(seconds=5)) == (b"\x00three", True)
+    await shared.forget("k")
+    await shared.forget("k")
+    assert await shared.get("k") is None
+
+
 async def test_a_miss_is_made_and_kept_in_both(store: Store) -> None:
     model, first, second = Model(), store.cache(), store.cache()
     wheres = [(await first.get("k", model)).where, (await first.get("k", model)).where]

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from gateway.keys import create_key
 from gateway.main import Assembly, serve
 from pipelines.changes import apply
 from pipelines.load import load_plans
+from pipelines.plan import Plan
 from schemas.broker import consumer, producer, watermarks
 from schemas.catalog.decisions import Decision, StatusChange
 from schemas.catalog.transactions import Transaction
@@ -35,8 +36,9 @@ class RunningGateway:
 
     assembly: Assembly
 
-    def __init__(self, settings: Settings, *, llm: bool = False) -> None:
+    def __init__(self, settings: Settings, plans: Mapping[str, Plan] = PLANS, *, llm: bool = False) -> None:
         self.settings = settings
+        self._plans = plans
         self._llm = llm
         self.url = f"http://127.0.0.1:{settings.gateway.port}"
         self._stop: asyncio.Event | None = None
@@ -45,7 +47,7 @@ class RunningGateway:
         self._thread = threading.Thread(target=self._run, name="test-gateway", daemon=True)
 
     def __enter__(self) -> Self:
-        apply(list(PLANS.values()), self.settings)
+        apply(list(self._plans.values()), self.settings)
         self._thread.start()
         self.wait_ready()
         return self
@@ -84,7 +86,7 @@ class RunningGateway:
     def _run(self) -> None:
         async def main() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-            await serve(self.settings, PLANS, llm=self._llm, stop=self._stop, made=self._made)
+            await serve(self.settings, self._plans, llm=self._llm, stop=self._stop, made=self._made)
 
         try:
             asyncio.run(main())

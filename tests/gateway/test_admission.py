@@ -15,6 +15,7 @@ from core.errors import (
     Malformed,
     MillstreamError,
     ModelFailed,
+    ModelUnavailable,
     QueueFull,
     Rejected,
     ServerFailed,
@@ -184,6 +185,7 @@ async def test_the_breaker_comes_after_the_scope_and_before_the_body_and_the_que
     [
         (ServerFailed("refused", "ill"), True),
         (ModelFailed("not finite"), True),
+        (ModelUnavailable("it broke, and there is no other"), True),
         (QueueFull("full"), False),
         (Unavailable("Kafka is away", code="kafka_unavailable"), False),
         (Malformed("no"), False),

@@ -363,3 +363,32 @@ async def test_who_cannot_be_brought_along_is_closed_to_come_back() -> None:
     await settle(await hub.subscribe(listener, "acme", CHANNEL, since=[old]))
     assert listener.closed
     assert listener.events == []
+
+
+async def test_who_follows_goes_on_where_a_channel_is_read_anew_from_before() -> None:
+    hub, listener = a_hub(), Listener()
+    await hub.subscribe(listener, "acme", CHANNEL)
+    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(5)]))
+    hub.open(CHANNEL, 7, {0: 2})
+    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(2, 8)], first_offset=2))
+    assert ids(listener) == [(f"t{i}", 1) for i in range(8)]
+    assert not listener.closed
+
+
+@pytest.mark.parametrize(("epoch", "floors"), [(7, {0: 9}), (8, {0: 0}), (7, {0: 5, 1: 0})])
+async def test_who_would_miss_something_where_a_channel_is_read_anew_is_closed_to_come_back(
+    epoch: int, floors: dict[int, int]
+) -> None:
+    hub, first, again = a_hub(), Listener(), Listener()
+    record = status_entries([("acme", f"t{i}", 1) for i in range(12)])
+    hub.elsewhere = FromRecord(hub, record)
+    await hub.subscribe(first, "acme", CHANNEL)
+    feed(hub, record[:5])
+    hub.open(CHANNEL, epoch, floors)
+    assert first.closed
+    feed(hub, record[floors[0] :])
+    await settle(await hub.subscribe(again, "acme", CHANNEL, since=[position_of(first.events[4])[1]]))
+    if epoch == 7:
+        assert ids(first) + ids(again) == [(f"t{i}", 1) for i in range(12)]
+    else:
+        assert again.frames[0]["recovered"] is False

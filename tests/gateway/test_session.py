@@ -214,7 +214,7 @@ async def test_binary_frames_are_closed_with_4400() -> None:
         ({"type": "publish", "id": "1", "pipeline": "fraud"}, 4400),
         ({"type": "prompt", "id": "1"}, 4400),
     ],
-    ids=str,
+    ids=lambda value: value.get("type") if isinstance(value, dict) else None,
 )
 async def test_frames_out_of_order_close_the_socket(second: Any, code: int) -> None:
     hub, sessions, _ = some_sessions()

@@ -154,6 +154,22 @@ async def test_listening_under_a_name_goes_on_from_what_was_dealt_with(served: S
             assert before + await take(10 - len(before), Listening()) == [f"t{n}" for n in range(0, 30, 3)]
 
 
+async def test_a_name_goes_on_from_where_it_began_in_what_brought_nothing(served: Streaming) -> None:
+    async with GatewayClient(served.url, KEY) as client:
+        for pushed in ((), ("a", "b", "c"), ("d",)):
+            served.push(pushed)  # while nobody follows
+            async with client.stream() as stream:
+                subscribed = await stream.subscribe("results", pipeline="fraud", name="desk")
+                assert subscribed.recovered
+                async with asyncio.timeout(WITHIN_S):
+                    for _ in pushed:
+                        event = await anext(aiter(stream))
+                        await stream.acknowledge("desk", event.positions[str(event.partition)])
+                with pytest.raises(InvalidInput):  # and what was acknowledged before is kept
+                    await stream.subscribe("results", pipeline="nothing")
+        assert len({partition_of(id) for id in "abc"}) == PARTITIONS
+
+
 class Reading:
     """An event stream as a client reads it."""
 
@@ -257,7 +273,11 @@ async def test_draining_ends_event_streams(served: Streaming) -> None:
         (RESULTS, {"authorization": "Bearer nonsense"}, 401),
         (RESULTS, {}, 401),
     ],
-    ids=str,
+    ids=[
+        *("no channel", "no pipeline", "an unknown pipeline", "no entity", "an unknown policy"),
+        *("a cut filter", "a deep filter", "a filter of an unknown field", "a long last id"),
+        *("a key that is none", "no key"),
+    ],
 )
 async def test_what_is_no_event_stream_is_a_problem_document(
     served: Streaming, params: dict[str, str], headers: dict[str, str], status: int

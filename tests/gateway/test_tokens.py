@@ -81,6 +81,10 @@ class World:
         token(exp=AT - 29),
         token(header={"jku": "https://evil.example/keys", "jwk": jwk(OTHER_RSA_KEY, "rsa")}),
     ],
+    ids=[
+        *("RS256", "ES256", "EdDSA", "one audience of two", "scopes", "a token for access"),
+        *("from a clock ahead", "to a clock behind", "with a key of its own"),
+    ],
 )
 async def test_a_good_token_gives_its_principal_and_is_verified_once(text: str) -> None:
     world = World()
@@ -247,6 +251,7 @@ async def test_many_at_once_fetch_once_and_an_issuer_that_is_away_is_no_denial()
         b"", b"nonsense", b"[]", b"{}", b'{"keys": {}}', b'{"keys": []}', b'{"keys": [1, null, "x"]}',
         document({"kty": "oct", "k": "c2VjcmV0", "kid": "rsa"}), document(jwk(RSA_KEY, "rsa", use="enc")),
     ],
+    ids=range(9),
 )  # fmt: skip
 async def test_a_document_without_keys_is_no_answer(given: bytes) -> None:
     world = World()

@@ -29,10 +29,10 @@ def deployed(stack: Stack) -> Iterator[Deployed]:
     given, plan = settings(), load_scoring("fraud")
     store = open_registry(given)
     train_fraud(generated.generate(40_000), source=generated.SOURCE, configuration=SMALL, store=store)
-    apply_all([plan], given, jobs=True)
     names = [spec.name for spec in job_specs([plan], given)]
-    stack.wait_ready(names, READY_S)
     try:
+        apply_all([plan], given, jobs=True)
+        stack.wait_ready(names, READY_S)
         yield Deployed(stack, plan, given, load(store.resolve("fraud")))
     finally:
         for name in names:

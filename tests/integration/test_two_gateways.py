@@ -1,7 +1,8 @@
 """Two gateways behind the balancer, and the workers, killed at random under load: every 202 has one outcome.
 
-What was acknowledged is kept by the test, apart from everything under test; rows, pushed results and answers
-are held against that record. Events have no id but their key, so that one made twice of a repeat would show.
+What was acknowledged is kept by the test, apart from everything under test; results on their topic, rows,
+pushed results and answers are held against that record. Events have no id but their key, so that one made
+twice of a repeat would show.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from core.ids import new_id
 from core.settings import settings
 from gateway.client import GatewayClient, Listening
 from jobs.sources.generated import LABEL, generate
+from pipelines import recorded
 from stack.balancer import envoy_binary
 from tests.integration.scenario import READY_S, Deployed
 from tests.stack_fixture import (
@@ -237,6 +239,11 @@ async def test_every_202_has_exactly_one_outcome(balanced: Deployed, deployed: D
         ).fetchall()
     assert Counter(id for id, _ in rows) == Counter(load.published)
     statuses = dict(rows)
+    results = await asyncio.to_thread(recorded.read, balanced.plan.results, balanced.settings, tenant=tenant)
+    first: dict[str, str] = {}  # the outcome; a worker that was killed may have told it again
+    for result in results.select(["id", "status"]).to_pylist():
+        first.setdefault(result["id"], result["status"])
+    assert first == statuses
     await asyncio.to_thread(both_say_the_same, balanced, key, load, statuses)
 
 

@@ -66,6 +66,7 @@ def test_a_conversation_keeps_its_turns() -> None:
         (of(prompt="x", model=""), "/model"),
         (of(prompt="x", model=["m"]), "/model"),
         (of(prompt="x", stream="yes"), "/stream"),
+        (of(prompt="x", stream=1), "/stream"),
         (of(prompt="x", messages=[]), "/messages"),
         (of(prompt="x", tools=[]), "/tools"),
         (of(messages=[]), "/messages"),
@@ -77,6 +78,7 @@ def test_a_conversation_keeps_its_turns() -> None:
         (of(messages=[{"role": "user"}]), "/messages/0/content"),
         (of(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "/messages/0/content"),
         (of(messages=[{"role": "user", "content": "x"}], n=2), "/n"),
+        (of(messages=[{"role": "user", "content": "x"}], n=True), "/n"),
         (of(messages=[{"role": "user", "content": "x"}], tools=[]), "/tools"),
     ],
 )

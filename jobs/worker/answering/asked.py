@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from core.clock import Clock, to_millis
-from core.errors import InternalError, MillstreamError, Rejected, Unavailable
+from core.errors import InternalError, MillstreamError, ModelUnavailable, Rejected
 from features.online.rolling import Event
 from jobs.worker.answering.asked_step import AskedRows, Contents
 from jobs.worker.batch import Calls, count, tally
@@ -168,16 +168,15 @@ class Lane:
         self._open()
 
     async def score(self, batch: Batch, service: Service) -> Answers:
-        """As `AskedScoring.score`; cancelling gives the call up. Raises Unavailable while an earlier one has
-        not returned."""
+        """As `AskedScoring.score`; cancelling gives the call up. Raises ModelUnavailable while an earlier
+        one has not returned."""
         last = self._call
         if last is not None and not last.answers.done():
             if _versions(last.service) & _versions(service):
-                raise Unavailable(
+                raise ModelUnavailable(
                     "an earlier call of the model has not returned",
                     where=f"version {service.version}",
                     mend="the controller puts the version before it in service; or roll back",
-                    code="model_unavailable",
                 )
             self.close()
             self._open()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from core.clock import Clock
-from core.errors import InternalError, ModelError, Rejected, Unavailable
+from core.errors import InternalError, ModelError, ModelUnavailable, Rejected, Unavailable
 from features.words import span
 from jobs.worker.answering import metrics
 from jobs.worker.answering.asked import Answers, AskedScoring, Batch, Lane, without_score
@@ -84,7 +84,7 @@ class ScoringAnswerer:
 
     async def answer(self, question: Question, emit: Emit) -> Answer:
         """Raises Rejected for a body that is no record of the source, or that the model cannot score, and
-        Unavailable (DeadlineExceeded where the model took too long) when no level answers."""
+        ModelUnavailable (DeadlineExceeded where the model took too long) when no level answers."""
         del emit
         record = self._record(question)
         loop = asyncio.get_running_loop()
@@ -182,9 +182,7 @@ class ScoringAnswerer:
             if service is batch.service and isinstance(error, VersionBroken):
                 batch.broken = error.version
             await self._tell(error)
-            raise Unavailable(
-                f"the model does not work: {error.what}", where=error.where, code="model_unavailable"
-            ) from error
+            raise ModelUnavailable(f"the model does not work: {error.what}", where=error.where) from error
         except asyncio.CancelledError:
             self._rates.count("infer", "deadline_exceeded", records)
             if len(service.routes) == 1:  # so that its health falls, and another one serves
