@@ -178,7 +178,9 @@ async def limited(authorization: Annotated[str, Header()]) -> Caller:
     caller = await caller_of(authorization)
     counter = f"rate:{caller.key}:{int(time.time())}"
     async with service.redis.pipeline(transaction=False) as pipeline:
-        count, _ = await pipeline.incr(counter).expire(counter, 2).execute()
+        pipeline.incr(counter)
+        pipeline.expire(counter, 2)
+        count, _ = await pipeline.execute()
     if count > PER_S:
         raise HTTPException(429, "too many requests", {"Retry-After": "1"})
     return caller
@@ -211,13 +213,15 @@ async def livez() -> dict[str, str]:
 
 
 @app.post("/api/v1/pipelines/fraud/events", status_code=202)
-async def publish(event: Event, caller: Annotated[Caller, Depends(limited)]) -> Accepted:  # type: ignore[valid-type]
+async def publish(event: Event, caller: Annotated[Caller, Depends(limited)]) -> Accepted:
     value = checked(event, caller)
     data = EVENT.encode(value)
     if CONFIGURATION["remembers"]:
         seen, digest = f"seen:{caller.tenant}:{value['id']}", hashlib.sha256(data).digest()
         async with service.redis.pipeline(transaction=False) as pipeline:
-            _, there = await pipeline.set(seen, digest, nx=True, ex=SEEN_S).get(seen).execute()
+            pipeline.set(seen, digest, nx=True, ex=SEEN_S)
+            pipeline.get(seen)
+            _, there = await pipeline.execute()
         if there != digest:
             raise HTTPException(409, "sent before with other content")
     await service.producer.send_and_wait(
@@ -232,7 +236,7 @@ async def publish(event: Event, caller: Annotated[Caller, Depends(limited)]) -> 
 
 
 @app.post("/api/v1/pipelines/fraud/infer")
-async def ask(event: Event, caller: Annotated[Caller, Depends(limited)]) -> Response:  # type: ignore[valid-type]
+async def ask(event: Event, caller: Annotated[Caller, Depends(limited)]) -> Response:
     value = checked(event, caller)
     now = datetime.now(UTC)
     deadline = now + timedelta(seconds=ANSWER_S)

@@ -9,6 +9,7 @@ A message is taken apart no further than that: what a client costs should not be
 
 import asyncio
 import base64
+import functools
 import json
 import os
 import re
@@ -185,12 +186,8 @@ async def _measured(given: Specification) -> None:
     sockets: list[Socket] = []
     async with asyncio.timeout(OPEN_S):
         for number in range(given.sockets):
-            timed = number % TIMED == 0
-            _, made = await loop.create_connection(
-                lambda timed=timed: Socket(given, timed=timed),
-                LOOPBACK,
-                given.port,  # type: ignore[misc]
-            )
+            make = functools.partial(Socket, given, timed=number % TIMED == 0)
+            _, made = await loop.create_connection(make, LOOPBACK, given.port)
             sockets.append(made)
             await made.ready
     _tell(b"ready")
