@@ -27,6 +27,7 @@ from bench.harness import ROUNDS, BenchResult, control, require_equal, versions
 from bench.http_load import Load, Specification, Summary, apart
 from bench.own_services import Running, Services, echo, job, own_services
 from bench.registry import text
+from core.ids import new_id
 from gateway.keys import create_key
 from pipelines.changes import apply
 from pipelines.load import load_scoring
@@ -114,7 +115,7 @@ def _measured(
 
 def _require_echoes(ours: Running, key: str, theirs: Running) -> None:
     """Each has back what it asked."""
-    sent = bodies(COMPARED, ids=[f"echo-{number}" for number in range(COMPARED)])
+    sent = bodies(COMPARED, ids=[new_id() for _ in range(COMPARED)])
 
     async def answers(port: int, requests: list[bytes]) -> list[Any]:
         found = await Load(port, requests, connections=1).each()

@@ -31,6 +31,7 @@ from bench.harness import ROUNDS, BenchResult, control, require_equal, versions
 from bench.http_load import Load, Specification, Summary, apart
 from bench.own_services import job, own_services
 from bench.registry import text
+from core.ids import new_id
 from core.settings import Settings
 from gateway.keys import create_key
 from pipelines.changes import apply
@@ -103,7 +104,8 @@ def bench(seconds: float = BURST_S, rounds: int = ROUNDS) -> BenchResult:
 
 def require_same_events(given: Settings, plan: ScoringPlan, servers: Mapping[str, tuple[int, str]]) -> None:
     """Publish the same through each, by tenant, and compare what is on the topic."""
-    ids = [f"same-{number}" for number in range(COMPARED)]
+    run = new_id()
+    ids = [f"{run}-{number}" for number in range(COMPARED)]
     sent = bodies(COMPARED, ids=ids)
     for port, key in servers.values():
         answers = asyncio.run(Load(port, posts(port, EVENTS, key, sent), connections=1).each())
@@ -111,7 +113,7 @@ def require_same_events(given: Settings, plan: ScoringPlan, servers: Mapping[str
         require_equal("statuses", {answer.status for answer in answers}, {202})
         require_equal("ids answered", [one["id"] for one in told], ids)
         require_equal("answers", {tuple(sorted(one)) for one in told}, {tuple(sorted(_ANSWER))})
-    found = _on_the_topic(given, plan)
+    found = _on_the_topic(given, plan, set(ids))
     ours, theirs = (found[tenant] for tenant in servers)
     require_equal("ids on the topic", sorted(ours), sorted(ids))
     require_equal("events on the topic", ours, theirs)
@@ -120,8 +122,9 @@ def require_same_events(given: Settings, plan: ScoringPlan, servers: Mapping[str
 _ANSWER = ("id", "status", "pipeline", "received_at")
 
 
-def _on_the_topic(given: Settings, plan: ScoringPlan) -> dict[str, dict[str, Any]]:
-    """By tenant and id: each record but for its tenant. Raises InternalError where one is there twice."""
+def _on_the_topic(given: Settings, plan: ScoringPlan, ids: set[str]) -> dict[str, dict[str, Any]]:
+    """By tenant and id, of these ids: each record but for its tenant. Raises InternalError where one is there
+    twice."""
     topic = plan.source
     assert topic.record is not None
     codec: RecordCodec[Any] = RecordCodec(topic.record, SchemaRegistry.of(given), topic.subject)
@@ -135,6 +138,8 @@ def _on_the_topic(given: Settings, plan: ScoringPlan) -> dict[str, dict[str, Any
             for message in reader.consume(500, timeout=1.0):
                 left -= 1
                 record = msgspec.to_builtins(codec.decode(message.value()))
+                if record["id"] not in ids:
+                    continue
                 of_tenant = found.setdefault(record.pop("tenant"), {})
                 require_equal("published twice", record["id"] in of_tenant, False)
                 of_tenant[record["id"]] = record
@@ -145,7 +150,7 @@ def _on_the_topic(given: Settings, plan: ScoringPlan) -> dict[str, dict[str, Any
 
 def require_same_refusals(servers: Mapping[str, tuple[int, str]]) -> None:
     """Each refuses what the other does, with the same status."""
-    first = json.loads(bodies(1, ids=["refused"])[0])
+    first = json.loads(bodies(1, ids=[new_id()])[0])
     late = first | {"occurred_at": "2020-01-01T00:00:00+00:00"}
     typed, more = first | {"amount_cents": "many"}, first | {"of_no_such_column": 1}
     asked = [(first, True), (first, True), (first | {"amount_cents": 1}, True), (first, False)]

@@ -31,6 +31,7 @@ from bench.harness import ROUNDS, BenchResult, require_equal, versions
 from bench.own_services import job, own_services
 from bench.registry import text
 from bench.websocket_load import SETTLE_S, Came, Sockets, Specification
+from core.ids import new_id
 from core.settings import LOOPBACK, Settings
 from gateway.keys import create_key
 from gateway.push.frames import SUBPROTOCOL
@@ -208,8 +209,9 @@ async def _require_same(results: Results, arms: dict[str, Specification]) -> Non
             while given.ready and given.ready not in await socket.receive_str():
                 pass
             sockets.append(socket)
+        run = new_id()
         for number in range(COMPARED):
-            results.one(f"same-{number}", f"card-{number}")
+            results.one(f"{run}-{number}", f"card-{number}")
         for socket in sockets:
             events: dict[str, Any] = {}
             while len(events) < COMPARED:

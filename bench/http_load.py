@@ -60,7 +60,8 @@ class Load:
         self._parts = [request.split(MARK) for request in requests]
         self._most = connections
         self._reuse = reuse
-        self._number = random.randrange(10**9) * 10**10
+        self._run = random.randrange(10**9) * 10**10
+        self._sent = 0
         self.answers: list[Answer] = []
 
     async def at_once(self, seconds: float) -> list[Answer]:
@@ -129,9 +130,9 @@ class Load:
         return made
 
     def _next(self) -> bytes:
-        parts = self._parts[self._number % len(self._parts)]
-        self._number += 1
-        return (b"%020d" % self._number).join(parts)
+        parts = self._parts[self._sent % len(self._parts)]
+        self._sent += 1
+        return (b"%020d" % (self._run + self._sent)).join(parts)
 
 
 class _Connection(asyncio.Protocol):

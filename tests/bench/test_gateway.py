@@ -103,6 +103,12 @@ def steady(port: int, requests: list[bytes]) -> "asyncio.Future[list[Answer]]":
     return asyncio.ensure_future(Load(port, requests, connections=4).steadily(200.0, 0.1))
 
 
+async def test_each_prepared_request_is_sent_once_in_its_order() -> None:
+    server, requests = Server(), [b"A", b"B", b"C"]
+    await loaded(server, lambda port: asyncio.ensure_future(Load(port, requests, connections=1).each()))
+    assert server.bodies == requests
+
+
 async def test_connections_are_made_anew_and_refusals_are_no_figures() -> None:
     server = Server(lambda number: number % 5 == 0)
     answers = await loaded(
