@@ -34,7 +34,7 @@ from pipelines.load import load_scoring
 
 CALLERS, BURST_S, COMPARED = 64, 3.0, 100
 RATE, STEADY_S, CONNECTIONS = 200.0, 10.0, 64
-ANEW = "Cache-Control: no-cache, no-store"
+ANEW = ("Cache-Control: no-cache, no-store", "Prefer: wait=20")
 
 
 def bench(seconds: float = BURST_S, steady_s: float = STEADY_S, rounds: int = ROUNDS) -> BenchResult:
@@ -50,7 +50,7 @@ def bench(seconds: float = BURST_S, steady_s: float = STEADY_S, rounds: int = RO
         _require_echoes(ours, key, theirs)
         sent = bodies(500)
         asks = {
-            "ours": (ours, posts(ours.port, INFER, key, sent, ANEW)),
+            "ours": (ours, posts(ours.port, INFER, key, sent, *ANEW)),
             "FastAPI": (theirs, posts(theirs.port, INFER, KEY, sent)),
         }
         figures: dict[str, list[float]] = {}
@@ -122,7 +122,7 @@ def _require_echoes(ours: Running, key: str, theirs: Running) -> None:
         require_equal("statuses", {answer.status for answer in found}, {200})
         return [json.loads(answer.body) for answer in found]
 
-    mine = asyncio.run(answers(ours.port, posts(ours.port, INFER, key, sent, ANEW)))
+    mine = asyncio.run(answers(ours.port, posts(ours.port, INFER, key, sent, *ANEW)))
     peers = asyncio.run(answers(theirs.port, posts(theirs.port, INFER, KEY, sent)))
     asked = [(one["id"], one["amount_cents"]) for one in map(json.loads, sent)]
     for found in (mine, peers):

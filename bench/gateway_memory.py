@@ -22,6 +22,7 @@ import httpx
 import psutil
 import uvloop
 
+from bench.gateway_ask import ANEW
 from bench.gateway_goals import reached
 from bench.gateway_payments import EVENTS, INFER, bodies, posts
 from bench.gateway_push import TENANT, Results
@@ -39,7 +40,6 @@ from pipelines.load import load_scoring
 SECONDS, WHOLE_S = 120.0, 600.0
 PUBLISHERS, ASKERS, SOCKETS, RESULTS_PER_S = 32, 8, 30, 500.0
 FILLED_EVENTS, FILLED_RESULTS, FILL_PER_S, BATCH = 110_000, 210_000, 6_000.0, 1_000
-_ANEW = "Cache-Control: no-cache, no-store"
 
 
 @dataclass
@@ -66,7 +66,7 @@ def bench(seconds: float = SECONDS) -> BenchResult:
         asking = Specification(gateway.port, ASKERS, seconds, 200, reuse=50)
         with (
             UnderWay(posts(gateway.port, EVENTS, key, sent), publishing) as publishers,
-            UnderWay(posts(gateway.port, INFER, key, sent, _ANEW), asking) as askers,
+            UnderWay(posts(gateway.port, INFER, key, sent, *ANEW), asking) as askers,
         ):
             seen = uvloop.run(_watched(gateway, key, results, seconds))
             published, asked = publishers.ended(), askers.ended()

@@ -28,7 +28,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException, Response, WebSocket
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, create_model
 
 CONFIGURATION = json.loads(os.environ["PEER"])
-PER_S, KEY_KNOWN_S, SEEN_S, ANSWER_S = 20_000, 1.0, 86_400, 5.0
+PER_S, KEY_KNOWN_S, SEEN_S, ANSWER_S = 20_000, 1.0, 86_400, 20.0
 AGE, AHEAD = timedelta(days=7), timedelta(minutes=5)
 
 
