@@ -14,16 +14,12 @@ those that follow on six days of generated history in the online store.
 
 import asyncio
 import json
-import os
 import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -34,10 +30,10 @@ import pyarrow.compute as pc
 import redis
 
 from bench.harness import ROUNDS, BenchResult, Ratio, require_equal, versions
-from bench.http_peers import CALLERS, PEER_VERSIONS, Server, mlserver, outputs, process, request, tensors
+from bench.http_peers import CALLERS, PEER_VERSIONS, Server, mlserver, outputs, request, tensors
+from bench.own_services import job, own_services
 from bench.registry import text
-from core.errors import StackError
-from core.settings import LOOPBACK, Settings, settings
+from core.settings import LOOPBACK, Settings
 from features.online.rolling import RollingStore
 from gateway.keys import create_key
 from jobs.sources.generated import LABEL, SOURCE, generate
@@ -48,21 +44,12 @@ from models.store import SIGNATURE, ModelStore, StoredModel
 from pipelines.changes import apply
 from pipelines.load import load_scoring
 from pipelines.plan import ScoringPlan
-from stack.local import Stack
-from stack.managed import free_port
 
 C32, P50_MS, P99_MS = 5.0, 5.0, 15.0
-SERVICES = {"kafka", "registry", "redis", "postgres"}
-PORTS = (
-    "KAFKA__PORT", "KAFKA__CONTROLLER_PORT", "REGISTRY__PORT", "REGISTRY__MANAGEMENT_PORT", "REDIS__PORT",
-    "POSTGRES__PORT", "GATEWAY__PORT",
-)  # fmt: skip
 TRAINING = streaming(5_000)
 HISTORY, ASKED, COMPARED = 20_000, 2_000, 200
-READY_S = 120.0
 TENANT = "bench"
 PATH = "/api/v1/pipelines/fraud/infer"
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -169,47 +156,25 @@ def _note(figures: dict[str, list[float]], name: str, value: float) -> None:
 def own_stack() -> Iterator[Asked]:
     """Services, gateway and answering process in a folder of their own."""
     with ExitStack() as exits:
-        home = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="millstream-bench-")))
-        own = {f"MILLSTREAM_{name}": str(free_port()) for name in PORTS} | {"MILLSTREAM_HOME": str(home)}
-        exits.callback(settings.cache_clear)
-        for name, value in own.items():
-            exits.callback(_restore, name, os.environ.get(name))
-            os.environ[name] = value
-        settings.cache_clear()
-        given, plan = settings(), load_scoring("fraud")
-        sys.stderr.write("training a model, starting services\n")
+        running = exits.enter_context(own_services())
+        given, plan = running.settings, load_scoring("fraud")
+        sys.stderr.write("training a model\n")
         store = ModelStore(given.root / "models")
         train_fraud(generate(40_000), source=SOURCE, configuration=TRAINING, store=store)
-        stack = Stack(given)
-        stack.up(only=SERVICES, resume_jobs=False)
-        exits.callback(stack.down)
         apply([plan], given)
         stored = store.resolve(plan.infer.model)
         bodies, matrix = payments(given, plan, stored)
-        processes = {
-            row.name: row.pid for row in stack.status() if row.pid and row.name in ("kafka", "redis")
-        }
-        answering = free_port()
-        for job, variable, port in (
-            ("answering", "MILLSTREAM_PROBE_PORT", answering),
-            ("gateway", "MILLSTREAM_GATEWAY__PORT", given.gateway.port),
-        ):
-            command = [sys.executable, "-P", "-m", "cli", "run", job, "--pipeline", "fraud"]
-            started = process(command, {variable: str(port)}, ROOT, f"http://{LOOPBACK}:{port}/ready")
-            processes[job] = exits.enter_context(started)
-        _wait_for_replies(given.gateway.port)
+        answering = exits.enter_context(job("answering", "--pipeline", "fraud"))
+        gateway = exits.enter_context(job("gateway", "--pipeline", "fraud"))
         yield Asked(
-            given.gateway.port, answering, create_key(given, TENANT), bodies, matrix, stored, processes
+            gateway.port,
+            answering.port,
+            create_key(given, TENANT),
+            bodies,
+            matrix,
+            stored,
+            running.processes() | {"answering": answering.pid, "gateway": gateway.pid},
         )
-
-
-def _wait_for_replies(port: int) -> None:
-    """A gateway is ready before it reads replies."""
-    until = time.monotonic() + READY_S
-    while httpx.get(f"http://{LOOPBACK}:{port}/health", timeout=10).json()["checks"]["replies"] != "ok":
-        if time.monotonic() > until:
-            raise StackError(f"the gateway reads no replies within {READY_S:g} s", where=f"port {port}")
-        time.sleep(0.05)
 
 
 def payments(given: Settings, plan: ScoringPlan, stored: StoredModel) -> tuple[list[bytes], Matrix]:
@@ -239,12 +204,6 @@ def payments(given: Settings, plan: ScoringPlan, stored: StoredModel) -> tuple[l
 def _body(row: dict[str, Any]) -> bytes:
     kept = {name: value for name, value in row.items() if value is not None}
     return json.dumps(kept | {"occurred_at": row["occurred_at"].isoformat()}).encode()
-
-
-def _restore(name: str, value: str | None) -> None:
-    os.environ.pop(name, None)
-    if value is not None:
-        os.environ[name] = value
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ BENCHES: Mapping[str, Callable[[], BenchResult]] = {
     "asking": _lazy("bench.asking"),
     "codec": _lazy("bench.codec"),
     "features": _lazy("bench.features"),
+    "gateway": _lazy("bench.gateway"),
     "models": _lazy("bench.models"),
     "scoring-worker": _lazy("bench.scoring_worker"),
 }

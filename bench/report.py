@@ -18,6 +18,10 @@ HEAD = """# Benchmarks
 Each compares with a named peer in one run: equal results first, order A B B A, at least five rounds, the
 median of the per-round ratios with minimum and maximum. An A/A control marks a run invalid when the machine
 was too noisy. Run one with `./millstream bench NAME`; this file is written from `results.jsonl`.
+
+Parts of `features`, `models` and `gateway` run alone as `python -m bench.gateway_push` and so on, which keeps
+no result. Of `gateway` memory is watched for two minutes; `python -m bench.gateway_memory` does so for ten,
+`python -m bench.gateway_memory SECONDS` for as long as you say.
 """
 
 

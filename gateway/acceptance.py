@@ -97,8 +97,9 @@ class InMemoryAcceptance:
 class RedisAcceptance(TimedValues):
     """One Redis value per (tenant, pipeline, id), with a time to live.
 
-    `SET NX` then `GET` (two commands, in this order in one pipeline) instead of one script: it works on
-    every server from Redis 6 and over a cluster's slots, and the `GET` sees whichever `SET NX` won.
+    `SET NX`, and for those that were there already a `GET` after it, instead of one script: it works on every
+    server from Redis 6 and over a cluster's slots, what is new costs one command, and the `GET` sees
+    whichever `SET NX` won. One that went between the two, its time over, counts as new.
     `RoundTrips` says how the commands of many requests travel, and what an outage costs.
     """
 
@@ -107,15 +108,19 @@ class RedisAcceptance(TimedValues):
     _decode = staticmethod(msgspec.msgpack.Decoder(Acceptance).decode)
 
     async def reserve(self, tenant: str, events: Sequence[tuple[str, Acceptance]]) -> list[Acceptance | None]:
-        commands: list[Command] = []
-        for id, acceptance in events:
-            key = acceptance_key(tenant, acceptance.pipeline, id)
-            commands.append(("SET", key, self._encode(acceptance), "PX", self._ttl_ms, "NX"))
-            commands.append(("GET", key))
-        answers = await self._redis.ask(commands)
-        found: list[Acceptance | None] = []
-        for was_set, value in zip(answers[::2], answers[1::2], strict=True):
-            found.append(None if was_set or value is None else self._decode(value))
+        keys = [acceptance_key(tenant, acceptance.pipeline, id) for id, acceptance in events]
+        written = await self._redis.ask(
+            [
+                ("SET", key, self._encode(acceptance), "PX", self._ttl_ms, "NX")
+                for key, (_, acceptance) in zip(keys, events, strict=True)
+            ]
+        )
+        found: list[Acceptance | None] = [None] * len(keys)
+        there = [index for index, was_set in enumerate(written) if not was_set]
+        if there:
+            values = await self._redis.ask([("GET", keys[index]) for index in there])
+            for index, value in zip(there, values, strict=True):
+                found[index] = None if value is None else self._decode(value)
         return found
 
     async def mark(self, tenant: str, events: Mapping[str, Acceptance], *, reserved: bool) -> None:

@@ -1,8 +1,8 @@
 """JSON as RFC 8259 would have it, without what libraries forgive: duplicate keys, NaN, endless nesting.
 
-msgspec keeps the last of two equal keys. Finding them with the standard library's hook costs 26 us on an
-event of 120 fields, so the common case is decided faster (7 us): when decoding and encoding again gives
-the same bytes, no key can have been dropped.
+msgspec keeps the last of two equal keys. Finding them with the standard library's hook costs 19 us on an
+event of 120 fields, so the common case is decided faster (6 us): a key is a quote before a colon, blanks left
+out, and where there are no more of those than keys that were decoded, none can have been dropped.
 """
 
 import json
@@ -18,16 +18,28 @@ _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 """One that never ends is one too: were it none, each quote in it would be tried as a beginning, which takes
 hours for a body of a megabyte."""
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_BLANKS = b" \t\n\r"
 _decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
 
 
 def is_plainly_strict(raw: bytes) -> bool:
     """True when `raw` surely has no duplicate keys, is well formed and not too deep; False says nothing."""
+    if _too_deep(raw):
+        return False
     try:
-        return _encode(_decode(raw)) == raw and not _too_deep(raw)
+        value = _decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
+    bare = raw.translate(None, _BLANKS)
+    keys = len(value) if isinstance(value, dict) and bare.count(b"{") == 1 else _keys(value)
+    return bare.count(b'":') == keys  # more where a string has one, and then it says nothing
+
+
+def _keys(value: Any) -> int:
+    """Of all objects in it."""
+    if isinstance(value, dict):
+        return len(value) + sum(map(_keys, value.values()))
+    return sum(map(_keys, value)) if isinstance(value, list) else 0
 
 
 def check(raw: bytes) -> None:

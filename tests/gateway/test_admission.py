@@ -295,8 +295,8 @@ async def test_the_tenant_is_the_credentials(named: dict[str, str]) -> None:
 async def opened(world: World, address: str) -> list[dict[str, Any]]:
     """What a socket from that address is sent."""
     sent: list[dict[str, Any]] = []
-    scope = {"type": "websocket", "path": "/api/v1/stream", "headers": [], "client": (address, 1)}
-    scope |= {"http_version": "1.1"}
+    scope = {"type": "websocket", "path": "/api/v1/stream", "client": (address, 1), "query_string": b""}
+    scope |= {"http_version": "1.1", "headers": [(b"host", b"a")]}
 
     async def receive() -> dict[str, Any]:
         return {"type": "websocket.connect"}

@@ -227,3 +227,43 @@ def test_only_what_is_nested_is_deep(raw: bytes, deep: bool) -> None:
     with pytest.raises(Malformed, match="deeper") if deep else nullcontext():
         strict_json.parse(raw)
     assert not (deep and strict_json.is_plainly_strict(raw))
+
+
+BLANKS = st.sampled_from(["", "", " ", "\n", " \t\r "])
+NAMES = st.text('ab:"\\{} \n', max_size=3)
+
+
+@st.composite
+def texts(draw: st.DrawFn, depth: int = 2) -> str:
+    """JSON with blanks anywhere, keys that come again, and strings that look like keys."""
+    between = BLANKS
+    kind = draw(st.sampled_from(("string", "number", "list", "object") if depth else ("string", "number")))
+    if kind == "string":
+        return json.dumps(draw(NAMES))
+    if kind == "number":
+        return draw(st.sampled_from(["1", "-0", "1.50", "1e2", "null", "true"]))
+    parts = []
+    for _ in range(draw(st.integers(0, 3))):
+        name = f"{json.dumps(draw(NAMES))}{draw(between)}:" if kind == "object" else ""
+        parts.append(draw(between) + name + draw(between) + draw(texts(depth - 1)) + draw(between))
+    return ("{%s}" if kind == "object" else "[%s]") % ",".join(parts)
+
+
+@given(texts())
+def test_what_is_plainly_strict_is_strict(text: str) -> None:
+    try:
+        strict_json.parse(text.encode())
+    except Malformed:
+        assert not strict_json.is_plainly_strict(text.encode())
+
+
+@given(st.dictionaries(st.text("abc", max_size=4), st.integers() | st.text("abc:{ ")), st.booleans())
+def test_what_is_ordinary_is_plainly_strict(event: dict[str, Any], spaced: bool) -> None:
+    text = json.dumps(event, separators=(", ", " : ") if spaced else (",", ":"))
+    plain = not any(isinstance(value, str) and value.lstrip()[:1] == ":" for value in event.values())
+    assert strict_json.is_plainly_strict(text.encode()) == plain
+
+
+def test_objects_in_objects_may_be_plainly_strict() -> None:
+    assert strict_json.is_plainly_strict(json.dumps(payment(item={"sku": "a"}, counts={"a": 1})).encode())
+    assert not strict_json.is_plainly_strict(b'{"item":{"sku":"a","sku" :"b"},"tags":["{"]}')

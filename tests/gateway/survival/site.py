@@ -167,7 +167,7 @@ class Site:
 
     @cached_property
     def _producer(self) -> Producer:
-        return producer(self.settings)
+        return producer(self.settings, delivery_timeout_ms=int(WITHIN_S * 1000))
 
     def _codec(self, plan: ScoringPlan) -> RecordCodec[StatusChange]:
         if plan.pipeline not in self.codecs:

@@ -232,7 +232,7 @@ def test_what_still_works_and_that_all_does_again(ground: Ground, outage: Outage
             DURING.get(service, lambda ground, id: None)(ground, refused)
         finally:
             services.start(service)
-            services.wait_ready([service])
+            services.wait_ready([service], WITHIN_S)
         until(lambda: all(map(site.complete, site.urls)), "it is back")
         _pushed_to(ground, followed)
     well(ground)
