@@ -122,6 +122,13 @@ class Alive(msgspec.Struct, frozen=True):
     status: Literal["ok"]
 
 
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """`waits_for` has the parts of ours that have not worked yet."""
+
+    status: Literal["started", "starting"]
+    waits_for: list[str] = []
+
+
 class HealthState(msgspec.Struct, frozen=True):
     """`checks` has `ok` or what is wrong, by name."""
 

@@ -20,7 +20,7 @@ from gateway.exchange import Request, Response
 from gateway.principals import PUBLIC
 from gateway.routing import Route
 
-_HEADERS = [("content-security-policy", POLICY), ("referrer-policy", "no-referrer")]
+_HEADERS = [("content-security-policy", POLICY)]
 
 
 class Documents:

@@ -1,6 +1,6 @@
 """Operations beside the data: probes, metrics, the stream of events, and these documents."""
 
-from gateway.documents.answers import Alive, HealthState, Readiness
+from gateway.documents.answers import Alive, HealthState, Readiness, Started
 from gateway.documents.operations import (
     EVENT_STREAM,
     Answer,
@@ -40,7 +40,14 @@ def surroundings(served: Served, schemas: Schemas) -> dict[str, Operations]:
         ),
         "/ready": _ready(schemas),
         "/readyz": _ready(schemas),
-        "/startupz": _ready(schemas),
+        "/startupz": Operation(
+            summary="Whether every part of ours has worked once",
+            tag=_PROBES,
+            answers={
+                200: json_answer("It has.", schemas.of(Started)),
+                503: json_answer("Not yet.", schemas.of(Started)),
+            },
+        ),
         "/metrics": Operation(
             summary="Metrics for Prometheus",
             tag=_PROBES,
