@@ -30,6 +30,7 @@ EXPECTED = {
     errors.RateLimited("x", retry_after_s=0.2): 429,
     errors.CircuitOpen("x"): 503,
     errors.ServerFailed("lost", "x"): 503,
+    errors.ModelUnavailable("x"): 503,
     errors.DeadlineExceeded("x"): 504,
     errors.ModelFailed("secret"): 500,
     errors.StackError("secret"): 500,

@@ -12,6 +12,7 @@ from tests.gateway.running import transaction, user_event
 
 Refusal = tuple[int, str]
 PROBES = ("/livez", "/startupz", "/health", "/ready", "/readyz", "/metrics")
+DOCUMENTS = ("/docs", "/openapi.json", "/asyncapi.json")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ ROUTES: dict[str, Row] = {
         "/api/v1/registry/webhook", 401, {"entity": "model_version", "action": "x"}, open=True, typed=False,
         shape=(401, "unauthenticated"), limit=256 * KIB, answers=frozenset({401}),
     ),
-    **{f"GET {path}": probe(path) for path in PROBES},
+    **{f"GET {path}": probe(path) for path in (*PROBES, *DOCUMENTS)},
 }  # fmt: skip
 
 
