@@ -25,13 +25,18 @@ CONFIG: dict[str, Any] = {
     "checks": {"negative_data_rejection": {"expected-statuses": REFUSED}},
     "generation": {"allow-x00": True},
 }
+AGAIN = 5
 TIMES = ("occurred_at",)
 
 
 class Api:
-    """A document, and who serves it under `url` to holders of `key`."""
+    """A document, and who serves it under `url` to holders of `key`. `ready` waits until they do: what is
+    answered with 503 or 504 while services starve on a busy machine is asked again then, a few times."""
 
-    def __init__(self, document: Any, url: str, key: str) -> None:
+    def __init__(
+        self, document: Any, url: str, key: str, *, ready: Callable[[], None] = lambda: None
+    ) -> None:
+        self._ready = ready
         self._schema = schemathesis.openapi.from_dict(document, config=SchemathesisConfig.from_dict(CONFIG))
         self._url = url
         self._authorized = {"authorization": f"Bearer {key}"}
@@ -90,9 +95,12 @@ class Api:
         self._session.close()
 
     def _send(self, case: Any, headers: dict[str, str], wanted: list[Any]) -> Any:
-        answer = case.call_and_validate(
-            base_url=self._url, session=self._session, headers=headers, checks=wanted, timeout=120
-        )
+        for _ in range(AGAIN):
+            answer = case.call(base_url=self._url, session=self._session, headers=headers, timeout=120)
+            if answer.status_code not in (503, 504):
+                break
+            self._ready()
+        case.validate_response(answer, checks=wanted, headers=headers)
         self.statuses.setdefault(case.operation.label, Counter())[answer.status_code] += 1
         return answer
 

@@ -33,7 +33,7 @@ from stack.local import Stack
 from tests.asking.world import Process
 from tests.gateway.documents.conformance import Api, now
 from tests.gateway.documents.made import validator
-from tests.gateway.running import PLANS, RunningGateway, change, eventually
+from tests.gateway.running import PLANS, START_S, RunningGateway, change, eventually
 from tests.jobs.worker.payments import plan
 
 pytestmark = pytest.mark.services
@@ -73,7 +73,7 @@ def document(gateway: RunningGateway) -> Any:
 
 @pytest.fixture(scope="module")
 def api(gateway: RunningGateway, key: str, document: Any) -> Iterator[Api]:
-    made = Api(document, gateway.url, key)
+    made = Api(document, gateway.url, key, ready=lambda: gateway.wait_ready(START_S))
     with gateway.http() as http:  # what is read of Kafka is there a moment after the gateway
         for path in ("/api/v1/models", "/api/v1/training/jobs"):
             eventually(lambda path=path: http.get(path).status_code == 200, path, within_s=120)
@@ -187,7 +187,8 @@ def _until(socket: ClientConnection, checked: Checked, kind: str) -> Any:
 
 def _change(gateway: RunningGateway) -> None:
     registry = SchemaRegistry.of(gateway.settings)
-    outbox = RecordOutbox(gateway.settings, registry, source="test")
+    outbox = RecordOutbox(gateway.settings, registry, source="test", settle_s=90.0)
+    gateway.wait_ready()
     outbox.publish(plan(DOMAIN).status, [change(new_id())])
     outbox.close()
     registry.close()
