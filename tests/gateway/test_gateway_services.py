@@ -196,12 +196,13 @@ def test_event_times_out_of_bounds_are_422(http: httpx.Client) -> None:
         assert [field["pointer"] for field in answer.json()["errors"]] == ["/occurred_at"]
 
 
-def test_unknown_views_and_reviews_are_404(http: httpx.Client) -> None:
+def test_unknown_views_and_reviews_are_404(gateway: RunningGateway, http: httpx.Client) -> None:
     answer = http.get("/api/v1/features/card_activty/1-2-3")
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_view")
     assert "card_activity" in answer.json()["mend"]
     assert http.get("/api/v1/features/card_activity/never-seen").status_code == 200
-    assert http.get("/api/v1/reviews").json() == {"reviews": [], "after": None}
+    with gateway.http(f"of-{new_id()}") as another:
+        assert another.get("/api/v1/reviews").json() == {"reviews": [], "after": None}
     assert http.get("/api/v1/reviews?limit=0").status_code == 400
     assert http.get("/api/v1/reviews?after=garbage").status_code == 422
     assert http.post("/api/v1/reviews/absent/decision", json={"verdict": "fraud"}).status_code == 404
