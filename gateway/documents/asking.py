@@ -4,6 +4,7 @@ from gateway.asking.endpoint import Standing
 from gateway.documents.answers import RequestPending, ScoredRequest
 from gateway.documents.operations import (
     EVENT_STREAM,
+    EVENTS,
     JSON,
     Answer,
     Operation,
@@ -13,7 +14,7 @@ from gateway.documents.operations import (
     merged,
 )
 from gateway.documents.problems import JSON_BODY, PUBLISHED, SERVER_CODES, STRICT_JSON
-from gateway.documents.schemas import STRING, Schemas
+from gateway.documents.schemas import Schemas
 from gateway.documents.served import Served
 from gateway.intake import ID_SHAPE
 
@@ -80,7 +81,7 @@ def _ask(served: Served, schemas: Schemas, pipeline: str) -> Operation:
                 "The decision.",
                 {
                     JSON: schemas.of(ScoredRequest),
-                    EVENT_STREAM: {**STRING, "description": "server-sent events"},
+                    EVENT_STREAM: EVENTS,
                 },
                 _ANSWERED,
             ),

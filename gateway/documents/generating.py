@@ -6,6 +6,7 @@ from core.settings import Llm
 from gateway.documents.answers import ChatCompletion, OpenAIError, OpenAIModels
 from gateway.documents.operations import (
     EVENT_STREAM,
+    EVENTS,
     JSON,
     Answer,
     Codes,
@@ -22,7 +23,6 @@ from operators.generate_answer import Generated
 from operators.generate_request import MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, NUMBERS, ROLES
 
 TAG = "Language models"
-_EVENTS: Schema = {**STRING, "description": "server-sent events"}
 _ASKED: Codes = merged(
     JSON_BODY,
     STRICT_JSON,
@@ -115,7 +115,7 @@ def _prompt(llm: Llm, schemas: Schemas) -> Operation:
         body={JSON: schemas.add("Prompt", prompt_body(llm))},
         request=("Idempotency-Key",),
         answers={
-            200: Answer("The answer.", {JSON: schemas.of(Generated), EVENT_STREAM: _EVENTS}),
+            200: Answer("The answer.", {JSON: schemas.of(Generated), EVENT_STREAM: EVENTS}),
         },
         problems=_ASKED,
         relayed=_RELAYED,
@@ -134,7 +134,7 @@ def _chat(llm: Llm, schemas: Schemas) -> Operation:
         body={JSON: schemas.add("Chat", chat_body(llm))},
         request=("Idempotency-Key",),
         answers={
-            200: Answer("The completion.", {JSON: schemas.of(ChatCompletion), EVENT_STREAM: _EVENTS}),
+            200: Answer("The completion.", {JSON: schemas.of(ChatCompletion), EVENT_STREAM: EVENTS}),
         },
         problems=merged(_ASKED, {422: ("invalid_request",)}),
         relayed=_RELAYED | {422},

@@ -8,6 +8,11 @@ from gateway.problems import CONTENT_TYPE
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
+EVENTS: Schema = {
+    "description": "server-sent events, of which each may have these fields",
+    "properties": {"event": STRING, "data": STRING, "id": STRING},
+}
+"""Of a stream. Without a type: the whole is a text, and tools hold each of its events against it."""
 Codes = Mapping[int, tuple[str, ...]]
 """Codes of problems, by the status that they come with."""
 

@@ -3,6 +3,7 @@
 from gateway.documents.answers import Alive, HealthState, Readiness, Started
 from gateway.documents.operations import (
     EVENT_STREAM,
+    EVENTS,
     Answer,
     Operation,
     Operations,
@@ -108,7 +109,7 @@ def _stream(served: Served) -> Operation:
             Parameter("since", f"As `Last-Event-ID`; at most {frames.MAX_POSITIONS} positions."),
         ),
         request=("Last-Event-ID",),
-        answers={200: Answer("A stream that does not end.", {EVENT_STREAM: STRING})},
+        answers={200: Answer("A stream that does not end.", {EVENT_STREAM: EVENTS})},
         problems={
             400: ("invalid_option", "invalid_position", "too_many_positions"),
             404: ("unknown_channel",),
