@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 import msgspec
-from confluent_kafka import TopicPartition
+from confluent_kafka import OFFSET_END, TopicPartition
 
 from core.settings import Settings
 from gateway.keys import create_key
@@ -17,8 +17,10 @@ from gateway.main import Assembly, serve
 from pipelines.changes import apply
 from pipelines.load import load_plans
 from pipelines.plan import Plan
+from schemas import broker
 from schemas.broker import consumer, producer, watermarks
 from schemas.catalog.decisions import Decision, StatusChange
+from schemas.catalog.training import COMMANDS as TRAININGS
 from schemas.catalog.transactions import Transaction
 from schemas.codec import RecordCodec
 from schemas.headers import header
@@ -29,6 +31,13 @@ WITHIN_S = 20.0
 START_S = 240.0
 PLANS = load_plans()
 FRAUD = PLANS["fraud"]
+
+
+def forget_trainings(settings: Settings) -> None:
+    """Delete what was asked for and nobody has begun: the next trainer on these services would do it all."""
+    place = TopicPartition(TRAININGS.name, 0, OFFSET_END)
+    for done in broker.admin(settings).delete_records([place]).values():
+        done.result()
 
 
 class RunningGateway:

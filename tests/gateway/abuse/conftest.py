@@ -6,6 +6,7 @@ import pytest
 
 from stack.local import Stack
 from tests.gateway.abuse.site import Site
+from tests.gateway.running import forget_trainings
 
 
 @pytest.fixture(scope="package")
@@ -13,3 +14,4 @@ def site(stack: Stack) -> Iterator[Site]:
     with Site(stack.settings) as made:
         yield made
         made.works()
+    forget_trainings(stack.settings)

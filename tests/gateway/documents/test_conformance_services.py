@@ -33,7 +33,7 @@ from stack.local import Stack
 from tests.asking.world import Process
 from tests.gateway.documents.conformance import Api, now
 from tests.gateway.documents.made import validator
-from tests.gateway.running import PLANS, START_S, RunningGateway, change, eventually
+from tests.gateway.running import PLANS, START_S, RunningGateway, change, eventually, forget_trainings
 from tests.jobs.worker.payments import plan
 
 pytestmark = pytest.mark.services
@@ -59,6 +59,7 @@ def gateway(stack: Stack) -> Iterator[RunningGateway]:
         worker = Process("scoring", DOMAIN, {}, "0").wait_ready()
         yield running
         worker.stop()
+    forget_trainings(given)
 
 
 @pytest.fixture(scope="module")
