@@ -35,9 +35,9 @@ FRAUD = PLANS["fraud"]
 
 def forget_trainings(settings: Settings) -> None:
     """Delete what was asked for and nobody has begun: the next trainer on these services would do it all."""
-    place = TopicPartition(TRAININGS.name, 0, OFFSET_END)
-    for done in broker.admin(settings).delete_records([place]).values():
-        done.result()
+    client = broker.admin(settings)  # kept until the answer: without it there is none
+    for done in client.delete_records([TopicPartition(TRAININGS.name, 0, OFFSET_END)]).values():
+        done.result(timeout=60)
 
 
 class RunningGateway:
