@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,10 @@ from schemas.registry import SchemaRegistry
 from schemas.topic import Topic
 
 PEER = (
-    "fastapi==0.165.0", "uvicorn[standard]==0.54.0", "aiokafka==0.14.0", "redis[hiredis]==5.3.1",
-    "fastavro==1.13.1",
+    "fastapi==0.165.0", "uvicorn[standard]==0.54.0", "aiokafka[lz4]==0.14.0",
+    "redis[hiredis]==5.3.1", "fastavro==1.13.1",
 )  # fmt: skip
-PEER_VERSIONS = dict(one.replace("[standard]", "").replace("[hiredis]", "").split("==") for one in PEER)
+PEER_VERSIONS = dict(re.sub(r"\[.*\]", "", one).split("==") for one in PEER)
 KEY = "peer-key-of-the-benchmark"
 TENANT = "peer"
 

@@ -1,6 +1,5 @@
 """The body of a publish request: content type, size, and where one event ends and the next begins."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import msgspec
@@ -16,8 +15,7 @@ MAX_BATCH_BYTES = 16 * 1024 * 1024
 _NOTHING = msgspec.Raw(b"")
 
 
-@dataclass(frozen=True)
-class Events:
+class Events(msgspec.Struct, frozen=True):
     """Raw events in their order. `single` is a body that was one event, answered with one outcome."""
 
     raw: list[bytes]

@@ -11,9 +11,9 @@ time; the message may have been written all the same, and consumers drop repeats
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from core.errors import MillstreamError, QueueFull, TooLarge, Unavailable
@@ -28,8 +28,7 @@ _log = logger("gateway.publisher")
 Outcome = MillstreamError | None
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """One message. `at_ms` is its event time, the timestamp it has on Kafka."""
 
     topic: str

@@ -9,6 +9,8 @@ An answer tells of the one limit that is nearest to its end.
 import math
 from dataclasses import dataclass
 
+import msgspec
+
 from operators.limits import Limit
 
 
@@ -25,8 +27,7 @@ class Policy:
         return f'"{self.name}";q={self.limit.burst};w={max(1, math.ceil(self.limit.refills_in_s))}'
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """What is `left` of a policy for one caller."""
 
     policy: Policy

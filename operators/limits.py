@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
+import msgspec
+
 from core.clock import Clock
 from core.errors import DeclarationError, TooLarge
 
@@ -56,22 +58,19 @@ class Limit:
             )
 
 
-@dataclass(frozen=True)
-class Allowed:
+class Allowed(msgspec.Struct, frozen=True):
     """It was taken; `left` more can be taken at once."""
 
     left: int
 
 
-@dataclass(frozen=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """Nothing was taken; after `retry_after` the same is let through, if nobody else takes in between."""
 
     retry_after: timedelta
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """`taken` were taken, to be spent later; the key is now `ahead_s` ahead."""
 
     taken: int

@@ -11,6 +11,7 @@ from core.clock import to_millis
 
 Headers = list[tuple[str, bytes]]
 CONTENT_TYPE = "application/avro"
+_CONTENT_TYPE = ("content-type", CONTENT_TYPE.encode())
 DEAD_LETTER = "dlq_"
 TICK = "millstream.tick"
 """`ce_type` of a message that has no value and only says how far event time has come."""
@@ -30,21 +31,25 @@ def event_headers(
     deadline: datetime | None = None,
 ) -> Headers:
     """The headers of one event. `source` is who sent it, `type` its record; times are timezone-aware."""
-    pairs: list[tuple[str, str | None]] = [
-        ("ce_specversion", "1.0"),
-        ("ce_id", id),
-        ("ce_source", source),
-        ("ce_type", type),
-        ("ce_time", rfc3339(time)),
-        ("ce_tenant", tenant),
-        ("ce_receivedat", str(to_millis(received_at))),
-        ("content-type", CONTENT_TYPE),
-        ("traceparent", traceparent),
-        ("correlation_id", correlation_id),
-        ("reply_to", reply_to),
-        ("deadline", None if deadline is None else str(to_millis(deadline))),
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", id.encode()),
+        ("ce_source", source.encode()),
+        ("ce_type", type.encode()),
+        ("ce_time", rfc3339(time).encode()),
+        ("ce_tenant", tenant.encode()),
+        ("ce_receivedat", b"%d" % to_millis(received_at)),
+        _CONTENT_TYPE,
     ]
-    return [(name, value.encode()) for name, value in pairs if value is not None]
+    if traceparent is not None:
+        headers.append(("traceparent", traceparent.encode()))
+    if correlation_id is not None:
+        headers.append(("correlation_id", correlation_id.encode()))
+    if reply_to is not None:
+        headers.append(("reply_to", reply_to.encode()))
+    if deadline is not None:
+        headers.append(("deadline", b"%d" % to_millis(deadline)))
+    return headers
 
 
 def is_tick(message: Any) -> bool:
@@ -92,4 +97,6 @@ def pairs_of(headers: Any) -> Iterable[tuple[str, bytes]]:
 
 def rfc3339(at: datetime) -> str:
     """UTC with milliseconds: `2026-01-01T00:00:00.000Z`; `at` must be timezone-aware."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    return at.isoformat(timespec="milliseconds")[:-6] + "Z"  # without +00:00

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def key_of(tenant: str, entity: str) -> str:
-    return f"{_escape(tenant)}|{_escape(entity)}"
+    return entity_of((tenant, entity))
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -21,7 +21,10 @@ def split_key(key: str) -> tuple[str, str]:
 
 def entity_of(parts: Sequence[str]) -> str:
     """The entity of these values: one as it is, several escaped and joined by `|`."""
-    return parts[0] if len(parts) == 1 else "|".join(map(_escape, parts))
+    joined = "|".join(parts)
+    if len(parts) == 1 or ("%" not in joined and joined.count("|") == len(parts) - 1):
+        return joined  # nothing to escape
+    return "|".join(map(_escape, parts))
 
 
 def split_entity(entity: str, fields: int) -> tuple[str, ...]:
