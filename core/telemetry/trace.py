@@ -4,7 +4,6 @@ Spans are OpenTelemetry's; without a configured exporter they cost next to nothi
 travel, so that a request can be followed through the logs of every process it touched.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from core.ids import random_hex
 
 _PROVIDER = TracerProvider()
 _TRACER = _PROVIDER.get_tracer("millstream")
@@ -60,5 +61,5 @@ def new_traceparent(parent: str | None = None) -> str:
     Only ids are made: a span that nobody records took a fifth of the gateway's time for a request.
     """
     fields = _TRACEPARENT.fullmatch(parent) if parent else None
-    made = os.urandom(24).hex()
-    return f"00-{fields[1]}-{made[32:]}-{fields[2]}" if fields else f"00-{made[:32]}-{made[32:]}-01"
+    trace_id, flags = (fields[1], fields[2]) if fields else (random_hex(), "01")
+    return f"00-{trace_id}-{random_hex()[:16]}-{flags}"

@@ -49,6 +49,7 @@ class RoundTrips:
         self._away_until = 0.0
         self._told_away = False
         self._waiting: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._sender: asyncio.Task[None] | None = None
         self._connection: redis.asyncio.Connection | None = None
         self._used_at = 0.0
@@ -57,7 +58,7 @@ class RoundTrips:
         """The answers of the commands, in order. Raises Unavailable."""
         if self._clock.monotonic() < self._away_until:
             raise self._away()
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         answer: asyncio.Future[list[Any]] = loop.create_future()
         self._waiting.append((commands, answer))
         if self._sender is None:
@@ -101,7 +102,7 @@ class RoundTrips:
             connection = self._connection = await self._client.connection_pool.get_connection("_")
         elif now - self._used_at > _IDLE_S and connection.is_connected:
             try:
-                stale = await connection.can_read_destructive()
+                stale = await connection.can_read_destructive()  # type: ignore[no-untyped-call]
             except redis.exceptions.ConnectionError:
                 stale = True
             if stale:
