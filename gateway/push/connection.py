@@ -10,7 +10,7 @@ from gateway.principals import STREAM_READ, Principal
 from gateway.problems import Forbidden, problem_of
 from gateway.push import frames
 from gateway.push.hub import Hub, Subscription
-from gateway.push.queue import FrameQueue, Item, Pushable
+from gateway.push.queue import FrameQueue, Given, Item
 from gateway.push.selection import Asked, Selection
 
 CLOSED = counter("gateway_sockets_closed_total", "Closed WebSockets and event streams, by code", ["code"])
@@ -41,8 +41,8 @@ class Connection:
     def tell(self, frame: str) -> bool:
         return self._queued(not self.over and self._queue.tell(frame))
 
-    def push(self, subscription: Subscription, event: Pushable) -> bool:
-        return self._queued(not self.over and self._queue.push(subscription, event))
+    def push(self, subscription: Subscription, given: Given) -> bool:
+        return self._queued(not self.over and self._queue.push(subscription, given))
 
     async def room(self) -> int:
         while not self.over:
@@ -132,12 +132,12 @@ class Connection:
     async def _rest(self, seconds: float) -> bool:
         """Wait until something is queued or the end has come; False after `seconds` of nothing."""
         self._wake.clear()
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
         try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return False
-        return True
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+        return len(self._queue) > 0 or self.over
 
     def _credential_over(self) -> None:
         self.close(frames.UNAUTHENTICATED, "the credential is not valid any more")

@@ -45,9 +45,10 @@ class EventStream(Connection):
             while True:
                 while (item := self._pop()) is not None:
                     if not isinstance(item, str):
-                        subscription, event = item
-                        self._set[str(event.partition)] = event.position
-                        yield self._event(event.text(subscription.label))
+                        subscription, given = item
+                        for event in given.events:
+                            self._set[str(event.partition)] = event.position
+                            yield self._event(event.text(subscription.label))
                     elif '"type":"subscribed"' in item[:24]:
                         self._set = dict(_subscribed.decode(item).positions)
                         yield self._event(item, name="subscribed")

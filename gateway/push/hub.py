@@ -24,12 +24,13 @@ from core.telemetry.metrics import counter, gauge
 from gateway.push.feed import Feed
 from gateway.push.frames import OVERLOADED, EventBody, Gap, Policy, Subscribed, encode, encode_body
 from gateway.push.positions import Position, Signer
-from gateway.push.queue import Pushable
+from gateway.push.queue import Burst, Given, Pushable
 from gateway.push.ring import Entry, FirstWins, Ring
 from gateway.push.selection import EVERYTHING, Selection
 from schemas.record import Record
 
 _SCANNED = 1024
+_BURST = 64
 _log = logger("gateway.push.hub")
 _PUSHED = counter("gateway_frames_pushed_total", "Events encoded for subscribers", ["channel"])
 _REPEATS = counter("gateway_repeats_dropped_total", "Messages whose outcome was pushed before", ["channel"])
@@ -43,8 +44,8 @@ class Receiver(Protocol):
         """Queue a frame; False when the connection is closed or was closed for being too slow."""
         ...
 
-    def push(self, subscription: "Subscription", event: Pushable) -> bool:
-        """Queue an event of a subscription, as its policy has it; False as `tell`."""
+    def push(self, subscription: "Subscription", given: Given) -> bool:
+        """Queue an event of a subscription, or several at once, as its policy has it; False as `tell`."""
         ...
 
     async def room(self) -> int:
@@ -76,6 +77,14 @@ class Subscription:
 
     def wants(self, entry: Entry, feed: Feed) -> bool:
         return entry.tenant in (self.tenant, feed.everyone) and self.selection.takes(entry, feed)
+
+    def takes_all(self, firsts: Mapping[int, int]) -> bool:
+        """Whether it is given everything of its tenant that begins at these offsets, by partition, whatever
+        it is."""
+        if self.selection is not EVERYTHING or self.policy != "disconnect":
+            return False
+        floor, behind = self.floor, self.behind
+        return all(floor[place] < offset and place not in behind for place, offset in firsts.items())
 
 
 @dataclass(frozen=True)
@@ -345,22 +354,47 @@ class Hub:
     def _dispatch(self, channel: Channel, entries: Sequence[Entry]) -> None:
         """Give live subscribers what just came; each event is encoded once for all of a tenant's."""
         now, feed = self._clock.now(), channel.feed
+        by_tenant: dict[str, list[Entry]] = {}
         for entry in entries:
             tenants = tuple(channel.subscribers) if entry.tenant == feed.everyone else (entry.tenant,)
             for tenant in tenants:
-                event: Pushable | None = None
-                for subscription in tuple(channel.subscribers.get(tenant, ())):
-                    if (
-                        not subscription.open
-                        or entry.partition in subscription.behind
-                        or entry.offset <= subscription.floor[entry.partition]
-                        or not subscription.wants(entry, feed)
-                    ):
-                        continue
-                    if event is None:
-                        event = self._event(channel, entry, tenant, now)
+                by_tenant.setdefault(tenant, []).append(entry)
+        for tenant, theirs in by_tenant.items():
+            for start in range(0, len(theirs), _BURST):
+                self._give_live(channel, tenant, theirs[start : start + _BURST], now)
+
+    def _give_live(self, channel: Channel, tenant: str, entries: Sequence[Entry], now: datetime) -> None:
+        """Those who want everything are given it at once: with 200 of them it is the number of subscribers
+        that costs, and not that of events times subscribers."""
+        made: dict[int, Pushable] = {}
+
+        def event(index: int) -> Pushable:
+            found = made.get(index)
+            if found is None:
+                found = made[index] = self._event(channel, entries[index], tenant, now)
+            return found
+
+        firsts = {entry.partition: entry.offset for entry in reversed(entries)}
+        lasts = {entry.partition: entry.offset for entry in entries}
+        burst: Given | None = None
+        for subscription in tuple(channel.subscribers.get(tenant, ())):
+            if not subscription.open:
+                continue
+            if subscription.takes_all(firsts):
+                if burst is None:
+                    burst = Burst(tuple(event(index) for index in range(len(entries))))
+                subscription.floor.update(lasts)
+                subscription.receiver.push(subscription, burst)
+                continue
+            for index, entry in enumerate(entries):
+                if (
+                    subscription.open
+                    and entry.partition not in subscription.behind
+                    and entry.offset > subscription.floor[entry.partition]
+                    and subscription.wants(entry, channel.feed)
+                ):
                     subscription.floor[entry.partition] = entry.offset
-                    subscription.receiver.push(subscription, event)
+                    subscription.receiver.push(subscription, event(index))
 
     def _event(self, channel: Channel, entry: Entry, tenant: str, now: datetime) -> Pushable:
         place = Position(channel.epoch, entry.partition, entry.offset, entry.at_ms)

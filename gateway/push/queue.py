@@ -36,8 +36,38 @@ class Pushable:
             found = self._texts[channel] = event_text(channel, self.body)
         return found
 
+    @property
+    def events(self) -> "tuple[Pushable, ...]":
+        return (self,)
 
-Item = str | tuple["Subscription", Pushable]
+
+class Burst:
+    """Events that came at once, for all who are given each of them; joined once per channel."""
+
+    __slots__ = ("_messages", "_texts", "events")
+
+    def __init__(self, events: tuple[Pushable, ...]) -> None:
+        self.events = events
+        self._texts: dict[str, str] = {}
+        self._messages: dict[str, str] = {}
+
+    def text(self, channel: str) -> str:
+        """The frames, with commas between them."""
+        found = self._texts.get(channel)
+        if found is None:
+            found = self._texts[channel] = ",".join([event.text(channel) for event in self.events])
+        return found
+
+    def message(self, channel: str) -> str:
+        """The frames as one message, a JSON array."""
+        found = self._messages.get(channel)
+        if found is None:
+            found = self._messages[channel] = f"[{self.text(channel)}]"
+        return found
+
+
+Given = Pushable | Burst
+Item = str | tuple["Subscription", Given]
 
 
 class FrameQueue:
@@ -48,36 +78,50 @@ class FrameQueue:
         self._items: OrderedDict[Hashable, Item] = OrderedDict()
         self._droppable: dict[Subscription, deque[int]] = {}
         self._serial = 0
+        self._frames = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        """How many frames wait."""
+        return self._frames
 
     def tell(self, frame: str) -> bool:
         """Queue a frame that is no event; False when there are too many."""
-        if len(self._items) >= self.limit + CONTROL:
+        if self._frames >= self.limit + CONTROL:
             return False
         self._items[self._next()] = frame
+        self._frames += 1
         return True
 
-    def push(self, subscription: "Subscription", event: Pushable) -> bool:
-        """Queue an event; False when there is no room and the subscription's policy makes none."""
+    def push(self, subscription: "Subscription", given: Given) -> bool:
+        """Queue an event, or a burst as one; False when there is no room and the subscription's policy makes
+        none."""
+        if subscription.policy == "disconnect":
+            count = len(given.events)
+            if self._frames + count > self.limit:
+                return False
+            self._items[self._next()] = (subscription, given)
+            self._frames += count
+            return True
+        return all(self._push_one(subscription, event) for event in given.events)
+
+    def _push_one(self, subscription: "Subscription", event: Pushable) -> bool:
         policy = subscription.policy
         if policy == "coalesce_by_key":
             key = (subscription, event.key)
             if self._items.pop(key, None) is not None:
                 _LEFT_OUT.labels(policy).inc()
-            elif len(self._items) >= self.limit:
+            elif self._frames >= self.limit:
                 return False
+            else:
+                self._frames += 1
             self._items[key] = (subscription, event)
             return True
-        if len(self._items) < self.limit:
+        if self._frames < self.limit:
             serial = self._next()
             self._items[serial] = (subscription, event)
-            if policy == "drop_oldest":
-                self._droppable.setdefault(subscription, deque()).append(serial)
+            self._frames += 1
+            self._droppable.setdefault(subscription, deque()).append(serial)
             return True
-        if policy != "drop_oldest":
-            return False
         subscription.dropped += 1
         _LEFT_OUT.labels(policy).inc()
         waiting = self._droppable.get(subscription)
@@ -104,10 +148,12 @@ class FrameQueue:
                 if not waiting:
                     del self._droppable[subscription]
         del self._items[key]
+        self._frames -= 1 if isinstance(item, str) else len(item[1].events)
         return item
 
     def clear(self) -> None:
         self._items.clear()
+        self._frames = 0
         self._droppable.clear()
 
     def _next(self) -> int:

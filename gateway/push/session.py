@@ -29,6 +29,7 @@ from gateway.push import frames
 from gateway.push.calls import Calls
 from gateway.push.connection import CLOSED, Connection, refusal
 from gateway.push.hub import Hub, Subscription
+from gateway.push.queue import Burst
 from gateway.push.requests import permit
 from gateway.push.selection import asked_of, selection_of
 from gateway.push.stored import StoredPositions
@@ -224,16 +225,21 @@ class Session(Connection):
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()
-        pinged = loop.time()
+        writer, pinged = asyncio.current_task(), loop.time()
+
+        def too_slow() -> None:
+            self.close(frames.TOO_SLOW, "the client takes nothing; resume from the last position")
+            if writer is not None:
+                writer.cancel()
+
         while True:
             while not self._gone and (texts := self._next_texts()):
+                timer = loop.call_later(SEND_WITHIN_S, too_slow)
                 try:
-                    async with asyncio.timeout(SEND_WITHIN_S):
-                        for text in texts:
-                            await self._send({"type": "websocket.send", "text": text})
-                except TimeoutError:
-                    self.close(frames.TOO_SLOW, "the client takes nothing; resume from the last position")
-                    return
+                    for text in texts:
+                        await self._send({"type": "websocket.send", "text": text})
+                finally:
+                    timer.cancel()
             if self.over:
                 return
             if await self._rest(frames.HEARTBEAT_S):
@@ -245,11 +251,26 @@ class Session(Connection):
                 self.tell(frames.encode(frames.Ping()))
 
     def _next_texts(self) -> list[str]:
-        """The messages that are written next, of at most `_BURST` frames."""
+        """The messages that are written next; no more are added when there are `_BURST` frames."""
         texts: list[str] = []
-        while len(texts) < _BURST and (item := self._pop()) is not None:
-            texts.append(item if isinstance(item, str) else item[1].text(item[0].label))
-        return [f"[{','.join(texts)}]"] if self._batched and len(texts) > 1 else texts
+        bursts: list[str] = []
+        count = 0
+        while count < _BURST and (item := self._pop()) is not None:
+            if isinstance(item, str):
+                texts.append(item)
+                count += 1
+                continue
+            label, given = item[0].label, item[1]
+            count += len(given.events)
+            if not self._batched:
+                texts.extend(event.text(label) for event in given.events)
+                continue
+            texts.append(given.text(label))
+            if isinstance(given, Burst):
+                bursts.append(given.message(label))
+        if not self._batched or count <= 1:
+            return texts
+        return bursts if len(texts) == len(bursts) == 1 else [f"[{','.join(texts)}]"]
 
     async def _quietly(self, message: Message) -> None:
         try:

@@ -10,7 +10,7 @@ import msgspec
 from core.errors import Unavailable
 from gateway.keys import Key
 from gateway.push.hub import Subscription
-from gateway.push.queue import Pushable
+from gateway.push.queue import Given
 from gateway.push.ring import Entry
 from schemas.catalog.decisions import StatusChange
 from schemas.codec import RecordCodec
@@ -104,8 +104,8 @@ class Listener:
         self.frames.append(msgspec.json.decode(frame))
         return True
 
-    def push(self, subscription: Subscription, event: Pushable) -> bool:
-        return self.tell(event.text(subscription.label))
+    def push(self, subscription: Subscription, given: Given) -> bool:
+        return all(self.tell(event.text(subscription.label)) for event in given.events)
 
     async def room(self) -> int:
         await asyncio.sleep(0)

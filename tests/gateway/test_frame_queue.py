@@ -8,7 +8,7 @@ import pytest
 
 from gateway.push.frames import Policy
 from gateway.push.hub import Subscription
-from gateway.push.queue import CONTROL, FrameQueue, Pushable
+from gateway.push.queue import CONTROL, Burst, FrameQueue, Pushable
 from tests.gateway.samples import Listener
 
 
@@ -18,6 +18,13 @@ def subscription(policy: Policy, label: str = "results:fraud") -> Subscription:
 
 def event(number: int, key: str = "") -> Pushable:
     return Pushable(0, f"p{number}", key, msgspec.json.encode({"id": number}).decode())
+
+
+def popped(queue: FrameQueue) -> list[Any]:
+    found: list[Any] = []
+    while (item := queue.pop()) is not None:
+        found.append(item)
+    return found
 
 
 def drained(queue: FrameQueue) -> list[Any]:
@@ -46,6 +53,24 @@ def test_events_wait_in_their_order_and_are_encoded_once_per_channel() -> None:
 def test_disconnect_takes_no_more_than_the_limit() -> None:
     queue, one = FrameQueue(3), subscription("disconnect")
     assert [queue.push(one, event(n)) for n in range(5)] == [True, True, True, False, False]
+
+
+def test_a_burst_waits_as_one_and_counts_as_many() -> None:
+    queue, one, two = FrameQueue(5), subscription("disconnect"), subscription("disconnect", "entity:fraud:e")
+    burst = Burst(tuple(event(n) for n in (1, 2, 3)))
+    assert queue.push(one, burst)
+    assert len(queue) == 3
+    assert not queue.push(two, burst)
+    assert queue.push(two, event(4))
+    assert [
+        [made["id"] for made in msgspec.json.decode(f"[{item[1].text('x')}]")] for item in popped(queue)
+    ] == [
+        [1, 2, 3],
+        [4],
+    ]
+    assert len(queue) == 0
+    assert burst.message("x") is burst.message("x")
+    assert msgspec.json.decode(burst.message("x"))[2] == {"type": "event", "channel": "x", "id": 3}
 
 
 def test_frames_of_the_protocol_are_bounded_too() -> None:
