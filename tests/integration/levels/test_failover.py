@@ -1,0 +1,107 @@
+"""Failover: the active version breaks in service, and the one before it answers, at once and saying so."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from cli.jobs import job_specs
+from core.ids import new_id
+from stack.unit import JobSpec
+from tests.integration.levels.measuring import Measure, expecting
+from tests.integration.levels.swapping import active, another, changed, loaded
+from tests.integration.scenario import READY_S, Deployed
+from tests.integration.test_asking import INFER
+from tests.integration.test_requests import payment
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+ROUNDS, ASKERS = 4, 2
+ANSWERING = "fraud-answering"
+
+
+@pytest.fixture
+def breaks(deployed: Deployed, tmp_path: Path) -> Iterator[Path]:
+    """While this file exists the version that it names raises, in the process that answers."""
+    file = tmp_path / "breaks"
+    (usual,) = [spec for spec in job_specs([deployed.plan], deployed.settings) if spec.name == ANSWERING]
+    argv = (sys.executable, "-m", "tests.integration.levels.processes", str(file))
+    try:
+        exchanged(deployed, replace(usual, argv=argv, cwd=str(Path(__file__).resolve().parents[3])))
+        yield file
+    finally:
+        file.unlink(missing_ok=True)
+        exchanged(deployed, usual)
+
+
+def exchanged(deployed: Deployed, spec: JobSpec) -> None:
+    deployed.stack.remove_job(spec.name)
+    deployed.stack.add_job(spec)
+    deployed.stack.wait_ready([spec.name], READY_S)
+
+
+@dataclass
+class Answers:
+    """What independent askers were told, in the order of their answers' arrival."""
+
+    client: httpx.Client
+    told: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "Answers":
+        self._threads = [threading.Thread(target=self._ask) for _ in range(ASKERS)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _ask(self) -> None:
+        while not self.stopped.is_set():
+            headers = {"idempotency-key": new_id(), "cache-control": "no-cache"}
+            answer = self.client.post(INFER, json=payment(), headers=headers, **expecting(200))
+            self.told.append((time.perf_counter(), answer.json()))
+
+    def first(self, since: float, version: str) -> float:
+        """When the first answer of a version arrived that came after `since`."""
+        deadline = time.monotonic() + 60
+        while True:
+            found = [
+                at for at, body in list(self.told) if at > since and body.get("model_version") == version
+            ]
+            if found:
+                return found[0]
+            assert time.monotonic() < deadline, f"version {version} does not answer: {self.told[-3:]}"
+            time.sleep(0.001)
+
+
+def test_the_version_before_answers_for_the_one_that_broke(
+    deployed: Deployed, client: httpx.Client, measure: Measure, breaks: Path
+) -> None:
+    for _ in range(ROUNDS):
+        before = active(client)
+        version = another(deployed, before)
+        loaded(client, version)
+        changed(client, version)
+        with Answers(client) as answers:
+            answers.first(time.perf_counter(), version)
+            breaks.write_text(version)
+            broke = time.perf_counter()
+            over = answers.first(broke, before)
+            measure.add("failover", (over - broke) * 1000)
+            answers.first(over + 0.2, before)
+        last = answers.told[-1][1]
+        assert (last["model_version"], last["degraded"]) == (before, True), last
+        assert version in last["reason"], last
+        assert all("score" in body for _, body in answers.told), "somebody had no score"
+        breaks.unlink()
+        changed(client, before)  # what broke is left behind
