@@ -22,8 +22,8 @@ SUITES = (
 ALL = "all twelve"
 SUCCESS = "success rate"
 FAILURE = (
-    "A request failed when it got no answer in its time, when its connection broke, when the answer was a 5xx "
-    "that its test had not provoked, or when it was another status than its test had asked for."
+    "A request failed when it got no answer in its time, when its connection broke, when the answer was a "
+    "5xx that its test had not provoked, or when it was another status than its test had asked for."
 )
 
 

@@ -1,4 +1,4 @@
-"""Batching: many who ask at once are scored together, each is given its own answer, and nobody waits for long."""
+"""Batching: many who ask at once are scored together, and each is given its own answer."""
 
 import re
 import time

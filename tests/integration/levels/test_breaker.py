@@ -1,4 +1,4 @@
-"""Breaker: what fails again and again is left alone, asked again when it is well, and costs nothing meanwhile."""
+"""Breaker: what fails again and again is left alone, asked again when it is well; the rest costs nothing."""
 
 import os
 import signal

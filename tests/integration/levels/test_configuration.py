@@ -1,4 +1,4 @@
-"""Configuration: what is set is what runs, it is told where it comes from, and what makes no sense starts nothing."""
+"""Configuration: what is set is what runs, told with its origin; what makes no sense does not start."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""End to end: payments in, verdicts pushed, features right, and everything that was sent along the way answered."""
+"""End to end: payments in, verdicts pushed, features right, what is sent twice once."""
 
 import asyncio
 import time

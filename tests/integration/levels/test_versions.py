@@ -1,5 +1,6 @@
 """Versions: another one goes into service under load, nobody notices, and the way back is one command."""
 
+import itertools
 import threading
 import time
 
@@ -54,7 +55,7 @@ def test_a_swap_under_load_loses_no_answer_and_is_undone_by_one_command(
         stopped.set()
         asking.join(60)
     assert set(versions) == {first, second}
-    changes = [one for one, next in zip(versions, versions[1:], strict=False) if one != next]
+    changes = [one for one, next in itertools.pairwise(versions) if one != next]
     assert len(changes) <= 2, f"back and forth: {changes}"
 
 
