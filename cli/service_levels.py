@@ -144,8 +144,9 @@ def _level(level: Level, measured: Measured | None, run: Run) -> Row:
 
 
 def _row(one: Measured, level: Level | None) -> Row:
-    worse_end = 1 if level is not None and level.better == "higher" else 99
-    median, worst = (float(value) for value in np.percentile(one.values, (50, worse_end)))
+    high = level is not None and level.better == "higher"
+    median = float(np.percentile(one.values, 50))
+    worst = float(np.percentile(one.values, 1 if high else 99, method="lower" if high else "higher"))
     met = level.met(worst) if level is not None else None
     goal = level.told if level is not None else None
     return Row(one.name, one.suite, goal, one.unit, len(one.values), median, worst, met)

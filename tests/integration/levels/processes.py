@@ -98,6 +98,11 @@ def gateway(*arguments: str, **env: str) -> Any:
     return started("gateway", "-p", "fraud", *arguments, variable="MILLSTREAM_GATEWAY__PORT", **env)
 
 
+def serving_directly() -> Any:
+    """What serves the model over HTTP; see `started`. It is one more worker while it runs."""
+    return started("serving", "-m", "fraud", variable="MILLSTREAM_SERVING__PORT")
+
+
 def wait_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
     deadline, told = time.monotonic() + READY_S, ""
     while time.monotonic() < deadline:

@@ -8,9 +8,16 @@ import httpx
 import pytest
 
 from gateway.client import GatewayClient, Listening
+from pipelines.changes import apply_topics
+from pipelines.generating import TOPICS
+from stack.unit import Kind
+from tests.deploy.dashboard import problems, queries, series
+from tests.deploy.promql import parse, selectors
 from tests.integration.levels.measuring import Measure, expecting
+from tests.integration.levels.processes import serving_directly, started
 from tests.integration.scenario import Deployed, Scenario
 from tests.integration.test_requests import payment
+from tests.llm_real import RealServer
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 EVENTS = "/api/v1/pipelines/fraud/events"
@@ -59,3 +66,23 @@ def test_a_payment_that_is_sent_twice_is_one_payment(client: httpx.Client) -> No
     first, second = (client.post(EVENTS, json=event, **expecting(202)) for _ in range(2))
     assert second.headers.get("idempotent-replayed") == "true"
     assert first.json()["id"] == second.json()["id"]
+
+
+def test_every_query_of_the_dashboard_finds_what_it_asks_for(
+    deployed: Deployed, measure: Measure, small_model: RealServer
+) -> None:
+    """In what all processes expose, those that the other suites start beside them included."""
+    apply_topics(TOPICS, deployed.settings)
+    url = {"MILLSTREAM_LLM__URL": f"{small_model.model}={small_model.url}"}
+    with started("generating", **url) as generating, serving_directly() as serving:
+        addresses = [row.address for row in deployed.stack.status() if row.kind == Kind.JOB and row.address]
+        told = []
+        for address in (*addresses, generating, serving):
+            with measure.client(address) as http:
+                told.append(http.get("/metrics", **expecting(200)).text)
+    metrics = series(*told)
+    wrong = {str(query): found for query in queries() if (found := problems(query, metrics))}
+    assert not wrong
+    seen = {name for name, one in metrics.items() if one.labels is not None}
+    asked = {selector.metric for query in queries() for selector in selectors(parse(query.text))}
+    assert len(asked & seen) > 0.5 * len(asked), "of most there is something to be seen"

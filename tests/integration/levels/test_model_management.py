@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.asking.world import until
 from tests.integration.levels.measuring import Measure, expecting
 from tests.integration.levels.processes import ROOT
 from tests.integration.levels.swapping import MODELS, NAME, active, model
@@ -31,8 +32,9 @@ def command(*arguments: str) -> Any:
 def test_what_serves_is_healthy_on_all_workers(client: httpx.Client, measure: Measure) -> None:
     with measure.timed("all models, over HTTP"):
         told = client.get(MODELS, **expecting(200)).json()
-    (found,) = [one for one in told["models"] if one["model"] == NAME]
-    assert found["instances"] == 2  # of the stream, and of those who ask
+    assert NAME in [one["model"] for one in told["models"]]
+    # that of the stream, and that of those who ask
+    found = until(lambda: (one := model(client))["instances"] == 2 and one, "both workers are there", 60)
     (serving,) = [one for one in found["versions"] if one["version"] == found["active"]]
     assert (serving["state"], serving["instances"]) == ("active", 2)
     assert serving["health"] >= 0.8
