@@ -38,7 +38,7 @@ def test_what_is_no_key_is_refused_fast_and_told_nothing(
     deployed: Deployed, measure: Measure, tenant: str
 ) -> None:
     good = deployed.key(tenant)
-    wrong = ["", "x", "ms_" + "a" * 40, good[:-1] + ("a" if good[-1] != "a" else "b"), good.upper()]
+    wrong = ["x", "ms_" + "a" * 40, good[:-1] + ("a" if good[-1] != "a" else "b"), good.upper()]
     told = set()
     with measure.client(deployed.url) as http:
         for _ in range(10):

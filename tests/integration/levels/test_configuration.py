@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from cli.deploy_commands import compare_all
+from pipelines.changes import Action
 from tests.integration.levels.measuring import Measure, expecting
 from tests.integration.levels.processes import ROOT, gateway
 from tests.integration.scenario import Deployed
@@ -33,7 +34,7 @@ def test_what_is_deployed_is_what_is_declared(deployed: Deployed, measure: Measu
     with measure.timed("plan against what runs"):
         changes = compare_all([deployed.plan], deployed.settings)
     assert changes
-    assert {change.action for change in changes} == {"same"}, [c for c in changes if c.action != "same"]
+    assert [change for change in changes if change.action is not Action.KEEP] == []
 
 
 def test_every_setting_says_where_it_comes_from(deployed: Deployed) -> None:
