@@ -91,7 +91,7 @@ def service_levels(arguments: Sequence[str], *, strict: bool, json: Path | None)
         json.write_bytes(
             msgspec.json.format(msgspec.json.encode(levels.document(found, run, passed=not failed)))
         )
-    return 1 if failed or (strict and missed) else 0
+    return 1 if failed or not run.requests or (strict and missed) else 0
 
 
 def static_checks() -> bool:

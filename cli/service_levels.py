@@ -50,6 +50,7 @@ LEVELS = (
     Level("authentication", "authentication_and_keys", 100, "ms"),
     Level("breaker overhead", "breaker", 1, "ms"),
     Level("failover", "failover", 500, "ms"),
+    Level("gateway failover", "failover", 500, "ms"),
     Level("inference", "endpoints", 10, "tokens/s", "higher"),
     Level(SUCCESS, ALL, 95, "%", "higher"),
 )

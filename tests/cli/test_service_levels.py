@@ -17,6 +17,7 @@ GOOD = [
     Measured("authentication", "authentication_and_keys", "ms", [9.0, 20.0]),
     Measured("breaker overhead", "breaker", "ms", [0.001, 0.002]),
     Measured("failover", "failover", "ms", [30.0, 45.0]),
+    Measured("gateway failover", "failover", "ms", [40.0, 60.0]),
     Measured("inference", "endpoints", "tokens/s", [21.0, 24.0]),
 ]
 CONFTEST = """
@@ -108,6 +109,11 @@ def test_a_suite_that_fails_fails_whatever_was_measured(
     suites.wrote(Run(GOOD, requests=10))
     assert ended(monkeypatch, "--sla") == 1
     assert "Service levels of this run" in capfd.readouterr().out
+
+
+def test_suites_that_were_all_skipped_are_no_success(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
+    suites.wrote(Run([]))
+    assert ended(monkeypatch, "--sla") == 1
 
 
 def test_suites_that_were_cut_short_are_no_measurement(

@@ -131,3 +131,6 @@ def test_grafana_finds_the_dashboard_and_prometheus() -> None:
         "datasources"
     ]
     assert source["type"] == "prometheus"
+    scraping = yaml.safe_load((FOLDER.parent / "prometheus/prometheus.yaml").read_text())
+    assert scraping["global"]["scrape_interval"] == source["jsonData"]["timeInterval"]
+    assert [one["job_name"] for one in scraping["scrape_configs"]] == ["millstream", "millstream-here"]

@@ -222,7 +222,7 @@ async def test_what_is_read_is_counted_by_whether_it_was_there(http: httpx.Async
         return REGISTRY.get_sample_value("millstream_gateway_feature_reads_total", labels) or 0
 
     before = counted("yes"), counted("no")
-    await ask(http, {"features": ["swipes:sum_60s"], "entities": ["a", "nobody", "nobody else"]})
+    await ask(http, {"features": ["swipes:sum_60s"], "entities": ["c-1", "nobody", "nobody else"]})
     assert (counted("yes") - before[0], counted("no") - before[1]) == (1, 2)
 
 

@@ -17,7 +17,7 @@ from tests.integration.test_requests import decided, payment
 from tests.llm_real import RealServer
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
-PROMPTS = 6
+PROMPTS, TIMES = 6, 20
 TOKENS = 40
 
 
@@ -69,17 +69,18 @@ def test_every_route_without_parameters_answers_and_as_documented(client: httpx.
 
 
 def test_a_payment_is_published_read_and_asked_about(client: httpx.Client, measure: Measure) -> None:
-    event = payment(card_id=f"card-{new_id()[-8:]}")
-    with measure.timed("published"):
-        client.post("/api/v1/pipelines/fraud/events", json=event, **expecting(202))
-    with measure.timed("published to decided"):
+    for row in range(TIMES):
+        event = payment(row, card_id=f"card-{new_id()[-8:]}")
+        with measure.timed("published"):
+            client.post("/api/v1/pipelines/fraud/events", json=event, **expecting(202))
         verdict = decided(client, event["id"])
-    assert verdict["status"] in ("blocked", "confirmed", "in_review")
-    with measure.timed("features read"):
-        client.get(f"/api/v1/features/card_activity/{event['card_id']}", **expecting(200))
-    with measure.timed("asked"):
-        answer = client.post(INFER, json=payment(1), **expecting(200)).json()
-    assert not answer["degraded"]
+        assert verdict["status"] in ("blocked", "confirmed", "in_review")
+        with measure.timed("features read"):
+            read = client.get(f"/api/v1/features/card_activity/{event['card_id']}", **expecting(200))
+        assert read.json()["view"] == "card_activity"
+        with measure.timed("asked"):
+            answer = client.post(INFER, json=payment(row), **expecting(200)).json()
+        assert not answer["degraded"]
 
 
 def test_prompts_are_answered_at_the_speed_of_reading(

@@ -1,4 +1,4 @@
-"""Failover: the active version breaks in service, and the one before it answers, at once and saying so."""
+"""Failover: where the active version breaks the one before it answers, and for a gateway another one."""
 
 import sys
 import threading
@@ -15,15 +15,19 @@ from msgspec.structs import replace
 from cli.jobs import job_specs
 from core.ids import new_id
 from stack.unit import JobSpec
+from tests.asking.world import until
 from tests.integration.levels.measuring import Measure, expecting
 from tests.integration.levels.swapping import active, another, changed, loaded
 from tests.integration.scenario import READY_S, Deployed
 from tests.integration.test_asking import INFER
 from tests.integration.test_requests import payment
+from tests.integration.test_two_gateways import GATEWAYS, balanced, kill
 
+__all__ = ["balanced"]
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
-ROUNDS, ASKERS = 4, 2
+ROUNDS, ASKERS = 5, 2
 ANSWERING = "fraud-answering"
+FEATURES = "/api/v1/features/card_activity/nobody"
 
 
 @pytest.fixture
@@ -103,3 +107,35 @@ def test_the_version_before_answers_for_the_one_that_broke(
         assert {body["model_version"] for at, body in answers.told if at > over + 0.1} == {before}
         breaks.unlink()
         changed(client, before)  # what broke is left behind
+
+
+def test_another_gateway_answers_for_one_that_died(balanced: Deployed, measure: Measure, tenant: str) -> None:
+    """The slowest of the answers that a client of the balancer was waiting for, or asked for, when one was
+    killed; each is a success."""
+    with measure.client(balanced.url, balanced.key(tenant)) as client:
+        assert client.get(FEATURES, **expecting(200)).status_code == 200
+        for gateway in GATEWAYS:
+            waits: list[tuple[float, float]] = []
+            stopped = threading.Event()
+
+            def ask() -> None:
+                while not stopped.is_set():  # noqa: B023
+                    began = time.perf_counter()
+                    answer = client.get(FEATURES, **expecting(200))
+                    assert answer.status_code == 200, answer.text
+                    waits.append((began, time.perf_counter()))  # noqa: B023
+
+            asking = [threading.Thread(target=ask) for _ in range(ASKERS)]
+            for thread in asking:
+                thread.start()
+            try:
+                until(lambda: len(waits) > 100, "it answers")  # noqa: B023
+                died = time.perf_counter()
+                kill(balanced, balanced, gateway)
+            finally:
+                stopped.set()
+                for thread in asking:
+                    thread.join(60)
+            after = [ended - max(began, died) for began, ended in waits if ended > died]
+            assert len(after) > 20, "somebody stopped asking"
+            measure.add("gateway failover", max(after) * 1000)

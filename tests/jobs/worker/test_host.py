@@ -234,7 +234,7 @@ def test_how_far_behind_the_end_it_is_is_told_of_the_partitions_that_it_has() ->
         return REGISTRY.get_sample_value("millstream_worker_lag_records", labels)
 
     world = World([[Message(0, 5), Message(1, 9)], [Message(0, 6)]])
-    world.pause_s = 6.0  # longer than from one look to the next
+    world.pause_s = 3.0  # so that the second batch is the one after which it is looked
     world.host.run()
     assert (told(0), told(1)) == (10 - 7, 0)
     world.handlers["revoke"](Client(world), [TopicPartition("in", 0)])
