@@ -3,11 +3,11 @@
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -22,6 +22,7 @@ from stack.local import EXTERNAL, Stack
 from stack.logs import follow
 from stack.service import Progress as StackProgress
 from stack.state import UnitStatus
+from stack.unit import Kind
 from stack.watch import State
 
 SUPERVISOR = (sys.executable, "-P", "-m", "cli.supervise")
@@ -137,15 +138,31 @@ def down(
 
 def status(
     output: Annotated[Output, typer.Option("-o", "--output", help="How to show it.")] = Output.TABLE,
+    targets: Annotated[
+        bool, typer.Option("--targets", help="What Prometheus scrapes, as it reads it.")
+    ] = False,
 ) -> None:
     """What runs, since when, how often it was restarted and why."""
     rows = local_stack().status()
-    if output is Output.JSON:
+    if targets:
+        print(json.dumps(scraped(rows), indent=2))
+    elif output is Output.JSON:
         print(json.dumps(msgspec.to_builtins(rows), indent=2))
     elif rows:
         _console().print(_table(rows))
     else:
         Console().print("Nothing runs. `millstream up` starts the local stack.")
+
+
+def scraped(rows: Iterable[UnitStatus]) -> list[dict[str, Any]]:
+    """Every process that has metrics, as a file of targets
+    (https://prometheus.io/docs/prometheus/latest/configuration/configuration/#file_sd_config)."""
+    found = []
+    for row in rows:
+        if row.kind is Kind.JOB and row.address:
+            scheme, _, address = row.address.partition("://")
+            found.append({"targets": [address], "labels": {"instance": row.name, "__scheme__": scheme}})
+    return found
 
 
 def logs(

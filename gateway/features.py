@@ -20,7 +20,8 @@ from typing import Any
 import msgspec
 
 from core.errors import Rejected, TooLarge
-from features.online.reading import AsyncFeatureReading
+from core.telemetry.metrics import counter, histogram
+from features.online.reading import AsyncFeatureReading, FeatureReads
 from features.online.selection import Entity, Selection, entity_fields
 from gateway import strict_json
 from gateway.bodies import JSON, content_type
@@ -35,6 +36,14 @@ _MAX_BODY = 256 * 1024
 _ON_THE_LOOP = 2_000
 _BODY = ("service", "features", "entities", "as_of")
 _decode = msgspec.json.Decoder().decode
+_DAY_MS = 86_400_000
+_READS = counter("gateway_feature_reads_total", "Entities read, by whether one was there", ["view", "found"])
+_AGE_MS = histogram(
+    "gateway_feature_age_ms",
+    "Age of the oldest entity of a read",
+    ["view"],
+    (100, 1_000, 10_000, 60_000, 300_000, 3_600_000, 6 * 3_600_000, _DAY_MS, 7 * _DAY_MS, 30 * _DAY_MS),
+)
 
 
 class FeaturesEndpoint:
@@ -59,6 +68,7 @@ class FeaturesEndpoint:
             ) from None
         asked: Entity = entity if len(fields) == 1 else dict(zip(fields, values, strict=True))
         reads = await self._reading.read(request.principal.tenant, ((view, view.feature_names),), [asked])
+        _count(reads)
         (row,) = reads.rows()
         features = {label.partition(":")[2]: value for label, value in row.features.items()}
         return json_response(
@@ -81,6 +91,7 @@ class FeaturesEndpoint:
         reads = await self._reading.read(request.principal.tenant, selection, entities, at=body.get("as_of"))
 
         def answer() -> Response:
+            _count(reads)
             return json_response(200, {"as_of": reads.at, "entities": reads.rows()})
 
         return await asyncio.to_thread(answer) if asked > _ON_THE_LOOP else answer()
@@ -90,6 +101,16 @@ class FeaturesEndpoint:
         if "service" in body:
             return readable.service(body["service"])
         return readable.features(body["features"])
+
+
+def _count(reads: FeatureReads) -> None:
+    for (view, _), found in zip(reads.selection, reads.reads, strict=True):
+        ages = [read.age_ms for read in found if read.age_ms is not None]
+        if ages:
+            _READS.labels(view.name, "yes").inc(len(ages))
+            _AGE_MS.labels(view.name).observe(max(ages))
+        if len(ages) < len(found):
+            _READS.labels(view.name, "no").inc(len(found) - len(ages))
 
 
 def _body(raw: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ handled; whatever is raised becomes a problem document.
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ from core.errors import Malformed, MillstreamError, TooLarge
 from core.ids import new_id
 from core.settings import Limits
 from core.telemetry.log import logger
-from core.telemetry.metrics import counter, gauge
+from core.telemetry.metrics import counter, gauge, histogram
 from core.tls import check_pair
 from gateway.addresses import ClientAddress
 from gateway.admission import Admission, Visit
@@ -65,6 +66,8 @@ _log = logger("gateway.server")
 _encode = msgspec.json.Encoder().encode
 _REQUESTS = counter("gateway_requests_total", "Requests, by route template and status", ["route", "status"])
 _OPEN = gauge("gateway_requests_open", "Requests that are being handled")
+_TOOK = histogram("gateway_request_ms", "From the head to the answer, or to its first part", ["route"])
+_PROBLEMS = counter("gateway_problems_total", "Requests that ended with a problem, by its code", ["code"])
 
 
 class Socket(Protocol):
@@ -130,6 +133,7 @@ class Application:
         self._open += 1
         self._idle.clear()
         _OPEN.set(self._open)
+        began = time.perf_counter()
         try:
             template, response = await self._respond(request, self._address(scope, fields), head.flaw)
             if self.draining:
@@ -139,6 +143,7 @@ class Application:
             if self._cross_origin:
                 response.headers += self._cross_origin.headers(fields.get("origin"))
             _REQUESTS.labels(template, str(response.status)).inc()
+            _TOOK.labels(template).observe((time.perf_counter() - began) * 1000)
             tls = scope.get("scheme") == "https"
             await _answer(response, request, send, take_s=self._answer_take_s, tls=tls)
         finally:
@@ -167,6 +172,7 @@ class Application:
                 _log.exception("a request failed", request_id=request.request_id, path=request.path[:200])
             response = self._asked_first(request, error)
             if response is None:
+                _PROBLEMS.labels(error.code if isinstance(error, MillstreamError) else "internal_error").inc()
                 refusal = self._admission.refusal(request.path) or problem_response
                 response = refusal(error, request.request_id)
         finally:

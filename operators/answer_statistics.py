@@ -16,6 +16,12 @@ LONGEST_S = 5 * MINUTE_S
 _STEPS = ("validation", "queue_wait", "slot_wait", "tokenization", "first_token", "generation", "decoding")
 _ANSWERS = counter("llm_answers_total", "Answers of LLMs", ["outcome"])
 _STEP = histogram("llm_answer_step_ms", "Steps of an answer of an LLM", ["step"])
+_TOKENS = counter("llm_tokens_total", "Tokens that LLMs have generated, kept answers left out")
+_SPEED = histogram(
+    "llm_tokens_per_second",
+    "Tokens a second of one answer, from its first token on",
+    buckets=(1, 2, 5, 8, 10, 12, 14, 20, 30, 50, 75, 100, 200, 500),
+)
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +194,10 @@ class RollingStatistics:
     def answered(self, timings: Timings) -> None:
         self._now().add(timings)
         _ANSWERS.labels("cached" if timings.cache_hit else "answered").inc()
+        if not timings.cache_hit:
+            _TOKENS.inc(timings.tokens)
+            if timings.tokens_per_s is not None:
+                _SPEED.observe(timings.tokens_per_s)
         for step in _STEPS:
             value = getattr(timings, f"{step}_ms")
             if value is not None and not timings.cache_hit:

@@ -18,7 +18,7 @@ from core.clock import Clock, to_millis
 from core.errors import MillstreamError, Unavailable
 from core.settings import Settings
 from core.telemetry.log import logger
-from core.telemetry.metrics import counter
+from core.telemetry.metrics import counter, gauge
 from gateway.push.feed import Feed, Fetched
 from gateway.push.hub import Hub
 from schemas.broker import admin, consumer, gathering, watermarks
@@ -34,6 +34,8 @@ _log = logger("gateway.push.reader")
 _UNREADABLE = counter(
     "gateway_push_unreadable_total", "Messages that could not be decoded for pushing", ["channel"]
 )
+_LAG = gauge("gateway_push_lag_records", "Messages behind the end of a topic that is pushed", ["channel"])
+_LAG_S = 5.0
 
 
 def horizon_s(settings: Settings) -> float:
@@ -53,6 +55,7 @@ class PushReader:
         self._stopping = threading.Event()
         self._slots = threading.BoundedSemaphore(_AHEAD)
         self._beat = time.monotonic()
+        self._lag_at = self._beat
         self._starts: dict[tuple[str, int], int] = {}
         self._thread = threading.Thread(target=self._run, name="push-reader", daemon=True)
 
@@ -129,6 +132,7 @@ class PushReader:
         until = time.monotonic() + within_s
         while not self._stopping.is_set() and time.monotonic() < until:
             self._beat = time.monotonic()
+            self._tell_lag(client)
             first = client.poll(_POLL_S)
             if first is None:
                 continue
@@ -142,6 +146,19 @@ class PushReader:
                     _log.warning("reading for push", reason=error.str())
             for topic, found in by_topic.items():
                 self._hand_over(self._feeds[topic], found)
+
+    def _tell_lag(self, client: Consumer) -> None:
+        """Asks no broker."""
+        if self._beat - self._lag_at < _LAG_S:
+            return
+        self._lag_at = self._beat
+        behind: dict[str, int] = {}
+        for place in client.position(client.assignment()):
+            _, high = client.get_watermark_offsets(place, cached=True)
+            if place.offset >= 0:  # something was read
+                behind[place.topic] = behind.get(place.topic, 0) + max(0, high - place.offset)
+        for topic, feed in self._feeds.items():
+            _LAG.labels(feed.name).set(behind.get(topic, 0))
 
     def _hand_over(self, feed: Feed, messages: Sequence[Message]) -> None:
         fetched = [fetched_of(message) for message in messages]

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,7 @@ from schemas.catalog.models import BUCKETS, State
 WINDOW_S = 60.0
 _SCALE = np.float32(BUCKETS / 100)
 _CACHED = 200_000
+Told = Callable[[int, int], None]
 
 
 class VersionBroken(ModelError):
@@ -58,10 +60,16 @@ class Figures:
         return [int(count) for count in counts]
 
 
-class Meter:
-    """Counts what one version does: a few additions per batch. Written by one thread, read by any."""
+def _nobody(records: int, errors: int) -> None:
+    return
 
-    def __init__(self) -> None:
+
+class Meter:
+    """Counts what one version does: a few additions per batch. Written by one thread, read by any. `told` of
+    the records that were scored and those that failed, call by call."""
+
+    def __init__(self, told: Told | None = None) -> None:
+        self._told = told or _nobody
         self.records = self.errors = self.calls = self.skipped = 0
         self.call_ms = 0.0
         self._buckets = np.zeros(BUCKETS + 1, np.int64)
@@ -73,8 +81,14 @@ class Meter:
         self.errors += errors
         self.calls += 1
         self.call_ms += call_ms
+        self._told(len(scores), errors)
         if len(scores):
             self._buckets += np.bincount((scores * _SCALE).astype(np.int64), minlength=BUCKETS + 1)
+
+    def failed(self, records: int) -> None:
+        """Records that a call failed on as a whole, or that nobody waited for."""
+        self.errors += records
+        self._told(0, records)
 
     def lately(self, monotonic_s: float) -> Figures:
         """Of the last minute; to be asked every few seconds, by one thread."""
@@ -106,10 +120,10 @@ class Held:
     """A version in this process. `lock` is taken by whoever uses the scorer while it is not live, and by
     what makes it live, so that two threads never score with it."""
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, told: Told | None = None) -> None:
         self.version = version
         self.scorer: Scorer | None = None
-        self.meter = Meter()
+        self.meter = Meter(told)
         self.lock = threading.Lock()
         self.live = False
         self.state: State = "loading"

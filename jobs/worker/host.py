@@ -34,6 +34,7 @@ SETTLE_S = 30.0
 HOLD_FIRST_S, HOLD_LONGEST_S = 0.1, 5.0
 # a group takes a member for dead after a session of 6 s without a heartbeat
 LEASE_S, ASK_S = 4.0, 1.0
+LAG_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Host:
         self._done: dict[int, int] = {}
         self._uncommitted = False
         self._broken = False
-        self._committed_at = self._asked_at = clock.monotonic()
+        self._committed_at = self._asked_at = self._lag_at = clock.monotonic()
         self._holding = False
         self._taken_away: set[int] = set()
         self._late_arrivals: list[Message] = []
@@ -137,6 +138,7 @@ class Host:
         if self._uncommitted and self._clock.monotonic() - self._committed_at >= self._limits.commit_s:
             self._outbox.settle(SETTLE_S)
             self._commit(asynchronous=True)
+        self._tell_lag()
         self._probe.beat("loop")
 
     def _consume(self) -> list[Message]:
@@ -247,11 +249,23 @@ class Host:
             message = self._consumer.poll(min(left, 0.5))
             if message is not None and message.error() is None:
                 self._late_arrivals.append(message)
+            self._tell_lag()
             self._probe.beat("loop")
         self._asked_at = self._clock.monotonic()
         gone = set(self._taken_away)
         self._late_arrivals = [m for m in self._late_arrivals if m.partition() not in gone]
         return inputs.without(gone)
+
+    def _tell_lag(self) -> None:
+        """How far the end of each partition is from what was worked; asks no broker."""
+        now = self._clock.monotonic()
+        if now - self._lag_at < LAG_S:
+            return
+        self._lag_at = now
+        for partition, following in self._done.items():
+            place = TopicPartition(self._route.source, partition)
+            _, high = self._consumer.get_watermark_offsets(place, cached=True)
+            metrics.LAG.labels(self._route.pipeline, str(partition)).set(max(0, high - following))
 
     def _commit(self, *, asynchronous: bool) -> None:
         """Commit what is done; call it only after `settle`."""
@@ -307,4 +321,5 @@ class Host:
     def _give_up(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in partitions:
             self._done.pop(partition.partition, None)
+            metrics.LAG.remove(self._route.pipeline, str(partition.partition))
             self._taken_away.add(partition.partition)

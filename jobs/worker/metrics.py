@@ -12,6 +12,18 @@ HELD = counter("worker_held_total", "Times a batch was held back, by cause", ("p
 SESSIONS = counter("worker_sessions_total", "Kafka sessions begun; above one means recovery", ("pipeline",))
 MODEL_REFUSED = counter("worker_model_refused_total", "Models refused at load", ("pipeline",))
 MODEL_SWAPPED = counter("worker_model_swapped_total", "Models put in service", ("pipeline",))
+FAILOVERS = counter(
+    "worker_failovers_total", "Times that another version took the place of one that broke", ("pipeline",)
+)
+VERSION_RECORDS = counter(
+    "worker_version_records_total",
+    "Records given to a version that is held, by what it made of them: scored, failed",
+    ("pipeline", "version", "outcome"),
+)
+VERSION_SHARE = gauge(
+    "worker_version_share", "Share of the records that a version in service is given", ("pipeline", "version")
+)
+LAG = gauge("worker_lag_records", "Messages behind the end of a partition", ("pipeline", "partition"))
 REASONS_FAILED = counter("worker_reasons_failed_total", "Batches without reasons by an error", ("pipeline",))
 REMEMBERED = gauge("worker_remembered_ids", "Ids held to drop repeats", ("pipeline",))
 BATCH = histogram(

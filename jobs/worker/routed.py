@@ -110,7 +110,7 @@ class RoutedScoring(Generic[B, R]):
 
 def broken(route: LiveRoute, rows: int, error: ModelError) -> VersionBroken:
     """What a call of so many rows that failed as a whole is raised as; counted."""
-    route.meter.errors += rows
+    route.meter.failed(rows)
     return VersionBroken(route.version, error.what)
 
 
@@ -136,6 +136,6 @@ def count(
         total = len(scores) + len(failed)
         if good > UNFIT * total:
             what = f"fails on {good} of {total} first rows that version {before.version} can score"
-            route.meter.errors += good
+            route.meter.failed(good)
             raise VersionBroken(route.version, f"{what}: {failed[0].error.what}")
     route.meter.add(scores, len(failed), call_ms)

@@ -121,7 +121,7 @@ class Serving:
             for version in wanted:
                 held = self._held.get(version)
                 if held is None or (held.state == "failed" and held.stage == "given up"):
-                    self._held[version] = Held(version)
+                    self._held[version] = self._new(version)
         for version in wanted:  # what serves comes first
             self._load(self._held[version])
         operation = routing.operation
@@ -149,6 +149,7 @@ class Serving:
             self._install()
             self.on_change()
             if self.current is not service:
+                metrics.FAILOVERS.labels(self._pipeline).inc()
                 return True
             self._again(held)
             return False
@@ -195,11 +196,12 @@ class Serving:
         return True
 
     def _take(self, version: str) -> None:
-        held = Held(version)
+        held = self._new(version)
         held.scorer = self._source.load(version)
         held.state, held.stage, held.progress, held.live = "active", "serving", 100, True
         with self._lock:
             self._gone += [other for other in self._held if other != version]
+            self._forget(*(other for other in self._held if other != version))
             self._held = {version: held}
             self._serve(Service((LiveRoute(version, held.scorer, held.meter),)))
             self._asked, self._refused = version, ""
@@ -285,6 +287,7 @@ class Serving:
                 continue  # until `_install` has put another one in its place
             del self._held[version]
             self._gone.append(version)
+            self._forget(version)
 
     def _install(self) -> None:
         """Offer what the routing wants, of what is there."""
@@ -332,9 +335,31 @@ class Serving:
         for held in self._held.values():
             if held.version not in used:
                 held.live = False
+        for version in {route.version for route in before.routes} - used if before else ():
+            metrics.VERSION_SHARE.remove(self._pipeline, version)
+        for route in service.routes:
+            metrics.VERSION_SHARE.labels(self._pipeline, route.version).set(route.share)
         if before is None or before.version != service.version:
             metrics.MODEL_SWAPPED.labels(self._pipeline).inc()
             _LOG.info("model in service", model=service.name, version=service.version)
+
+    def _new(self, version: str) -> Held:
+        scored, failed = (
+            metrics.VERSION_RECORDS.labels(self._pipeline, version, outcome)
+            for outcome in ("scored", "failed")
+        )
+
+        def told(records: int, errors: int) -> None:
+            scored.inc(records)
+            failed.inc(errors)
+
+        return Held(version, told)
+
+    def _forget(self, *versions: str) -> None:
+        """Metrics of versions that are not held any more, so that there are no more of them than versions."""
+        for version in versions:
+            for outcome in ("scored", "failed"):
+                metrics.VERSION_RECORDS.remove(self._pipeline, version, outcome)
 
     def _backup(self, routing: Routing, there: dict[str, Held], champion: str) -> Held | None:
         """The version before the champion, or one that serves beside it."""

@@ -45,7 +45,7 @@ class Shadows:
                 try:
                     self._score(call, held)
                 except Exception as error:
-                    held.meter.errors += rows
+                    held.meter.failed(rows)
                     if isinstance(error, ModelError):
                         held.state, held.reason = "failed", error.what
                     _LOG.warning("a shadow failed", version=held.version, error=f"{error}")

@@ -216,6 +216,16 @@ async def test_a_packed_value_with_a_wrong_fingerprint_is_missing_and_counted(
     assert counted() == before + 1
 
 
+async def test_what_is_read_is_counted_by_whether_it_was_there(http: httpx.AsyncClient) -> None:
+    def counted(found: str) -> float:
+        labels = {"view": "swipes", "found": found}
+        return REGISTRY.get_sample_value("millstream_gateway_feature_reads_total", labels) or 0
+
+    before = counted("yes"), counted("no")
+    await ask(http, {"features": ["swipes:sum_60s"], "entities": ["c-1", "nobody", "nobody else"]})
+    assert (counted("yes") - before[0], counted("no") - before[1]) == (1, 2)
+
+
 ONE = {"features": ["swipes:sum_60s"], "entities": ["a"]}
 
 

@@ -12,6 +12,7 @@ import pytest
 import gateway.server
 from core.clock import ManualClock
 from core.errors import Unavailable
+from core.telemetry.metrics import REGISTRY
 from gateway.admission import Admission
 from gateway.exchange import Request, Response, json_response
 from gateway.health import Health
@@ -288,6 +289,24 @@ async def test_metrics_are_prometheus_text(http: httpx.AsyncClient) -> None:
     text = (await http.get("/metrics")).text
     assert "millstream_restarts" in text
     assert "millstream_gateway_requests_total" in text
+
+
+async def test_every_request_is_timed_by_its_route_and_every_problem_counted(http: httpx.AsyncClient) -> None:
+    def told(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"millstream_gateway_{name}", labels) or 0
+
+    def all_told() -> tuple[float, ...]:
+        return (
+            told("request_ms_count", route="/livez"),
+            told("request_ms_count", route="none"),
+            told("problems_total", code="not_found"),
+            told("problems_total", code="unauthenticated"),
+        )
+
+    before = all_told()
+    for path in ("/livez", "/nowhere", "/nowhere/else", "/secret"):
+        await http.get(path)
+    assert [now - then for now, then in zip(all_told(), before, strict=True)] == [1, 2, 2, 1]
 
 
 async def test_draining_waits_for_what_was_begun(serving: Serving, http: httpx.AsyncClient) -> None:

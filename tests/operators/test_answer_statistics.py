@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from core.clock import ManualClock
+from core.telemetry.metrics import REGISTRY
 from operators.answer_statistics import RollingStatistics, Timings, merged
 
 
@@ -40,6 +41,20 @@ def test_windows_hold_what_ended_within_them() -> None:
         if dice.random() < 0.02:
             for seconds in (60, 300):
                 check(statistics, happened, seconds, at)
+
+
+def test_tokens_are_counted_where_a_server_made_them() -> None:
+    def tokens() -> float:
+        return REGISTRY.get_sample_value("millstream_llm_tokens_total") or 0
+
+    def answers() -> float:
+        return REGISTRY.get_sample_value("millstream_llm_tokens_per_second_count") or 0
+
+    statistics, before = RollingStatistics(ManualClock()), (tokens(), answers())
+    statistics.answered(Timings(tokens=12, tokens_per_s=20.0))
+    statistics.answered(Timings(tokens=1))
+    statistics.answered(Timings(tokens=40, tokens_per_s=20.0, cache_hit=True))
+    assert (tokens() - before[0], answers() - before[1]) == (13, 1)
 
 
 def check(

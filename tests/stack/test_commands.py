@@ -9,8 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli.stack_commands import Lines, register
+from cli.stack_commands import Lines, register, scraped
 from core.errors import UnknownName
+from stack.state import UnitStatus
+from stack.unit import Kind
 from tests.stack_fixture import EXTERNAL_ADDRESSES, environment, stack_env
 
 APP = typer.Typer()
@@ -49,6 +51,24 @@ def test_down_without_wipe_keeps_the_data_and_asks_nothing(home: Path) -> None:
 def test_status_of_nothing() -> None:
     assert "Nothing runs" in run("status")
     assert json.loads(run("status", "-o", "json").partition("\n")[2]) == []
+
+
+@pytest.mark.usefixtures("home")
+def test_prometheus_is_told_of_every_process_that_has_metrics() -> None:
+    def row(name: str, kind: Kind, address: str | None) -> UnitStatus:
+        return UnitStatus(name=name, service=name, kind=kind, state="ready", address=address)
+
+    rows = [
+        row("kafka", Kind.SERVICE, "127.0.0.1:9092"),
+        row("gateway", Kind.JOB, "https://127.0.0.1:8000"),
+        row("fraud-worker", Kind.JOB, "http://127.0.0.1:4711"),
+        row("fraud-writer", Kind.JOB, None),  # it is just being started
+    ]
+    assert scraped(rows) == [
+        {"targets": ["127.0.0.1:8000"], "labels": {"instance": "gateway", "__scheme__": "https"}},
+        {"targets": ["127.0.0.1:4711"], "labels": {"instance": "fraud-worker", "__scheme__": "http"}},
+    ]
+    assert json.loads(run("status", "--targets").partition("\n")[2]) == []
 
 
 def test_an_external_service_is_shown_as_such(home: Path) -> None:

@@ -186,7 +186,7 @@ class ScoringAnswerer:
         except asyncio.CancelledError:
             self._rates.count("infer", "deadline_exceeded", records)
             if len(service.routes) == 1:  # so that its health falls, and another one serves
-                service.champion.meter.errors += records
+                service.champion.meter.failed(records)
             raise
 
     def _because(self, batch: Batch, service: Service, what: str) -> None:

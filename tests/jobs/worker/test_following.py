@@ -9,6 +9,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.errors import ModelError, ModelRefused, Unavailable
+from core.telemetry.metrics import REGISTRY
 from jobs.worker.held import Assignments, LiveRoute, Meter, Service, VersionBroken
 from jobs.worker.serving import Serving
 from operators.ports import Scorer
@@ -129,6 +130,28 @@ def test_a_version_that_breaks_in_service_is_replaced_at_once_and_once() -> None
     assert served.broke(broken)  # a batch begun before says it again: another one serves already
     assert not served.broke(VersionBroken("1", "this one too"))  # nothing is left but to load it again
     assert served.current.version == "1"
+
+
+def test_what_each_version_does_is_told_while_it_is_held() -> None:
+    def told(metric: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(f"millstream_worker_{metric}", {"pipeline": "told", **labels})
+
+    made = Serving(Source(), pipeline="told", model="m", clock=ManualClock())
+    made.start(routing(1, Route("2"), previous="1"))
+    assert told("version_share", version="2") == 1.0
+    assert told("version_share", version="1") is None
+    meter = made.current.champion.meter
+    meter.add(np.full(30, 50, np.float32), 2, 1.0)
+    meter.failed(3)
+    assert told("version_records_total", version="2", outcome="scored") == 30
+    assert told("version_records_total", version="2", outcome="failed") == 5
+    assert made.broke(VersionBroken("2", "it raised"))
+    assert told("failovers_total") == 1
+    assert told("version_share", version="2") is None
+    assert told("version_share", version="1") == 1.0
+    made.follow(routing(2, Route("3")))
+    assert told("version_records_total", version="2", outcome="scored") is None
+    assert told("version_records_total", version="3", outcome="scored") == 0
 
 
 def test_a_backup_that_breaks_is_left_out() -> None:

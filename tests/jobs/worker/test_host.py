@@ -9,6 +9,7 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from core.clock import ManualClock
 from core.errors import MillstreamError, ModelRefused, Unavailable
+from core.telemetry.metrics import REGISTRY
 from core.telemetry.probe import Probe
 from jobs.worker.batch import Outputs
 from jobs.worker.host import Host, Limits, Route
@@ -59,6 +60,10 @@ class Client:
     def commit(self, *, offsets: Sequence[TopicPartition], asynchronous: bool) -> None:
         self.world.log.append(("commit", {tp.partition: tp.offset for tp in offsets}))
 
+    def get_watermark_offsets(self, place: TopicPartition, cached: bool) -> tuple[int, int]:
+        assert cached, "a broker was asked"
+        return 0, self.world.end
+
     def assignment(self) -> list[TopicPartition]:
         return []
 
@@ -87,6 +92,7 @@ class World:
         self.failures: list[Exception] = []
         self.poison: set[int] = set()
         self.pause_s = 0.0
+        self.end = 10
         self.dedupe = Dedupe()
         self.host = Host(
             connect=lambda committed: Client(self),
@@ -220,6 +226,19 @@ def test_on_revoke_outputs_are_settled_and_committed_before_the_partition_goes()
     after = world.log[world.log.index(("send", [1, 4], [])) :]
     assert after[:3] == [("send", [1, 4], []), ("settle",), ("commit", {0: 2, 1: 5})]
     assert after[-2] == ("commit", {0: 2})
+
+
+def test_how_far_behind_the_end_it_is_is_told_of_the_partitions_that_it_has() -> None:
+    def told(partition: int) -> float | None:
+        labels = {"pipeline": "small", "partition": str(partition)}
+        return REGISTRY.get_sample_value("millstream_worker_lag_records", labels)
+
+    world = World([[Message(0, 5), Message(1, 9)], [Message(0, 6)]])
+    world.pause_s = 3.0  # so that the second batch is the one after which it is looked
+    world.host.run()
+    assert (told(0), told(1)) == (10 - 7, 0)
+    world.handlers["revoke"](Client(world), [TopicPartition("in", 0)])
+    assert (told(0), told(1)) == (None, 0)
 
 
 def test_what_was_lost_is_not_committed() -> None:
