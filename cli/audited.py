@@ -45,7 +45,7 @@ def audited(action: str, *, target: str = "", tenant: str = "") -> Iterator[Act]
         writer.kept(
             AuditEvent(
                 act.tenant,
-                f"os:{os.getuid()}",  # a number, no name: who it was stands in the list of the machine's users
+                f"os:{os.getuid()}",  # a number, no name: whose it is, the machine's list of users says
                 action,
                 outcome,
                 clock.now(),
@@ -60,8 +60,9 @@ def audited(action: str, *, target: str = "", tenant: str = "") -> Iterator[Act]
         tell("allowed", "begun")
         try:
             yield act
-        except BaseException:
-            _quietly(lambda: tell("failed", "ended", _code(error)))
+        except BaseException as error:
+            code = _code(error)
+            _quietly(lambda: tell("failed", "ended", code))
             raise
         _quietly(lambda: tell("allowed", "ended"))
     finally:

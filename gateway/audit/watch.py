@@ -12,17 +12,17 @@ A route that does more than read says on which plane it is (`Route.plane`), or t
 import asyncio
 from collections.abc import Iterable
 from contextvars import ContextVar
+from typing import Protocol
 
 from core.clock import Clock
 from core.errors import DeclarationError, MillstreamError, Unavailable
 from gateway.audit.counting import Counting
 from gateway.audit.folding import ADDRESS
-from gateway.audit.trail import GatewayTrail
 from gateway.exchange import Request, Response
 from gateway.principals import ANONYMOUS, PROBE, Principal
 from gateway.problems import status_of
 from gateway.routing import Route
-from pipelines.audit.event import AuditEvent, Outcome
+from pipelines.audit.event import AuditEvent, AuditTrail, Outcome
 
 REFUSED = frozenset({401, 403, 429})
 STAGE = "stage"
@@ -46,10 +46,18 @@ def require_planes(routes: Iterable[Route]) -> None:
             )
 
 
+class Tells(AuditTrail, Protocol):
+    """The trail of a gateway (`gateway.audit.trail`)."""
+
+    async def finished(self, event: AuditEvent) -> None:
+        """`written` for the end of what was done already; raises nothing."""
+        ...
+
+
 class Watch:
     """For one event loop."""
 
-    def __init__(self, trail: GatewayTrail, clock: Clock) -> None:
+    def __init__(self, trail: Tells, clock: Clock) -> None:
         self._trail = trail
         self._clock = clock
         self._counting = Counting(clock.now())
@@ -62,7 +70,7 @@ class Watch:
         try:
             await self._trail.written(self._event(request, route.name, "allowed", stage="begun"))
         except Unavailable as error:
-            self._trail.note(self._event(request, route.name, "failed", error.code, stage="not begun"))
+            self._trail.note(self._event(request, route.name, "denied", error.code, stage="not begun"))
             raise
         try:
             response = await route.handler(request)

@@ -43,4 +43,4 @@ class AuditSink(Direct):
 
 
 def _entry(row: dict[str, object]) -> AuditEntry:
-    return AuditEntry(**(row | {"detail": dict(row["detail"])}))  # type: ignore[call-overload, arg-type]
+    return AuditEntry(**(row | {"detail": dict(row["detail"])}))  # type: ignore[call-overload]

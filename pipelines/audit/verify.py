@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from pipelines.audit.entry import BEGUN, digest_of, id_of
+from pipelines.audit.entry import BEGUN, ENDED, digest_of, id_of
 from pipelines.audit.heads import Head, heads_of
 from schemas.catalog.security import AuditEntry
 
@@ -55,6 +55,7 @@ class ChainCheck:
     missing: dict[int, int] = field(default_factory=dict)  # first of a gap -> the last of it
     previous: str = ""
     sound: bool = True
+    ended: bool = False
 
     def hash_at(self, sequence: int) -> str | None:
         """What the copy has there; None where it has nothing."""
@@ -80,8 +81,10 @@ class ChainCheck:
         good = self._genuine(entry)
         if good and self.sound and not gap and len(self.hashes) and entry.previous != self.previous:
             self._found("forged", entry.sequence, "it does not name the entry before")
+        if self.ended:
+            self._found("forged", entry.sequence, "the chain had ended")
         self._keep(entry)
-        self.sound = good
+        self.sound, self.ended = good, entry.action == ENDED
 
     def gaps(self) -> Iterator[tuple[int, int]]:
         return iter(self.missing.items())
