@@ -1,4 +1,4 @@
-"""What a gateway tells the trail, of requests over HTTP: refusals, control-plane actions, numbers of calls."""
+"""What a gateway tells the trail, of requests over HTTP: refusals, actions of the control plane, calls."""
 
 from dataclasses import dataclass, field
 
