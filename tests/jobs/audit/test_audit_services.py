@@ -81,7 +81,7 @@ def test_what_was_refused_and_what_was_done_is_in_both_copies(gateway: RunningGa
         ("", DECIDE, "denied", "unauthenticated", "audit-401", None),
         (public_id(narrow), DECIDE, "denied", "forbidden", "audit-403", None),
         (public_id(key), DECIDE, "allowed", "", "audit-404", "begun"),
-        (public_id(key), DECIDE, "failed", "unknown_review", "audit-404", "ended"),
+        (public_id(key), DECIDE, "failed", "not_found", "audit-404", "ended"),
     ]
     assert rows[0][7]["address"] == "127.0.0.0/24"
     assert trail.prove().findings == []

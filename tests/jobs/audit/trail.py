@@ -90,8 +90,7 @@ class Trail:
 
     @contextmanager
     def tampered(self, statement: str, writer: str) -> Iterator[None]:
-        """A superuser took the triggers off, did this to a writer's rows, and put them on again; undone at the
-        end."""
+        """A superuser took the triggers off, did this to a writer's rows, and put them on; undone at the end."""
         of_writer = f"{TABLE} WHERE writer = %(writer)s"
         with self.connect() as connection:
             connection.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM {of_writer}", {"writer": writer})  # type: ignore[arg-type]
@@ -174,8 +173,8 @@ while True:
 
 
 def killed_while_writing(after: int) -> tuple[str, int]:
-    """A process that writes and waits, killed with SIGKILL once it has so many; its writer, and the last number
-    that it knew to be kept."""
+    """A process that writes and waits, killed with SIGKILL once it has so many; its writer, and the last
+    number that it knew to be kept."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", WRITING], stdout=subprocess.PIPE, text=True, env=os.environ.copy()
     )
