@@ -12,7 +12,7 @@ from core.errors import MillstreamError, Unavailable
 from gateway.audit.addresses import kept_address
 from gateway.audit.folding import ADDRESS, Folding
 from pipelines.audit.event import AuditEvent
-from pipelines.audit.writer import AWAY, AuditWriter
+from pipelines.audit.writer import AuditWriter
 
 
 def _reachable() -> None:
@@ -79,7 +79,7 @@ class GatewayTrail:
             return await asyncio.wait_for(kept, self._settings.kept_s)
         except TimeoutError:
             what = f"the audit trail was not kept within {self._settings.kept_s:g} s"
-            return Unavailable(what, code=AWAY, mend="try again once it can be")
+            return Unavailable(what, code="audit_unavailable", mend="try again once it can be")
 
     def require(self) -> None:
         """Raises Unavailable where `written` would, as far as is known now."""
@@ -88,7 +88,9 @@ class GatewayTrail:
             self._require()
         except Unavailable as away:
             raise Unavailable(
-                f"the audit trail cannot be kept: {away.what}", code=AWAY, mend="try again once it can"
+                f"the audit trail cannot be kept: {away.what}",
+                code="audit_unavailable",
+                mend="try again once it can",
             ) from away
 
     def tell_rest(self) -> None:

@@ -50,7 +50,7 @@ class Sessions:
             await session.refuse(frames.GOING_AWAY, "going away")
         elif not self._may_open(headers):
             if self._calls.admission.audit is not None:
-                self._calls.admission.audit.turned_away(Forbidden("a page of another origin", code="origin"))
+                self._calls.admission.audit.turned_away(Forbidden("a page of another origin"))
             await session.refuse(frames.FORBIDDEN, "pages of this origin may not open sockets")
         elif protocols and offered is None:
             await session.refuse(frames.WRONG_PROTOCOL, f"speak {frames.SUBPROTOCOL}")

@@ -9,6 +9,7 @@ the first entry of a (writer, sequence), so that a repeat is none. Nothing follo
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,6 +38,7 @@ Done = Callable[[MillstreamError | None], None]
 class Encodes(Protocol):
     """The part of a codec that is needed."""
 
+    def warm(self) -> None: ...
     def encode(self, record: Any) -> bytes: ...
 
 
@@ -118,6 +120,9 @@ class AuditWriter:
             )
 
     def _run(self) -> None:
+        with suppress(Exception):  # so that the first entry needs no registry
+            self._codec.warm()
+            self._outbox.open(SECURITY_EVENTS.name)
         while True:
             with self._wake:
                 while not self._waiting and not self._stopping:

@@ -90,7 +90,7 @@ class Trail:
 
     @contextmanager
     def tampered(self, statement: str, writer: str) -> Iterator[None]:
-        """A superuser took the triggers off, did this to a writer's rows, and put them on; undone at the end."""
+        """A superuser took the triggers off, did this to a writer's rows, put them on; undone at the end."""
         of_writer = f"{TABLE} WHERE writer = %(writer)s"
         with self.connect() as connection:
             connection.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM {of_writer}", {"writer": writer})  # type: ignore[arg-type]
