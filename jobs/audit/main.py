@@ -37,7 +37,7 @@ _log = logger("audit")
 class AuditCopy:
     """One sink in a thread of its own. `run` blocks until `stop`."""
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, *, group: str = GROUP, clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
         self._stop = threading.Event()
         self.probe = Probe(stale_after_s=10.0)
@@ -52,7 +52,7 @@ class AuditCopy:
             Surroundings(
                 consumer=lambda: consumer(
                     settings,
-                    GROUP,
+                    group,
                     partition_assignment_strategy="cooperative-sticky",
                     **gathering(sink.wait_s * 1000),
                 ),

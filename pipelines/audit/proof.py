@@ -8,7 +8,7 @@ from typing import Any, Literal
 from core.clock import Clock, SystemClock
 from core.settings import Settings
 from pipelines.audit.heads import parse_head
-from pipelines.audit.on_kafka import KafkaCopy, read_kafka
+from pipelines.audit.on_kafka import KafkaCopy, copied_offsets, read_kafka
 from pipelines.audit.stored import open_stored
 from pipelines.audit.verify import Allowances, CopyCheck, Finding, compare
 from schemas.catalog.security import SECURITY_EVENTS
@@ -61,19 +61,16 @@ def prove(
     topic: str = SECURITY_EVENTS.name,
     clock: Clock | None = None,
 ) -> Proof:
-    """Read what `source` names and prove it; `heads` as `parse_head` takes them. Kafka is read first: what is
-    written meanwhile is longer in PostgreSQL, never shorter than what is known to be copied. Raises
-    Unavailable while a copy cannot be read."""
+    """Read what `source` names and prove it; `heads` as `parse_head` takes them. First it is asked how far
+    was copied, then PostgreSQL is read, then Kafka, so that what is written meanwhile is missing nowhere.
+    Raises Unavailable while a copy cannot be read."""
     given = [parse_head(text) for text in heads]
     clock = clock or SystemClock()
     findings: list[Finding] = []
     copies: list[CopyCheck] = []
     expired: dict[str, int] = {}
     kafka: KafkaCopy | None = None
-    if source != "postgres":
-        kafka = read_kafka(settings, topic=topic, clock=clock)
-        copies.append(kafka.check)
-        findings += kafka.strange
+    copied = copied_offsets(settings, topic) if source == "both" else {}
     if source != "kafka":
         with open_stored(settings) as stored:
             copies.append(stored.check())
@@ -83,9 +80,13 @@ def prove(
                 Finding("", 0, 0, "unguarded", "postgres", f"trigger {name} is off or gone")
                 for name in stored.missing_guards()
             ]
-    elif kafka is not None and kafka.begins_late:
-        expired = {writer: chain.first or 0 for writer, chain in kafka.check.chains.items()}
-    waiting = kafka.waiting if kafka is not None else {}
+    if source != "postgres":
+        kafka = read_kafka(settings, copied, topic=topic, clock=clock)
+        copies.insert(0, kafka.check)
+        findings += kafka.strange
+        if source == "kafka" and kafka.begins_late:
+            expired = {writer: chain.first or 0 for writer, chain in kafka.check.chains.items()}
+    waiting = kafka.waiting if kafka is not None and source == "both" else {}
     findings += compare(copies, given=given, allowed=Allowances(expired, waiting))
     return Proof(
         sorted(findings),

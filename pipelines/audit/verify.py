@@ -142,14 +142,16 @@ class CopyCheck:
         self.heads: list[Head] = []
         self.entries = 0
 
-    def take(self, entry: AuditEntry) -> None:
-        """The next entry: of each writer's in order, the writers in any."""
+    def take(self, entry: AuditEntry, *, witness: bool = True) -> None:
+        """The next entry: of each writer's in order, the writers in any. Without `witness` the heads that it
+        tells count for nothing."""
         self.entries += 1
         chain = self.chains.get(entry.writer)
         if chain is None:
             chain = self.chains[entry.writer] = ChainCheck(entry.writer, self.source)
         chain.take(entry)
-        self.heads += heads_of(entry)
+        if witness:
+            self.heads += heads_of(entry)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """The trail on the real stack: what a gateway writes, what is copied, what survives, what the proof finds."""
 
+import asyncio
+import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import aiohttp
 import httpx
 import msgspec
 import psycopg
@@ -13,9 +16,10 @@ import pytest
 
 from core.clock import SystemClock
 from core.errors import Unavailable
+from core.ids import new_id
 from core.settings import settings
 from gateway.audit.folding import REPEATS
-from gateway.keys import public_id
+from gateway.keys import list_keys, public_id
 from pipelines.audit.entry import digest_of
 from pipelines.audit.event import AuditEvent
 from pipelines.audit.opening import open_writer
@@ -24,8 +28,11 @@ from schemas.catalog.security import AuditEntry
 from schemas.registry import SchemaRegistry
 from stack.local import Stack
 from tests.gateway.running import RunningGateway
-from tests.jobs.audit.trail import Copying, Trail, killed_while_writing, until
+from tests.jobs.audit.trail import Copying, Trail, copying, killed_while_writing, until
+from tests.jobs.writer.conftest import database
+from tests.stack_fixture import free_ports
 
+__all__ = ["database"]
 pytestmark = pytest.mark.services
 DECIDE = "POST /api/v1/reviews/{id}/decision"
 
@@ -230,6 +237,97 @@ def test_what_a_killed_writer_knew_to_be_kept_is_in_both_copies_once(trail: Trai
     assert trail.prove().findings == []
 
 
+def test_a_copy_that_is_killed_again_and_again_has_every_entry_once(trail: Trail, database: str) -> None:
+    other, group = trail.of(database), f"audit-{new_id()}"
+    clock, registry = SystemClock(), SchemaRegistry.of(trail.settings)
+    writer = open_writer(trail.settings, registry, clock, kind="test")
+    count = 0
+    for _ in range(3):
+        process = copying(group, database)
+        try:
+            for _ in range(400):
+                writer.take(AuditEvent("acme", "key", "act", "allowed", clock.now(), target=str(count)))
+                count += 1
+            target = count // 2
+            until(lambda: len(other.rows("writer = %s", writer.writer)) >= target, "half of it is copied")  # noqa: B023
+        finally:
+            process.kill()
+            process.wait(20)
+    writer.close(20)
+    registry.close()
+    process = copying(group, database)
+    try:
+        other.wait_copied(writer.writer, count + 1)
+    finally:
+        process.terminate()
+        process.wait(30)
+    targets = [row[1] for row in other.rows("writer = %s", writer.writer)]
+    assert targets == list(range(count + 2))
+    assert not [one for one in other.prove("postgres").findings if one.writer == writer.writer]
+
+
+async def _knock(url: str, token: str) -> int | None:
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/api/v1/stream") as socket:
+        await socket.send_json({"type": "connect", "token": token})
+        async for _ in socket:
+            pass
+        return socket.close_code
+
+
+def test_a_socket_that_is_refused_is_told(gateway: RunningGateway, trail: Trail) -> None:
+    narrow = gateway.key(scopes=["features:read"])
+    assert asyncio.run(_knock(gateway.url, "nonsense")) == 4401
+    assert asyncio.run(_knock(gateway.url, narrow)) == 4403
+    rows = until(
+        lambda: len(found := trail.rows("action LIKE 'WEBSOCKET%%'")) >= 2 and found, "both are copied"
+    )
+    assert {(row[2], row[4], row[5], row[7]["address"]) for row in rows} >= {
+        ("", "denied", "unauthenticated", "127.0.0.0/24"),
+        (public_id(narrow), "denied", "forbidden", "127.0.0.0/24"),
+    }
+
+
+def test_what_was_allowed_is_a_number(trail: Trail) -> None:
+    port = trail.settings.gateway.model_copy(update={"port": free_ports(1)[0]})
+    with RunningGateway(trail.settings.model_copy(update={"gateway": port})) as another:
+        key = another.key()
+        with httpx.Client(base_url=another.url, headers={"authorization": f"Bearer {key}"}) as http:
+            for _ in range(7):
+                assert http.get("/api/v1/reviews").status_code == 200
+    until(lambda: trail.rows("actor = %s AND action = 'calls'", public_id(key)), "the number is copied")
+    (row,) = trail.rows("actor = %s", public_id(key))
+    assert row[7]["GET /api/v1/reviews"] == "7"
+
+
+def test_commands_that_change_something_are_told_and_others_not(trail: Trail) -> None:
+    def keys(*arguments: str) -> str:
+        command = [sys.executable, "-P", "-m", "cli", "keys", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return done.stdout.strip() if done.returncode == 0 else f"exit {done.returncode}"
+
+    key = keys("create", "--tenant", "audited")
+    id = public_id(key)
+    keys("list", "--tenant", "audited")
+    keys("revoke", key)
+    assert keys("revoke", "nobody") == "exit 1"
+    told = until(
+        lambda: (
+            len(found := trail.rows("action LIKE 'keys.%%' AND target IN (%s, 'nobody')", id)) >= 5 and found
+        ),
+        "they are copied",
+    )
+    assert Counter((row[3], row[4], row[5], row[7]["stage"]) for row in told) == {
+        ("keys.create", "allowed", "", "ended"): 1,  # before, it had no id yet
+        ("keys.revoke", "allowed", "", "begun"): 2,
+        ("keys.revoke", "allowed", "", "ended"): 1,
+        ("keys.revoke", "failed", "unknown_key", "ended"): 1,
+    }
+    assert {row[2] for row in told} == {f"os:{os.getuid()}"}
+    with trail.connect() as connection:
+        rows = connection.execute(f"SELECT {TABLE}::text FROM {TABLE}").fetchall()
+    assert not [row for row in rows if key.split("_")[2] in row[0]]
+
+
 def test_while_kafka_is_away_nothing_is_changed_and_what_was_refused_is_told_later(
     gateway: RunningGateway, trail: Trail, stack: Stack
 ) -> None:
@@ -237,6 +335,11 @@ def test_while_kafka_is_away_nothing_is_changed_and_what_was_refused_is_told_lat
     assert decide(gateway, key, "audit-before").status_code == 404
     stack.stop("kafka")
     try:
+        command = [sys.executable, "-P", "-m", "cli", "keys", "create", "--tenant", "unaudited"]
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "the audit trail cannot be kept" in refused.stderr
+        assert list_keys(trail.settings, "unaudited") == []
         answer = until(
             lambda: (got := decide(gateway, key, "audit-away")).status_code == 503 and got, "it is refused"
         )

@@ -64,6 +64,11 @@ class Trail:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
+    def of(self, database: str) -> "Trail":
+        """As another database has it."""
+        postgres = self.settings.postgres.model_copy(update={"url": database})
+        return Trail(self.settings.model_copy(update={"postgres": postgres}))
+
     def connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.settings.postgres.address, autocommit=True)
 
@@ -170,6 +175,21 @@ while True:
     print(number, flush=True)
     number += 1
 """
+
+
+COPYING = """
+import sys
+from core.settings import settings
+from jobs.audit.main import AuditCopy
+
+AuditCopy(settings(), group=sys.argv[1]).run()
+"""
+
+
+def copying(group: str, database: str) -> "subprocess.Popen[bytes]":
+    """A process that copies all of the topic to another database, with offsets of its own."""
+    env = os.environ | {"MILLSTREAM_POSTGRES__URL": database}
+    return subprocess.Popen([sys.executable, "-P", "-c", COPYING, group], env=env)
 
 
 def killed_while_writing(after: int) -> tuple[str, int]:
