@@ -163,8 +163,10 @@ class Application:
                 flaw = flaw or NotFound("no such path")
             route = await self._admission.find(request, request.address, flaw)
             visit = await self._admission.admit(route, request, bearer(request.headers))
-            handled = route.handler(request) if self._audit is None else self._audit.handled(route, request)
-            response = await handled
+            if self._audit is not None and route.plane == "control":
+                response = await self._audit.acted(route, request)
+            else:
+                response = await route.handler(request)
         except asyncio.CancelledError:
             raise
         except BaseException as error:

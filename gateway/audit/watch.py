@@ -62,11 +62,9 @@ class Watch:
         self._clock = clock
         self._counting = Counting(clock.now())
 
-    async def handled(self, route: Route, request: Request) -> Response:
-        """What the route's handler answers, or raises. Raises Unavailable before an action of the control
-        plane that the trail cannot keep."""
-        if route.plane != "control":
-            return await route.handler(request)
+    async def acted(self, route: Route, request: Request) -> Response:
+        """An action of the control plane: what the route's handler answers, or raises. Raises Unavailable,
+        with nothing done, where the trail cannot keep it."""
         try:
             await self._trail.written(self._event(request, route.name, "allowed", stage="begun"))
         except Unavailable as error:

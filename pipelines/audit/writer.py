@@ -70,6 +70,11 @@ class AuditWriter:
     def writer(self) -> str:
         return self._chain.writer
 
+    @property
+    def waiting(self) -> int:
+        """Events that nobody keeps yet."""
+        return len(self._waiting) + self._held
+
     def start(self) -> None:
         self._thread.start()
 
