@@ -10,44 +10,10 @@ from core.clock import ManualClock
 from core.errors import MillstreamError, Unavailable
 from pipelines.audit.entry import BEGUN, DROPPED, ENDED, Chain
 from pipelines.audit.writer import AuditWriter
-from schemas.catalog.security import AuditEntry
 from tests.pipelines.audit.chains import checked, event
+from tests.pipelines.audit.log import Log
 
 WITHIN_S = 20.0
-
-
-class Log:
-    """A topic in memory behind the writer's two doors: what was sent, and what was acknowledged. While it is
-    `away` nothing is acknowledged, though every other message arrives."""
-
-    def __init__(self) -> None:
-        self.arrived: list[AuditEntry] = []
-        self.away = False
-        self.asked = threading.Event()
-        self._sent: list[AuditEntry] = []
-
-    def warm(self) -> None:
-        return
-
-    def open(self, topic: str) -> None:
-        return
-
-    def encode(self, record: AuditEntry) -> bytes:
-        self._sent.append(record)
-        return b""
-
-    def send(self, topic: str, *, key: str, value: bytes, headers: object) -> None:
-        assert key == self._sent[-1].writer
-
-    def settle(self) -> None:
-        sent, self._sent = self._sent, []
-        self.arrived += sent[::2] if self.away else sent
-        self.asked.set()
-        if self.away:
-            raise Unavailable("no broker answers")
-
-    def discard(self) -> None:
-        self._sent = []
 
 
 @pytest.fixture
