@@ -85,7 +85,8 @@ def prove(
         copies.insert(0, kafka.check)
         findings += kafka.strange
         if source == "kafka" and kafka.begins_late:
-            expired = {writer: chain.first or 0 for writer, chain in kafka.check.chains.items()}
+            gone = {writer: head.sequence + 1 for writer, head in kafka.check.heads.items()}
+            expired = gone | {writer: chain.first or 0 for writer, chain in kafka.check.chains.items()}
     waiting = kafka.waiting if kafka is not None and source == "both" else {}
     findings += compare(copies, given=given, allowed=Allowances(expired, waiting))
     return Proof(

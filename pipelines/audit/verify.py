@@ -10,6 +10,7 @@ other one. A head that was noted elsewhere (`millstream audit heads`) finds both
 """
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -51,7 +52,8 @@ class ChainCheck:
     first: int | None = None
     following: int = 0
     findings: list[Finding] = field(default_factory=list)
-    hashes: bytearray = field(default_factory=bytearray)
+    runs: list[tuple[int, bytearray]] = field(default_factory=list)  # first of a run -> its hashes
+    moved: dict[int, str] = field(default_factory=dict)  # those that came after later ones
     missing: dict[int, int] = field(default_factory=dict)  # first of a gap -> the last of it
     previous: str = ""
     sound: bool = True
@@ -59,11 +61,20 @@ class ChainCheck:
 
     def hash_at(self, sequence: int) -> str | None:
         """What the copy has there; None where it has nothing."""
-        if self.first is None or not self.first <= sequence < self.following:
-            return None
-        start = (sequence - self.first) * _HASH_BYTES
-        held = bytes(self.hashes[start : start + _HASH_BYTES])
-        return held.hex() if any(held) else None
+        number = bisect_right(self.runs, sequence, key=lambda run: run[0]) - 1
+        if number >= 0:
+            first, hashes = self.runs[number]
+            start = (sequence - first) * _HASH_BYTES
+            if start < len(hashes):
+                return bytes(hashes[start : start + _HASH_BYTES]).hex()
+        return self.moved.get(sequence)
+
+    def held(self) -> Iterator[tuple[int, str]]:
+        """Sequence and hash of every entry."""
+        for first, hashes in self.runs:
+            for number in range(len(hashes) // _HASH_BYTES):
+                yield first + number, bytes(hashes[number * _HASH_BYTES : (number + 1) * _HASH_BYTES]).hex()
+        yield from self.moved.items()
 
     def take(self, entry: AuditEntry) -> None:
         """The next entry, in the order of the copy."""
@@ -77,12 +88,13 @@ class ChainCheck:
         gap = entry.sequence > self.following
         if gap:
             self.missing[self.following] = entry.sequence - 1
-            self.hashes += bytes(_HASH_BYTES * (entry.sequence - self.following))
         good = self._genuine(entry)
-        if good and self.sound and not gap and len(self.hashes) and entry.previous != self.previous:
+        if good and self.sound and not gap and self.runs and entry.previous != self.previous:
             self._found("forged", entry.sequence, "it does not name the entry before")
         if self.ended:
             self._found("forged", entry.sequence, "the chain had ended")
+        if gap or not self.runs:
+            self.runs.append((entry.sequence, bytearray()))
         self._keep(entry)
         self.sound, self.ended = good, entry.action == ENDED
 
@@ -107,9 +119,9 @@ class ChainCheck:
             self.missing[gap] = entry.sequence - 1
         if entry.sequence < last:
             self.missing[entry.sequence + 1] = last
-        self._found("reordered", entry.sequence, "it comes after later ones")
-        start = (entry.sequence - (self.first or 0)) * _HASH_BYTES
-        self.hashes[start : start + _HASH_BYTES] = _bytes(entry.hash)
+        if self._genuine(entry):
+            self._found("reordered", entry.sequence, "it comes after later ones")
+        self.moved[entry.sequence] = _bytes(entry.hash).hex()
 
     def _genuine(self, entry: AuditEntry) -> bool:
         """Whether it is what its hash says."""
@@ -125,7 +137,7 @@ class ChainCheck:
         return False
 
     def _keep(self, entry: AuditEntry) -> None:
-        self.hashes += _bytes(entry.hash)
+        self.runs[-1][1].extend(_bytes(entry.hash))
         self.previous = entry.hash
         self.following = entry.sequence + 1
 
@@ -139,7 +151,7 @@ class CopyCheck:
     def __init__(self, source: str) -> None:
         self.source = source
         self.chains: dict[str, ChainCheck] = {}
-        self.heads: list[Head] = []
+        self.heads: dict[str, Head] = {}
         self.entries = 0
 
     def take(self, entry: AuditEntry, *, witness: bool = True) -> None:
@@ -150,8 +162,10 @@ class CopyCheck:
         if chain is None:
             chain = self.chains[entry.writer] = ChainCheck(entry.writer, self.source)
         chain.take(entry)
-        if witness:
-            self.heads += heads_of(entry)
+        for head in heads_of(entry) if witness else ():
+            known = self.heads.get(head.writer)
+            if known is None or known.sequence < head.sequence:  # whose hash stands for all that were before
+                self.heads[head.writer] = head
 
 
 @dataclass(frozen=True)
@@ -169,7 +183,7 @@ def compare(
     """Everything that is wrong, by writer and sequence."""
     allowed = allowed or Allowances()
     copies = list(copies)
-    heads = [*given, *(head for copy in copies for head in copy.heads)]
+    heads = [*given, *(head for copy in copies for head in copy.heads.values())]
     found: list[Finding] = []
     writers = {writer for copy in copies for writer in copy.chains} | {head.writer for head in heads}
     by_writer: dict[str, list[Head]] = {}
@@ -221,9 +235,9 @@ def _differing(chains: list[ChainCheck]) -> Iterator[Finding]:
         if one.first is None or other.first is None:
             continue
         told = {finding.sequence for finding in (*one.findings, *other.findings)}
-        for sequence in range(max(one.first, other.first), min(one.following, other.following)):
-            here, there = one.hash_at(sequence), other.hash_at(sequence)
-            if here is not None and there is not None and here != there and sequence not in told:
+        for sequence, here in one.held():
+            there = other.hash_at(sequence)
+            if there is not None and here != there and sequence not in told:
                 both = f"{one.source} and {other.source}"
                 yield Finding(one.writer, sequence, sequence, "forged", both, "the copies differ")
 

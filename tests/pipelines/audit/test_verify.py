@@ -150,6 +150,14 @@ def test_what_retention_took_from_kafka_is_not_missing_there() -> None:
     assert told(findings(entries[3:], entries[3:], allowed=expired)) == [("removed", 0, 2, "postgres")]
 
 
+def test_an_absurd_number_costs_nothing_and_is_found() -> None:
+    entries = chain()
+    far = 2**62
+    bad = [*entries[:-1], rehashed(entries[-1], sequence=far, id=f"{entries[0].writer}/{far}")]
+    assert ("removed", 5, far - 1, "postgres") in told(findings(bad, entries))
+    assert told(findings(bad, bad))
+
+
 @pytest.mark.parametrize("text", ["", "a:b:c", "w:1:zz", f"w:-1:{'0' * 64}", f"w:1:{'0' * 63}"])
 def test_a_head_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="no head"):
