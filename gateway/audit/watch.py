@@ -10,7 +10,7 @@ A route that does more than read says on which plane it is (`Route.plane`), or t
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -19,13 +19,14 @@ from core.errors import DeclarationError, MillstreamError, Unavailable
 from gateway.audit.counting import Counting
 from gateway.audit.folding import ADDRESS
 from gateway.exchange import Request, Response
+from gateway.keys import parse
 from gateway.principals import ANONYMOUS, PROBE, Principal
 from gateway.problems import status_of
 from gateway.routing import Route
 from pipelines.audit.event import AuditEvent, AuditTrail, Outcome
 
 REFUSED = frozenset({401, 403, 429})
-STAGE = "stage"
+STAGE, CLAIMED = "stage", "claimed"
 SOCKET = "WEBSOCKET /api/v1/stream"
 NO_ROUTE = "no route"
 ADDRESS_OF_SOCKET: ContextVar[str] = ContextVar("address_of_socket", default="")
@@ -102,7 +103,10 @@ class Watch:
             return
         if status in REFUSED:
             name = route.name if route is not None else NO_ROUTE
-            self._refused(name, request.principal, request.request_id, request.address, status, error)
+            claimed = _claimed(request.headers) if request.principal is ANONYMOUS else ""
+            self._refused(
+                name, request.principal, request.request_id, request.address, status, error, claimed
+            )
         elif admitted and route is not None and request.principal is not ANONYMOUS:
             self._counting.called(request.principal, route.name)
 
@@ -152,7 +156,9 @@ class Watch:
         address: str,
         status: int,
         error: BaseException | None,
+        claimed: str = "",
     ) -> None:
+        detail = {ADDRESS: address, CLAIMED: claimed}
         self._trail.note(
             AuditEvent(
                 principal.tenant,
@@ -162,9 +168,15 @@ class Watch:
                 self._clock.now(),
                 reason=_reason(error) if error is not None else f"status_{status}",
                 request_id=request_id,
-                detail={ADDRESS: address} if address else {},
+                detail={name: text for name, text in detail.items() if text},
             )
         )
+
+
+def _claimed(headers: Mapping[str, str]) -> str:
+    """The public id in an API key that was not accepted: whose it was, or what somebody pretends."""
+    parsed = parse(headers.get("authorization", "").partition(" ")[2] or headers.get("x-api-key", ""))
+    return parsed[0] if parsed else ""
 
 
 def _reason(error: BaseException) -> str:

@@ -115,13 +115,16 @@ async def test_refusals_are_told_with_who_what_why_and_the_request(path: str) ->
     world = World()
     action = ASKING if "ask" in path else SWAP
     assert (await world.post(path, None)).status_code == 401
-    assert (await world.post(path, mint())).status_code == 401
+    unknown = mint()
+    assert (await world.post(path, unknown)).status_code == 401
     assert (await world.post(path, MAY_NOT)).status_code == 403
     assert world.told == [
         ("", action, "denied", "unauthenticated", ""),
         ("", action, "denied", "unauthenticated", ""),
         (MAY_NOT[1], action, "denied", "forbidden", ""),
     ]
+    assert [event.detail.get("claimed") for event in world.trail.events] == [None, unknown[1], None]
+    assert unknown[0].split("_")[2] not in repr(world.trail.events)
     event = world.trail.events[-1]
     assert (event.tenant, event.request_id, event.at) == ("acme", ID, NOW)
     assert event.detail["address"] == "192.0.2.7"
