@@ -30,7 +30,8 @@ class Proof:
     def summary(self) -> str:
         read = ", ".join(f"{count} in {source}" for source, count in self.entries.items())
         waits = f"; {self.waiting} chains wait to be copied" if self.waiting else ""
-        ends = f"{len(self.findings)} findings" if self.findings else "nothing removed, changed or moved"
+        many = "1 finding" if len(self.findings) == 1 else f"{len(self.findings)} findings"
+        ends = many if self.findings else "nothing removed, changed or moved"
         return f"{self.chains} chains, {read}: {ends}{waits}"
 
     def plain(self) -> dict[str, Any]:
