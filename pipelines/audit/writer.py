@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from core.clock import Clock
-from core.errors import MillstreamError, Unavailable
+from core.errors import InternalError, MillstreamError, Unavailable
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge
 from pipelines.audit.entry import Chain
@@ -79,7 +79,9 @@ class AuditWriter:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises Unavailable while Kafka does not keep what it is given."""
+        """Raises Unavailable while Kafka does not keep what it is given, InternalError where nobody writes."""
+        if self._thread.ident is not None and not self._thread.is_alive() and not self._stopping:
+            raise InternalError("the thread that writes the audit trail has ended")
         if self.problem is not None:
             raise Unavailable(f"the audit trail cannot be kept: {self.problem}", code=AWAY, mend=_MEND)
 
@@ -136,7 +138,7 @@ class AuditWriter:
                 ending = self._stopping and not self._waiting
                 self._held = len(items)
             entries = [self._chain.begin(self._clock.now())] if items and not self._chain.begun else []
-            entries += [self._chain.add(item.event, dropped=item.dropped) for item in items]
+            items = [item for item in items if self._added(item, entries)]
             if ending and self._chain.begun:
                 entries.append(self._chain.end(self._clock.now()))
             self._keep(entries)
@@ -148,6 +150,17 @@ class AuditWriter:
             if ending:
                 self._outbox.discard()
                 return
+
+    def _added(self, item: _Item, entries: list[AuditEntry]) -> bool:
+        """Whether the event could be made an entry; a fault in one must not end the trail of all."""
+        try:
+            entries.append(self._chain.add(item.event, dropped=item.dropped))
+        except Exception:
+            _log.exception("an event is no entry of the audit trail", action=str(item.event.action)[:100])
+            if item.done is not None:
+                item.done(InternalError("the event is no entry of the audit trail"))
+            return False
+        return True
 
     def _keep(self, entries: list[AuditEntry]) -> None:
         """Until Kafka has acknowledged all of them."""

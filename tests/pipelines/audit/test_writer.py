@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from core.clock import ManualClock
-from core.errors import MillstreamError, Unavailable
+from core.errors import InternalError, MillstreamError, Unavailable
 from pipelines.audit.entry import BEGUN, DROPPED, ENDED, Chain
 from pipelines.audit.writer import AuditWriter
 from tests.pipelines.audit.chains import checked, event
@@ -87,6 +87,13 @@ def test_what_does_not_fit_is_counted_and_told_by_the_next_entry(writer: AuditWr
     told = sum(int(one.detail.get(DROPPED, "0")) for one in kept.values())
     assert told + len(kept) == 1 + 1 + 150 + 1 + 1  # the beginning, all that was tried
     assert told > 0
+
+
+def test_an_event_that_is_none_ends_nothing(writer: AuditWriter, log: Log) -> None:
+    with pytest.raises(InternalError):
+        writer.kept(event(at=None), WITHIN_S)
+    writer.kept(event(7), WITHIN_S)
+    assert [one.sequence for one in log.arrived] == [0, 1]
 
 
 def test_a_writer_that_wrote_nothing_leaves_no_chain(writer: AuditWriter, log: Log) -> None:
