@@ -79,7 +79,7 @@ class AuditWriter:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises Unavailable while Kafka does not keep what it is given, InternalError where nobody writes."""
+        """Raises Unavailable while Kafka does not keep what it is given, InternalError where none writes."""
         if self._thread.ident is not None and not self._thread.is_alive() and not self._stopping:
             raise InternalError("the thread that writes the audit trail has ended")
         if self.problem is not None:
