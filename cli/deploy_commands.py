@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.audited import audited
 from core.errors import UnknownName
 from core.settings import Settings, settings
 
@@ -56,7 +57,9 @@ def register(app: typer.Typer) -> None:
         """Create and change what the plan says. Applying twice changes nothing."""
         chosen = plans_named(pipelines)
         named = engine_named(engine)
-        changes = apply_all(chosen, settings(), jobs=jobs, engine=named, llm=llm, direct=direct)
+        with audited("apply", target=" ".join(plan.pipeline for plan in chosen)) as act:
+            changes = apply_all(chosen, settings(), jobs=jobs, engine=named, llm=llm, direct=direct)
+            act.detail["changes"] = str(sum(change.action != "keep" for change in changes))
         show(changes, output)
 
 
@@ -111,7 +114,7 @@ def apply_all(
     engine; with `llm` and `direct`, or where they are deployed already, those that answer prompts and those
     that serve models directly too. Returns what was changed. Raises DeclarationError for a view that the
     engine cannot run, before any change."""
-    from cli.jobs import deployed, job_specs, other_streams, surplus_gateways, training_spec
+    from cli.jobs import audit_spec, deployed, job_specs, other_streams, surplus_gateways, training_spec
     from cli.stack_commands import local_stack
     from pipelines.changes import apply, apply_topics
     from pipelines.generating import TOPICS as GENERATING_TOPICS
@@ -131,7 +134,7 @@ def apply_all(
         for name in (*other_streams(plans, engine), *surplus_gateways(there, specs)):
             if name in there:
                 stack.remove_job(name)
-        for spec in (*specs, training_spec()):
+        for spec in (*specs, training_spec(), audit_spec()):
             stack.add_job(spec)
     return changes + pending
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from cli.audited import audited
 from core.settings import settings
 from pipelines.dead_letters import DeadLetters, Entry
 
@@ -77,7 +78,8 @@ def requeue_letters(
     output: Shown = Output.TABLE,
 ) -> None:
     """Send the originals back to their source topics, marked with the header dlq_requeued."""
-    entries = DeadLetters(settings()).requeue(references)
+    with audited("dlq.requeue", target=" ".join(references)):
+        entries = DeadLetters(settings()).requeue(references)
     if output is Output.JSON:
         print(json.dumps([{"reference": e.reference, "to": e.letter.topic} for e in entries], indent=2))
         return

@@ -17,6 +17,7 @@ from stack.unit import JobSpec
 
 GATEWAY = "gateway"
 TRAINING = "training"
+AUDIT = "audit"
 ROLLOUT = "rollout"
 GENERATING = "generating"
 SERVING = "serving"
@@ -115,6 +116,11 @@ def _own_jobs(plan: Plan) -> tuple[str, ...]:
 def training_spec() -> JobSpec:
     """The scheduler of trainings: one for all pipelines."""
     return JobSpec(name=TRAINING, argv=_run("training"), stage=30)
+
+
+def audit_spec() -> JobSpec:
+    """What copies the audit trail to PostgreSQL."""
+    return JobSpec(name=AUDIT, argv=_run(AUDIT), stage=20)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from cli.audited import audited
 from core.errors import InvalidInput
 from core.settings import settings
-from gateway.keys import Key, create_key, list_keys, revoke_key, rotate_key
+from gateway.keys import Key, create_key, list_keys, public_id, revoke_key, rotate_key
 from gateway.principals import SCOPES
 from schemas.headers import rfc3339
 
@@ -48,7 +49,11 @@ def create(
 ) -> None:
     """Make a key and print it, alone on stdout. It is shown this once and kept nowhere."""
     lifetime = _duration(expires_in) if expires_in is not None else None
-    typer.echo(create_key(settings(), tenant, name=name, scopes=scope, expires_in=lifetime))
+    with audited("keys.create", tenant=tenant) as act:
+        text = create_key(settings(), tenant, name=name, scopes=scope, expires_in=lifetime)
+        act.target = public_id(text)
+        act.detail["scopes"] = " ".join(sorted(scope or ("all",)))
+    typer.echo(text)
 
 
 def list_all(
@@ -75,7 +80,9 @@ def rotate(
     overlap: Annotated[str, typer.Option(help="How long the old key still works, as 0s, 12h or 7d.")] = "24h",
 ) -> None:
     """Make a key that may do the same and print it, alone on stdout; the old one ends after the overlap."""
-    text, old = rotate_key(settings(), key, overlap=_duration(overlap, least=0))
+    with audited("keys.rotate", target=public_id(key)) as act:
+        text, old = rotate_key(settings(), key, overlap=_duration(overlap, least=0))
+        act.tenant, act.detail["replaced_by"] = old.tenant, public_id(text)
     until = rfc3339(old.expires_at) if old.expires_at else "for ever"
     typer.echo(f"key {old.id} of {old.tenant} works until {until}", err=True)
     typer.echo(text)
@@ -85,7 +92,9 @@ def revoke(
     key: Annotated[str, typer.Argument(help="The key's id, or the whole key.")],
 ) -> None:
     """End a key now. Gateways follow within a second and close its sockets."""
-    revoked = revoke_key(settings(), key)
+    with audited("keys.revoke", target=public_id(key)) as act:
+        revoked = revoke_key(settings(), key)
+        act.tenant = revoked.tenant
     typer.echo(f"revoked {revoked.id} of {revoked.tenant}")
 
 

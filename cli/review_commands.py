@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cli.audited import audited
 from core.clock import SystemClock
 from core.errors import Unavailable
 from core.settings import settings
@@ -97,7 +98,8 @@ def decide_one(
     output: Shown = Output.TABLE,
 ) -> None:
     """Publish a verdict. The status follows a moment later."""
-    with _database() as connection:
+    with audited("reviews.decide", target=id, tenant=tenant) as act, _database() as connection:
+        act.detail["verdict"] = verdict.value
         review = find_review(connection, tenant=tenant, id=id)
         given = decide(
             connection,

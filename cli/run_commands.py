@@ -84,6 +84,14 @@ def register(app: typer.Typer) -> None:
         write(load_plan(pipeline), settings())
 
     @run.command()
+    def audit() -> None:
+        """Copy the audit trail from Kafka to PostgreSQL, and witness how long each of its chains is."""
+        from core.settings import settings
+        from jobs.audit.main import run as copy
+
+        copy(settings())
+
+    @run.command()
     def corrections(pipeline: Name) -> None:
         """Correct a windowed view for late events, again and again."""
         import sys

@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager
 from core.clock import Clock, SystemClock
 from core.errors import InvalidInput, MillstreamError, QueueFull
 from core.settings import Limits
+from gateway.audit.watch import Watch
 from gateway.circuits import Circuits, Passage
 from gateway.exchange import Body, Request, Response
 from gateway.keyring import Keyring
@@ -44,6 +45,7 @@ class Admission:
         settings: Limits | None = None,
         patience_s: float = 5.0,
         clock: Clock | None = None,
+        audit: Watch | None = None,
     ) -> None:
         given = settings or Limits()
         self._router = router
@@ -51,6 +53,7 @@ class Admission:
         self._load = Load(most=given.requests, late_s=given.late_ms / 1e3)
         self._circuits = Circuits(clock or SystemClock(), patience_s=patience_s)
         self._limits = limits
+        self.audit = audit  # told of what happens on sockets; the server tells it of HTTP
 
     async def find(self, request: Request, address: str, flaw: MillstreamError | None) -> Route:
         """Checks 1 and 2; sets the request's parameters. Raises OverLimit, `flaw`, NotFound,
@@ -89,7 +92,13 @@ class Admission:
         """Checks 4 and 5, for a frame of a socket whose principal the request has; its route. Raises
         NotFound, OverLimit, Forbidden."""
         route, request.parameters = self._router.find(request.method, request.path)
-        await self._permit(route, request)
+        try:
+            await self._permit(route, request)
+        except MillstreamError as error:
+            self._turned_away(route, request, error)
+            raise
+        if self.audit is not None:
+            self.audit.called(route, request)
         return route
 
     @asynccontextmanager
@@ -100,6 +109,7 @@ class Admission:
             yield
         except Exception as error:
             visit.ended(Response(status_of(error), error=error))
+            self._turned_away(route, request, error)
             raise
         except BaseException:
             visit.ended(None)
@@ -115,6 +125,10 @@ class Admission:
             request.note(await self._limits.caller(request.principal, route))
         if not request.principal.may(route.permission):
             raise Forbidden(f"the key has not the scope {route.permission!r}", mend="use a key that has it")
+
+    def _turned_away(self, route: Route, request: Request, error: Exception) -> None:
+        if self.audit is not None:
+            self.audit.turned_away(error, request.principal, name=route.name, request_id=request.request_id)
 
     def _enter(self, route: Route, request: Request) -> "Visit":
         passage = self._circuits.enter(route, request) if route.guarded else None

@@ -29,7 +29,9 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(slots=True)
 class Request:
-    """What came in. Header names are lower case; `parameters` are the values of the path's template.
+    """What came in. Header names are lower case; `parameters` are the values of the path's template. `target`
+    is what an action of the control plane is about, once its handler has read that in the body; `address` the
+    client's.
     `standing` is the limit of the caller that is nearest to its end, as far as one was looked at."""
 
     method: str
@@ -43,6 +45,8 @@ class Request:
     traceparent: str | None = None
     gone: Gone = never
     standing: Standing | None = None
+    address: str = ""
+    target: str = ""
 
     def note(self, standing: Standing) -> None:
         """A limit let the request through; the one that is nearest to its end is told with the answer."""

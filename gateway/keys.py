@@ -130,7 +130,7 @@ def rotate_key(
     now = (clock or SystemClock()).now()
     if overlap < timedelta(0):
         raise InvalidInput("an overlap in the past", mend="give 0s or more")
-    public = _public(id)
+    public = public_id(id)
     with _connect(settings) as connection:
         create_tables(connection, now=now)
         with connection.transaction():
@@ -149,7 +149,7 @@ def rotate_key(
             ended = connection.execute(
                 "UPDATE api_keys SET expires_at = least(expires_at, %s), replaced_by = %s WHERE id = %s"
                 f" RETURNING {_ALL}",
-                (now + overlap, _public(text), old.id),
+                (now + overlap, public_id(text), old.id),
             ).fetchone()
     return text, key_of_row(ended or row)
 
@@ -167,7 +167,7 @@ def list_keys(settings: Settings, tenant: str | None = None) -> list[Key]:
 
 def revoke_key(settings: Settings, id: str, *, clock: Clock | None = None) -> Key:
     """Revoke by public id or by the whole key; again is harmless. Gateways follow within a second."""
-    public = _public(id)
+    public = public_id(id)
     with _connect(settings) as connection:
         create_tables(connection)
         row = connection.execute(
@@ -197,7 +197,8 @@ def _insert(
     return text
 
 
-def _public(id: str) -> str:
+def public_id(id: str) -> str:
+    """That of a key's text; what is no key's text is given back."""
     parsed = parse(id)
     return parsed[0] if parsed else id
 

@@ -28,6 +28,8 @@ from gateway import principals
 from gateway.acceptance import InMemoryAcceptance, RedisAcceptance
 from gateway.admission import Admission
 from gateway.asking.wiring import AskingPart
+from gateway.audit.watch import require_planes
+from gateway.audit.wiring import AuditPart
 from gateway.documents.endpoint import Documents
 from gateway.documents.served import Served
 from gateway.events import Door, EventsEndpoint
@@ -219,6 +221,8 @@ class Assembly:
         health.dependency("registry", schemas.check, needed=True)
         push.start(health, exits)
         asking.start(health, exits)
+        audit = AuditPart(settings, registry, publisher, clock)
+        audit.start(health, exits)
         beat = asyncio.get_running_loop().create_task(_beat(health))
         exits.callback(beat.cancel)
 
@@ -235,7 +239,7 @@ class Assembly:
             limits=limits,
         )
         own_paths = [
-            Route("POST", plan.route, principals.EVENTS_WRITE, events.post_to(name))
+            Route("POST", plan.route, principals.EVENTS_WRITE, events.post_to(name), plane="data")
             for name, plan in plans.items()
             if plan.route is not None
         ]
@@ -258,32 +262,49 @@ class Assembly:
         keyring.start()
         exits.push_async_callback(keyring.close)
         models = _models(settings, registry, clock, follower, exits) if served else None
-        webhook = registry_webhook(settings, cache, publisher, registry, clock)
+        webhook = registry_webhook(settings, cache, publisher, registry, clock, audit.trail)
         documents = Documents()
         router = Router(
             (
-                Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
+                Route(
+                    "POST",
+                    "/api/v1/pipelines/{pipeline}/events",
+                    principals.EVENTS_WRITE,
+                    events.post,
+                    plane="data",
+                ),
                 *asking_routes,
                 *push.routes(connections),
                 *generated,
                 Route("GET", "/api/v1/transactions/{id}", principals.TRANSACTIONS_READ, transactions.get),
                 *own_paths,
                 Route("GET", "/api/v1/features/{view}/{entity}", principals.FEATURES_READ, features.get),
-                Route("POST", "/api/v1/features/read", principals.FEATURES_READ, features.read),
+                Route("POST", "/api/v1/features/read", principals.FEATURES_READ, features.read, plane="data"),
                 Route("GET", "/api/v1/reviews", principals.REVIEWS_READ, reviews.get),
-                Route("POST", "/api/v1/reviews/{id}/decision", principals.REVIEWS_WRITE, reviews.decide),
-                Route("POST", TRAINING, principals.TRAINING_WRITE, training.post),
+                Route(
+                    "POST",
+                    "/api/v1/reviews/{id}/decision",
+                    principals.REVIEWS_WRITE,
+                    reviews.decide,
+                    plane="control",
+                ),
+                Route("POST", TRAINING, principals.TRAINING_WRITE, training.post, plane="control"),
                 Route("GET", TRAINING, principals.TRAINING_READ, training.list),
                 Route("GET", f"{TRAINING}/{{id}}", principals.TRAINING_READ, training.get),
                 Route(
-                    "POST", f"{TRAINING}/{{id}}/acknowledge", principals.TRAINING_WRITE, training.acknowledge
+                    "POST",
+                    f"{TRAINING}/{{id}}/acknowledge",
+                    principals.TRAINING_WRITE,
+                    training.acknowledge,
+                    plane="control",
                 ),
                 *(_model_routes(models) if models else ()),
-                Route("POST", REGISTRY_WEBHOOK, principals.PUBLIC, webhook.post),
+                Route("POST", REGISTRY_WEBHOOK, principals.PUBLIC, webhook.post, plane="told"),
                 *health.routes(),
                 *documents.routes(),
             )
         )
+        require_planes(router.routes)
         documents.write(router.routes, Served(settings, plans, intakes, readable, push.feeds, llm))
         admission = Admission(
             router,
@@ -292,10 +313,15 @@ class Assembly:
             settings=settings.limits,
             patience_s=settings.asking.wait_s,
             clock=clock,
+            audit=audit.watch,
         )
         sessions = push.sessions(connections, cache, push.calls(admission, publisher, prompts, tokens))
         application = Application(
-            admission, sessions, settings=settings.limits, origins=settings.gateway.origins
+            admission,
+            sessions,
+            settings=settings.limits,
+            origins=settings.gateway.origins,
+            audit=audit.watch,
         )
         return cls(application, router, health, connections)
 
@@ -324,11 +350,11 @@ def _model_routes(models: ModelsEndpoint) -> tuple[Route, ...]:
     path = "/api/v1/models"
     return (
         Route("GET", path, principals.MODELS_READ, models.list),
-        Route("POST", path, principals.MODELS_WRITE, models.load),
-        Route("POST", f"{path}/swap", principals.MODELS_WRITE, models.swap),
-        Route("POST", f"{path}/rollback", principals.MODELS_WRITE, models.rollback),
+        Route("POST", path, principals.MODELS_WRITE, models.load, plane="control"),
+        Route("POST", f"{path}/swap", principals.MODELS_WRITE, models.swap, plane="control"),
+        Route("POST", f"{path}/rollback", principals.MODELS_WRITE, models.rollback, plane="control"),
         Route("GET", f"{path}/{{id}}", principals.MODELS_READ, models.get),
-        Route("DELETE", f"{path}/{{id}}", principals.MODELS_WRITE, models.remove),
+        Route("DELETE", f"{path}/{{id}}", principals.MODELS_WRITE, models.remove, plane="control"),
         Route("GET", f"{path}/{{id}}/swap/safety", principals.MODELS_READ, models.safety),
     )
 

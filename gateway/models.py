@@ -114,6 +114,7 @@ class ModelsEndpoint:
         body = await _read(request, LoadBody)
         model, version, _ = self._named(body.id)
         _require_version(body.id, version)
+        request.target = body.id
         reply = await self._answered("load", model, version, body.expected_revision, request)
         if reply.outcome != "accepted":
             raise _error(reply)
@@ -132,6 +133,7 @@ class ModelsEndpoint:
         body = await _read(request, SwapBody)
         model, version, _ = self._named(body.target)
         _require_version(body.target, version)
+        request.target = body.target
         reply = await self._answered("swap", model, version, body.expected_revision, request)
         return self._changed(model, reply, request)
 
@@ -140,6 +142,7 @@ class ModelsEndpoint:
         model, version, _ = self._named(body.model)
         if version:
             raise InvalidInput("a rollback names a model, not a version", code="invalid_request")
+        request.target = model
         reply = await self._answered("rollback", model, None, body.expected_revision, request)
         return self._changed(model, reply, request)
 

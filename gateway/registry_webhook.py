@@ -12,10 +12,11 @@ from datetime import timedelta
 import redis.asyncio
 
 from core.clock import Clock, to_millis
-from core.errors import Conflict, MillstreamError, Unavailable
+from core.errors import Conflict, Denied, MillstreamError, Unavailable
 from core.ids import digest, new_id
 from core.settings import Settings
 from core.telemetry.log import logger
+from gateway.audit.event import AuditEvent, AuditTrail, Outcome
 from gateway.exchange import Request, Response
 from gateway.problems import NotFound
 from gateway.publisher import Outgoing, Publisher
@@ -87,7 +88,9 @@ class RegistryWebhook:
         publisher: Publisher,
         codec: RecordCodec[ModelCommand],
         clock: Clock,
+        trail: AuditTrail | None = None,
     ) -> None:
+        self._trail = trail
         self._secret, self._deliveries = secret, deliveries
         self._publisher, self._codec, self._clock = publisher, codec, clock
 
@@ -99,18 +102,38 @@ class RegistryWebhook:
                 code="webhook_without_secret",
             )
         body = await request.body(MAX_BYTES)
-        notice = read_webhook(request.headers, body, secret=self._secret, now=self._clock.now())
+        try:
+            notice = read_webhook(request.headers, body, secret=self._secret, now=self._clock.now())
+        except Denied as error:
+            if self._trail is not None:
+                self._trail.note(self._event(request, "denied", reason=error.code))
+            raise
         delivery = request.headers[DELIVERY]
         if not await self._deliveries.take(delivery):
             raise Conflict("this delivery was taken before", code="webhook_replayed")
         if notice is not None:
             try:
+                if self._trail is not None:
+                    await self._trail.written(self._event(request, "allowed", target=notice.name))
                 await self._tell(notice.name)
             except MillstreamError:
                 await self._deliveries.give_back(delivery)
                 raise
             _log.info("the registry has news", model=notice.name, entity=notice.entity, action=notice.action)
         return Response(204)
+
+    def _event(self, request: Request, outcome: Outcome, *, reason: str = "", target: str = "") -> AuditEvent:
+        return AuditEvent(
+            tenant="",
+            actor=SENDER if outcome == "allowed" else "",
+            action=f"POST {PATH}",
+            outcome=outcome,
+            at=self._clock.now(),
+            target=target,
+            reason=reason,
+            request_id=request.request_id,
+            detail={"address": request.address},
+        )
 
     async def _tell(self, model: str) -> None:
         """Raises Unavailable when it is not on Kafka."""
@@ -139,8 +162,9 @@ def registry_webhook(
     publisher: Publisher,
     registry: SchemaRegistry,
     clock: Clock,
+    trail: AuditTrail | None = None,
 ) -> RegistryWebhook:
     """The handler of a gateway with these settings."""
     codec = RecordCodec(ModelCommand, registry, COMMANDS.subject, max_bytes=COMMANDS.max_bytes)
     secret = settings.mlflow.webhook_secret
-    return RegistryWebhook(secret, Deliveries(client, clock), publisher, codec, clock)
+    return RegistryWebhook(secret, Deliveries(client, clock), publisher, codec, clock, trail)

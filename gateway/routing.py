@@ -8,6 +8,7 @@ A route that names no permission, an unknown one, or one that another route hide
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from core.errors import DeclarationError
 from gateway.exchange import Request, Response
@@ -16,6 +17,7 @@ from gateway.problems import MethodNotAllowed, NotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
 Refusal = Callable[[BaseException, str], Response]
+Plane = Literal["data", "control", "told"]
 MAX_SEGMENT = 512
 
 
@@ -26,6 +28,7 @@ class Route:
     guarded: it waits for an answer of somebody else, so a breaker stands before it (`gateway.circuits`).
     refusal: an error and the request's id as an answer, where that is not a problem document; the same for
     all methods of a path.
+    plane: what the audit trail is told of it (`gateway.audit.watch`); needed where more than reading is done.
     """
 
     method: str
@@ -34,6 +37,7 @@ class Route:
     handler: Handler
     guarded: bool = False
     refusal: Refusal | None = None
+    plane: Plane | None = None
 
     @cached_property
     def name(self) -> str:

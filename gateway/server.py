@@ -28,6 +28,7 @@ from core.telemetry.metrics import counter, gauge, histogram
 from core.tls import check_pair
 from gateway.addresses import ClientAddress
 from gateway.admission import Admission, Visit
+from gateway.audit.watch import ADDRESS_OF_SOCKET, Watch
 from gateway.cross_origin import CrossOrigin
 from gateway.exchange import Gone, Request, Response
 from gateway.head import Head, head_of
@@ -79,7 +80,8 @@ class Socket(Protocol):
 
 
 class Application:
-    """The ASGI callable. `stream` handles the one WebSocket path; pages of `origins` may call."""
+    """The ASGI callable. `stream` handles the one WebSocket path; pages of `origins` may call; `audit` is
+    told of everything."""
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class Application:
         *,
         settings: Limits | None = None,
         origins: Collection[str] = (),
+        audit: Watch | None = None,
     ) -> None:
         given = settings or Limits()
         self._admission = admission
@@ -96,6 +99,7 @@ class Application:
         self._body_read_s = given.body_read_s
         self._answer_take_s = given.answer_take_s
         self._stream = stream
+        self._audit = audit
         self.draining = False
         self._open = 0
         self._idle = asyncio.Event()
@@ -129,13 +133,14 @@ class Application:
             query=query.decode("ascii", "replace"),
             traceparent=_traceparent(fields),
             gone=_gone_of(receive),
+            address=self._address(scope, fields),
         )
         self._open += 1
         self._idle.clear()
         _OPEN.set(self._open)
         began = time.perf_counter()
         try:
-            template, response = await self._respond(request, self._address(scope, fields), head.flaw)
+            template, response = await self._respond(request, head.flaw)
             if self.draining:
                 response.headers.append(("connection", "close"))
             if request.standing is not None:
@@ -152,22 +157,25 @@ class Application:
             if not self._open:
                 self._idle.set()
 
-    async def _respond(
-        self, request: Request, address: str, flaw: MillstreamError | None
-    ) -> tuple[str, Response]:
+    async def _respond(self, request: Request, flaw: MillstreamError | None) -> tuple[str, Response]:
         """The template of the route, for the metrics, and the answer."""
         route: Route | None = None
         visit: Visit | None = None
         response: Response | None = None
+        failure: BaseException | None = None
         try:
             if _UNSPEAKABLE.search(request.path):
                 flaw = flaw or NotFound("no such path")
-            route = await self._admission.find(request, address, flaw)
+            route = await self._admission.find(request, request.address, flaw)
             visit = await self._admission.admit(route, request, bearer(request.headers))
-            response = await route.handler(request)
+            if self._audit is not None and route.plane == "control":
+                response = await self._audit.acted(route, request)
+            else:
+                response = await route.handler(request)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
+            failure = error
             if not isinstance(error, MillstreamError):
                 _log.exception("a request failed", request_id=request.request_id, path=request.path[:200])
             response = self._asked_first(request, error)
@@ -178,6 +186,11 @@ class Application:
         finally:
             if visit is not None:
                 visit.ended(response)
+        if self._audit is not None:
+            self._audit.answered(
+                route, request, response.status, failure or response.error, admitted=visit is not None
+            )
+        failure = None
         if isinstance(response.error, OverLimit):
             request.standing = response.error.standing
         response.error = None  # it refers to this frame, and would keep the request until the next collection
@@ -199,8 +212,10 @@ class Application:
             await send({"type": "websocket.close", "code": 4404, "reason": "no such path"})
             return
         head = _head_of(scope)
+        address = self._address(scope, head.fields)
+        ADDRESS_OF_SOCKET.set(address)
         try:
-            await self._admission.socket(self._address(scope, head.fields))
+            await self._admission.socket(address)
             if head.flaw is not None:
                 await _turn_away(receive, send, BAD_HEAD, head.flaw.what)
                 return
@@ -208,6 +223,8 @@ class Application:
         except asyncio.CancelledError:
             raise
         except OverLimit as error:
+            if self._audit is not None:
+                self._audit.turned_away(error)
             await _turn_away(receive, send, OVER_LIMIT, error.what)
         except Exception:
             _log.exception("a socket failed")

@@ -51,6 +51,7 @@ class TrainingEndpoint:
             raise UnsupportedMediaType("one training at a time", mend=f"send {JSON}")
         configuration = self._wanted(strict_json.parse(await request.body(_MAX_BODY)))
         id, now, principal = new_id(), self._clock.now(), request.principal
+        request.target = f"{configuration.name} {id}"
         command = TrainingCommand(
             tenant=principal.tenant,
             id=id,

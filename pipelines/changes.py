@@ -25,11 +25,13 @@ from core.errors import DeclarationError, IncompatibleSchema, Unavailable
 from core.settings import Settings
 from features.identity import changed_meaning
 from pipelines.applied_views import applied_forms, record_applied
+from pipelines.audit.table import create_audit_table
 from pipelines.plan import Plan, ServedPlan
 from pipelines.tables import create_tables
 from schemas.avro import schema_text
 from schemas.broker import admin
 from schemas.catalog.models import SERVING_TOPICS
+from schemas.catalog.security import TOPICS as SECURITY_TOPICS
 from schemas.evolution import diff, explain
 from schemas.registry import SchemaRegistry
 from schemas.topic import Topic
@@ -55,11 +57,13 @@ class Change:
 
 
 def topics_of(plans: Iterable[Plan]) -> list[Topic]:
-    """Every topic of the plans once, in the order of their paths; those of model serving where one scores."""
+    """Every topic of the plans once, in the order of their paths; those of model serving where one scores;
+    those of the audit trail."""
     plans = list(plans)
     topics = {topic.name: topic for plan in plans for topic in plan.topics}
     if any(isinstance(plan, ServedPlan) for plan in plans):
         topics |= {topic.name: topic for topic in SERVING_TOPICS}
+    topics |= {topic.name: topic for topic in SECURITY_TOPICS}
     return list(topics.values())
 
 
@@ -77,6 +81,7 @@ def apply(plans: Sequence[Plan], settings: Settings) -> list[Change]:
     _carry_out(changes, topics_of(plans), settings)
     with _database(settings) as connection:
         create_tables(connection)
+        create_audit_table(connection)
         record_applied(connection, [plan.view for plan in plans])
     return changes
 

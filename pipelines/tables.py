@@ -6,6 +6,7 @@
 - `forecasts`: the first forecast per feature row, whole; nothing is ever changed in it.
 - `applied_views`: what each version of a feature view meant when it was first applied.
 - `api_keys`: who may call the gateway; secrets as SHA-256 only.
+- `audit_entries`: the audit trail; `pipelines/audit/table.py` has it.
 
 Every write is `INSERT ... SELECT FROM unnest(...) ON CONFLICT ...`: one statement and one round trip per
 batch, the same on plain PostgreSQL and on TimescaleDB.

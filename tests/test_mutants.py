@@ -56,6 +56,36 @@ MUTANTS = {
         'key_of(tenant, "")',
         "tests/gateway/test_limits.py",
     ),
+    "an audit entry that was changed": (
+        "pipelines/audit/verify.py",
+        "if digest_of(entry) == entry.hash and entry.id",
+        "if entry.id",
+        "tests/pipelines/audit",
+    ),
+    "an audit entry that does not follow": (
+        "pipelines/audit/verify.py",
+        "and entry.previous != self.previous",
+        "and False",
+        "tests/pipelines/audit",
+    ),
+    "an audit entry that nobody acknowledged": (
+        "pipelines/audit/writer.py",
+        "self._outbox.settle()",
+        "pass",
+        "tests/pipelines/audit",
+    ),
+    "a change that cannot be told": (
+        "gateway/audit/watch.py",
+        'stage="not begun"))\n            raise',
+        'stage="not begun"))',
+        "tests/gateway/audit",
+    ),
+    "a flood of kinds of refusals": (
+        "gateway/audit/folding.py",
+        "len(self._open) >= MOST_KINDS",
+        "False",
+        "tests/gateway/audit",
+    ),
     "what was leased and not spent in time": (
         "operators/leases.py",
         "if now >= block.ends_at:",

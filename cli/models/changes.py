@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cli.audited import audited
 from cli.models.output import Json, Output, Shown, show_object
 from core.settings import settings
 
@@ -30,13 +31,15 @@ def register(group: typer.Typer) -> None:
         from core.errors import InvalidInput
         from models.registry import open_registry
 
-        registry = open_registry(settings())
-        if from_version is not None:
-            stored = registry.register_version(name, from_version, folder)
-        elif folder is not None:
-            stored = registry.register_folder(name, folder)
-        else:
+        if from_version is None and folder is None:
             raise InvalidInput("nothing to register", mend="give FOLDER, or --from-version, or both")
+        with audited("models.register", target=name) as act:
+            registry = open_registry(settings())
+            if from_version is not None:
+                stored = registry.register_version(name, from_version, folder)
+            elif folder is not None:
+                stored = registry.register_folder(name, folder)
+            act.target = f"{stored.name}:{stored.version}"
         made = {"model": stored.name, "version": stored.version, "digest": stored.manifest.digest}
         show_object(made, output, json)
 
@@ -57,15 +60,18 @@ def register(group: typer.Typer) -> None:
         allowed = [alias for alias in ALIASES if alias != PREVIOUS]
         if to not in allowed:
             raise UnknownName("model alias", to, allowed)
-        registry = open_registry(settings())
-        stored = registry.resolve(name, reference)
-        bad = [finding for finding in findings(stored) if not finding["passed"]]
-        if bad:
-            raise ModelRefused(
-                "; ".join(f"{finding['check']}: {finding['detail']}" for finding in bad),
-                where=stored.where,
-                mend=f"see `millstream models verify {name} {stored.version}`",
-            )
-        registry.set_alias(name, to, stored.version)
-        aliases = registry.aliases(name)
+        with audited("models.promote", target=f"{name}:{reference}") as act:
+            act.detail["alias"] = to
+            registry = open_registry(settings())
+            stored = registry.resolve(name, reference)
+            act.target = f"{name}:{stored.version}"
+            bad = [finding for finding in findings(stored) if not finding["passed"]]
+            if bad:
+                raise ModelRefused(
+                    "; ".join(f"{finding['check']}: {finding['detail']}" for finding in bad),
+                    where=stored.where,
+                    mend=f"see `millstream models verify {name} {stored.version}`",
+                )
+            registry.set_alias(name, to, stored.version)
+            aliases = registry.aliases(name)
         show_object({"model": name, "version": stored.version, "aliases": aliases}, output, json)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from cli.audited import audited
 from core.errors import Conflict, DeadlineExceeded, InvalidInput, MillstreamError, ModelFailed, UnknownName
 
 Target = Annotated[str, typer.Argument(help="the version, as model:version")]
@@ -52,7 +53,7 @@ def serving(json: Json = False) -> None:
 def swap(target: Target, expect: Revision = None, json: Json = False) -> None:
     """Put another version in service, without losing a record. One that is not loaded is loaded first."""
     model, version = _split(target)
-    with _Line.open() as line:
+    with audited("models.swap", target=target), _Line.open() as line:
         line.require(model)
         if line.state(model, version) is None:
             line.ask("load", model, version, None)
@@ -64,7 +65,7 @@ def rollback(
     model: Annotated[str, typer.Argument(help="which model")], expect: Revision = None, json: Json = False
 ) -> None:
     """Go back to the version before; during a canary, end it."""
-    with _Line.open() as line:
+    with audited("models.rollback", target=model), _Line.open() as line:
         line.require(model)
         _show(line.ask("rollback", model, None, expect), json)
 
@@ -92,7 +93,8 @@ def deploy(
         except ValueError:
             raise InvalidInput(f"step {one!r}", mend="write SHARE:SECONDS, as 0.1:600") from None
     model, version = _split(target)
-    with _Line.open() as line:
+    with audited("models.deploy", target=target) as act, _Line.open() as line:
+        act.detail["strategy"] = strategy
         line.require(model)
         more = {"strategy": strategy, "steps": steps, "experiment": experiment}
         _show(line.ask("deploy", model, version, expect, **more), json)

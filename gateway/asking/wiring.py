@@ -114,7 +114,14 @@ class AskingPart:
         }
         endpoint = InferEndpoint(self._settings.asking, doors, self.asker, clock=self._clock, limits=limits)
         return (
-            Route("POST", "/api/v1/pipelines/{pipeline}/infer", principals.ASK, endpoint.post, guarded=True),
+            Route(
+                "POST",
+                "/api/v1/pipelines/{pipeline}/infer",
+                principals.ASK,
+                endpoint.post,
+                guarded=True,
+                plane="data",
+            ),
             Route("GET", "/api/v1/requests/{id}", principals.ASK, endpoint.get),
         )
 

@@ -1,1 +1,1 @@
-"""The audit trail: who did what, when, with what outcome, and why it was refused."""
+"""The audit trail of a gateway: what it is told by itself, and how refusals are kept from flooding it."""

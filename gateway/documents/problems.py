@@ -13,6 +13,7 @@ from gateway.routing import Route
 
 CODES: Mapping[str, str] = {
     "already_reviewed": "The review was decided otherwise before; a verdict is final.",
+    "audit_unavailable": "The audit trail cannot be kept now, and nothing is changed without it.",
     "cancelled": "The request was cancelled, by whoever asked it first.",
     "channel_starting": "The channel is not being read yet.",
     "circuit_open": "What answers this failed too often and is left alone for some seconds.",
@@ -131,6 +132,8 @@ def of_door(route: Route) -> Codes:
         found[401] = ("unauthenticated",)
         found[403] = ("forbidden",)
         found[503] += ("keys_unavailable",)
+    if route.plane in ("control", "told"):
+        found[503] += ("audit_unavailable",)
     return found
 
 

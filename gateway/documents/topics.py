@@ -9,7 +9,7 @@ from gateway.documents.served import Served
 from pipelines.generating import REQUESTS, TOPICS
 from pipelines.plan import ScoringPlan
 from schemas.avro import compile_schema
-from schemas.catalog import models, training
+from schemas.catalog import models, security, training
 from schemas.catalog.asking import REPLIES
 from schemas.catalog.conversations import CONVERSATIONS
 from schemas.headers import CONTENT_TYPE
@@ -68,6 +68,9 @@ def topics(served: Served) -> dict[str, Used]:
         (models.REPLIES, "What the controller answers."),
     ):
         add(topic, None, "receive", why)
+    for topic in security.TOPICS:
+        add(topic)
+    add(security.SECURITY_EVENTS, None, "send", "Who did what, and who was refused.")
     if served.llm:
         add(REQUESTS, None, "send", "Questions to language models.")
         add(CONVERSATIONS, None, "send", "What is said in conversations.")
@@ -121,6 +124,8 @@ def key(topic: Topic) -> dict[str, Any]:
         if spec is None
         else f"tenant|{spec.entity}, % and | escaped"
     )
+    if topic.name == security.SECURITY_EVENTS.name:
+        about = "writer"  # alone: a chain lies in one partition, whatever tenants its entries are of
     return {
         "kafka": {
             "key": {"type": "string", "description": about},

@@ -27,9 +27,22 @@ def generating_routes(
     questions = Questions(settings.llm, asking, clock, limits)
     chat = ChatEndpoint(settings.llm, questions, board, clock)
     return (
-        Route("POST", "/api/v1/generate", principals.ASK, GenerateEndpoint(questions).post, guarded=True),
         Route(
-            "POST", "/v1/chat/completions", principals.ASK, chat.post, guarded=True, refusal=error_response
+            "POST",
+            "/api/v1/generate",
+            principals.ASK,
+            GenerateEndpoint(questions).post,
+            guarded=True,
+            plane="data",
+        ),
+        Route(
+            "POST",
+            "/v1/chat/completions",
+            principals.ASK,
+            chat.post,
+            guarded=True,
+            refusal=error_response,
+            plane="data",
         ),
         Route("GET", "/v1/models", principals.ASK, chat.models, refusal=error_response),
         Route("GET", "/api/v1/batch/status", principals.ASK, BatchStatusEndpoint(board).get),

@@ -108,6 +108,7 @@ class Session(Connection):
         except TimeoutError:
             self.close(frames.TIMED_OUT, "no connect frame in time")
         except MillstreamError as error:
+            self._calls.told(error, self.principal)
             self.tell_problem(error)
             self.close(_code_of(error), refusal(error))
         except Exception as error:
@@ -168,6 +169,7 @@ class Session(Connection):
             if frame.name is not None and not ID_SHAPE.fullmatch(frame.name):
                 raise InvalidInput("the name of the subscription is none", code="invalid_name")
         except (InvalidInput, Forbidden) as error:
+            self._calls.told(error, self.principal)
             self.tell_problem(error, _label(frame))
             return
         if asked.label in self.subscriptions or frame.name in self._names:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from core.errors import QueueFull
+from gateway.problems import Forbidden
 from gateway.push import frames
 from gateway.push.calls import Calls
 from gateway.push.connections import Connections
@@ -48,6 +49,8 @@ class Sessions:
         if connections.draining:
             await session.refuse(frames.GOING_AWAY, "going away")
         elif not self._may_open(headers):
+            if self._calls.admission.audit is not None:
+                self._calls.admission.audit.turned_away(Forbidden("a page of another origin"))
             await session.refuse(frames.FORBIDDEN, "pages of this origin may not open sockets")
         elif protocols and offered is None:
             await session.refuse(frames.WRONG_PROTOCOL, f"speak {frames.SUBPROTOCOL}")

@@ -7,7 +7,7 @@ from typing import cast
 
 from core.errors import Conflict, MillstreamError, QueueFull, Rejected
 from core.telemetry.log import logger
-from gateway.principals import Principal
+from gateway.principals import ANONYMOUS, Principal
 from gateway.push import frames
 from gateway.push.calls import Calls
 from gateway.push.connection import Connection
@@ -46,6 +46,11 @@ class UnderWayCalls:
         task = asyncio.get_running_loop().create_task(self._run(principal, frame), name="socket-call")
         self._tasks[frame.id] = task
         task.add_done_callback(lambda ended: self._ended(frame.id, ended))
+
+    def told(self, error: MillstreamError, principal: Principal | None) -> None:
+        """The socket, or a subscription of it, met this; the audit trail is told where it is a refusal."""
+        if self._calls.admission.audit is not None:
+            self._calls.admission.audit.turned_away(error, principal or ANONYMOUS)
 
     def cancel(self, id: str) -> None:
         """Nobody wants the answer any more; harmless where it is not under way. An event that is being

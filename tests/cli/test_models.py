@@ -11,6 +11,7 @@ import pytest
 from core.settings import Settings
 from models.registry import open_registry
 from models.store import CHAMPION, MODEL
+from stack.local import Stack
 from tests.models import made
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MILLSTREAM_")}
+    """With the session's services and a registry in `home`."""
+    mlflow = "MILLSTREAM_MLFLOW"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(mlflow)}
     return subprocess.run(
         [sys.executable, "-m", "cli.main", "models", *arguments],
         cwd=ROOT,
@@ -40,7 +43,9 @@ def run(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_a_life_of_a_version_on_the_command_line(home: Path, tmp_path: Path) -> None:
+@pytest.mark.services
+def test_a_life_of_a_version_on_the_command_line(home: Path, tmp_path: Path, stack: Stack) -> None:
+    del stack  # what is changed is told in the audit trail, or not changed
     listed = json.loads(run(home, "list", "--json").stdout)
     assert [(row["version"], row["aliases"], row["state"]) for row in listed] == [
         ("2", "", "complete"),

@@ -16,6 +16,7 @@ MODULES = (
     "schemas.catalog.training",
     "schemas.catalog.experiments",
     "schemas.catalog.conversations",
+    "schemas.catalog.security",
 )
 
 

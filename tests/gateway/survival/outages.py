@@ -97,7 +97,7 @@ OUTAGES = (
             ),
             ASKING: Cell("503 at once; earlier answers can be fetched", {"ask": KAFKA, "ask later": KAFKA}),
             READING: YES,
-            VERDICTS: Cell("503 at once", {"verdict": KAFKA}),
+            VERDICTS: Cell("503 at once", {"verdict": "503 audit_unavailable"}),
             PUSHING: Cell("sockets stay open, and go on after"),
         },
         pushes=False,

@@ -1,0 +1,1 @@
+"""The audit trail: chained entries, on Kafka first and copied to PostgreSQL, and the proof of both."""
