@@ -14,44 +14,27 @@ gateway that forwards says by `X-Millstream-Tenant` whose request it is, whateve
 
 import asyncio
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from core.errors import InvalidInput, MillstreamError, ModelError, TooLarge, UnknownName
+from core.errors import InvalidInput, MillstreamError, ModelError, UnknownName
 from core.settings import Serving as Settings
 from core.telemetry.log import logger
 from core.telemetry.metrics import LATENCY_MS, counter, exposition, histogram
 from core.telemetry.probe import Probe
 from jobs.serving import binary, tensors
 from jobs.serving.answers import JSON, Headers, encode, error_answer
+from jobs.serving.exchange import Exchange, Scope, body_of
 from jobs.serving.models import Asked, Door, Models, Served
 from operators.ports import Matrix
 
-BODY_READ_S = 30.0
 PREVIOUS = "previous_version"
 TENANT = "x-millstream-tenant"
 _TEXT: Headers = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _LOG = logger("serving")
 _REQUESTS = counter("serving_requests_total", "Requests, by route and status", ("route", "status"))
 _TOOK = histogram("serving_request_ms", "From the body's end to the answer", ("route",), LATENCY_MS)
-
-
-class Scope(Protocol):
-    """What Granian tells of a request."""
-
-    proto: str
-    method: str
-    path: str
-    headers: Any
-
-
-class Exchange(Protocol):
-    """What Granian takes the answer with."""
-
-    async def __call__(self) -> bytes: ...
-    def __aiter__(self) -> Any: ...
-    def response_bytes(self, status: int, headers: Headers, body: bytes) -> None: ...
 
 
 class ScoreRequest(msgspec.Struct, frozen=True):
@@ -106,7 +89,9 @@ class Application:
             parts = scope.path.split("/")
             if scope.method == "POST":
                 route = parts[-1] if parts[-1] in ("infer", "score") else "other"
-                answer = await self._post(parts, scope.headers, await self._body(scope, exchange))
+                answer = await self._post(
+                    parts, scope.headers, await body_of(scope, exchange, self._settings.max_body_bytes)
+                )
             else:
                 answer = self._get(scope.method, parts)
         except asyncio.CancelledError:
@@ -205,22 +190,6 @@ class Application:
         versions = [route.version for route in served.serving.current.routes]
         described = tensors.metadata(served.name, versions, door.model.signature)
         return 200, JSON, encode(described)
-
-    async def _body(self, scope: Scope, exchange: Exchange) -> bytes:
-        limit = self._settings.max_body_bytes
-        length = scope.headers.get("content-length")
-        async with asyncio.timeout(BODY_READ_S):
-            if length is not None and length.isdigit():
-                if len(length) > 15 or int(length) > limit:
-                    raise TooLarge(f"a body of {length[:20]} bytes", mend=f"send at most {limit} bytes")
-                return await exchange()
-            found, size = [], 0
-            async for part in exchange:
-                size += len(part)
-                if size > limit:
-                    raise TooLarge(f"a body of more than {limit} bytes")
-                found.append(part)
-            return b"".join(found)
 
     def _count(self, route: str, status: int) -> None:
         key = (route, status)

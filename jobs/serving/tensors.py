@@ -32,7 +32,7 @@ _nested = msgspec.json.Decoder(list[list[float | bool | None]]).decode
 _anything = msgspec.json.Decoder().decode
 
 
-class Tensor(msgspec.Struct, frozen=True):
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input of a request; `data` is decoded when the name and the type are known."""
 
     name: str
@@ -62,7 +62,7 @@ class Input:
         return self.tensor.datatype
 
 
-class InferRequest(msgspec.Struct, frozen=True):
+class InferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A request. `outputs` are those wanted, all by default."""
 
     inputs: list[Tensor]
