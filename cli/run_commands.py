@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
         llm: Annotated[bool, typer.Option("--llm", help="take prompts too")] = False,
         direct: Annotated[
             bool,
-            typer.Option("--direct", help="hand on what is asked of models by the Open Inference Protocol"),
+            typer.Option("--direct", help="hand on what is asked by the Open Inference Protocol"),
         ] = False,
         embeddings: Annotated[
             bool, typer.Option("--embeddings", help="hand on texts whose vectors are wanted")

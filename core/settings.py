@@ -23,7 +23,7 @@ from pydantic_settings import (
 
 from core.section import LOOPBACK as LOOPBACK
 from core.section import Section
-from core.serving_settings import Embeddings
+from core.serving_settings import Embeddings as Embeddings
 from core.serving_settings import Serving as Serving
 
 CONFIG_FILE = "millstream.toml"

@@ -1,7 +1,8 @@
 """Operations that are handed on: the Open Inference Protocol at `/v2`, and OpenAI's embeddings."""
 
 from core.settings import Embeddings
-from gateway.documents.answers import (
+from gateway.documents.answers import OpenAIError
+from gateway.documents.forwarded_answers import (
     Embedded,
     InferenceError,
     InferenceLive,
@@ -10,7 +11,6 @@ from gateway.documents.answers import (
     InferenceReady,
     InferenceServer,
     Inferred,
-    OpenAIError,
 )
 from gateway.documents.operations import (
     JSON,

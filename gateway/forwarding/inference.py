@@ -7,7 +7,6 @@ The gateway loads no model. What it takes it hands on as it is, tensors as bytes
 
 import asyncio
 import re
-from collections.abc import Mapping
 
 import msgspec
 
@@ -63,7 +62,7 @@ class InferenceEndpoint:
         return json_response(200 if good else 503, {"ready": good})
 
     async def get(self, request: Request) -> Response:
-        """What there is: the server, a model, one of its versions, whether it is ready. Raises as `Upstream`."""
+        """What there is: the server, a model, a version, whether it is ready. Raises as `Upstream`."""
         return _handed_on(await self._upstream.send("GET", _path_of(request)))
 
     async def infer(self, request: Request) -> Response:
@@ -122,7 +121,7 @@ def _handed_on(answer: Forwarded) -> Response:
     own = answer.headers.get(JSON_BYTES)
     headers = [] if own is None else [("inference-header-content-length", own)]
     if answer.status != 200:
-        return json_response(answer.status, {"error": _text_of(answer.headers, answer.body)})
+        return json_response(answer.status, {"error": _text_of(answer.body)})
     kind = "application/json" if own is None else "application/octet-stream"
     return Response(answer.status, answer.body, kind, headers)
 
@@ -131,8 +130,7 @@ class _Error(msgspec.Struct):
     error: str
 
 
-def _text_of(headers: Mapping[str, str], body: bytes) -> str:
-    del headers
+def _text_of(body: bytes) -> str:
     try:
         return msgspec.json.decode(body, type=_Error).error
     except msgspec.MsgspecError:

@@ -32,11 +32,11 @@ class ModelsListing:
 
     def routes(self) -> tuple[Route, ...]:
         return (
-            Route("GET", "/v1/models", principals.ASK, self.list, refusal=error_response),
+            Route("GET", "/v1/models", principals.ASK, self.all, refusal=error_response),
             Route("GET", "/v1/models/{model}", principals.ASK, self.get, refusal=error_response),
         )
 
-    async def list(self, request: Request) -> Response:
+    async def all(self, request: Request) -> Response:
         del request
         return json_response(
             200, {"object": "list", "data": [self._row(name) for name in await self._names()]}
@@ -49,7 +49,7 @@ class ModelsListing:
             raise UnknownName("model", wanted[:64], names)
         return json_response(200, self._row(wanted))
 
-    async def _names(self) -> "list[str]":
+    async def _names(self) -> list[str]:
         """Those of the settings where no process told of others."""
         names: list[str] = []
         if self._board is not None:

@@ -63,8 +63,8 @@ class Encoder:
             step = max(1, CALL_TOKENS // length)
             for begin in range(0, len(places), step):
                 part = places[begin : begin + step]
-                ids = np.array([texts[at] for at in part], np.int64)
-                found[part] = self._session.run(["vectors"], {"ids": ids})[0]
+                given = np.array([texts[at] for at in part], np.int64)
+                found[part] = self._session.run(["vectors"], {"ids": given})[0]
         if not np.isfinite(found).all():
             raise ModelFailed("a vector is not finite")
         return found
