@@ -80,7 +80,8 @@ def _normal(text: str) -> str:
         else:
             clean.append(character)
     apart = unicodedata.normalize("NFD", "".join(clean))
-    return "".join(one for one in apart if unicodedata.category(one) != "Mn").lower()
+    # each by itself, so that there is no final sigma
+    return "".join(one.lower() for one in apart if unicodedata.category(one) != "Mn")
 
 
 def _is_punctuation(character: str) -> bool:
