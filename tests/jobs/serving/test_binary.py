@@ -1,4 +1,4 @@
-"""Tensors as bytes, as tritonclient sends and reads them, over real HTTP; and every way to send them wrong."""
+"""Tensors as bytes, as tritonclient sends and reads them, over real HTTP; and wrong ones of every kind."""
 
 import json
 import struct

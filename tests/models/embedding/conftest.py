@@ -1,7 +1,6 @@
 """The model from its wheel; without network and without it in the cache its tests are skipped, loudly."""
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,5 +25,5 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def encoder(minilm: Path) -> Iterator[Encoder]:
-    yield Encoder.load(minilm)
+def encoder(minilm: Path) -> Encoder:
+    return Encoder.load(minilm)
