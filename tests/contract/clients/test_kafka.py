@@ -101,6 +101,16 @@ def test_kafkas_own_commands_read_topics_and_messages(site: Site) -> None:
     assert TENANT in printed
 
 
+def test_kafkas_console_consumer_reads_values_by_the_registry(site: Site) -> None:
+    """With a Java deserializer that is not ours; every value is a line of JSON, as Avro writes it."""
+    count = len(site.events)
+    arguments = ["--topic", site.plan.results.name, "--from-beginning", "--max-messages", str(count)]
+    printed = run(*command_of(site.settings, "console-consumer", arguments, avro=True))
+    rows = [json.loads(line) for line in printed.splitlines()]
+    assert {row["id"] for row in rows} == {event["id"] for event in site.events}
+    assert all(row["tenant"] == TENANT for row in rows)
+
+
 def test_every_tool_is_there(site: Site) -> None:
     for name in TOOLS:
         command = command_of(site.settings, name, ["--help"])

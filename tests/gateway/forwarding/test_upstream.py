@@ -1,4 +1,4 @@
-"""What becomes of a forwarded request: a server that answers, refuses, fails, hangs, ends, talks without end."""
+"""What becomes of a forwarded request: a server that answers, refuses, fails, hangs, or talks without end."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
