@@ -52,13 +52,18 @@ def register(app: typer.Typer) -> None:
         direct: Annotated[
             bool, typer.Option("--direct", help="serve the models over HTTP too, without Kafka on the way")
         ] = False,
+        embeddings: Annotated[
+            bool, typer.Option("--embeddings", help="make vectors of texts too, by all-MiniLM-L6-v2")
+        ] = False,
         output: Output = "table",
     ) -> None:
         """Create and change what the plan says. Applying twice changes nothing."""
         chosen = plans_named(pipelines)
         named = engine_named(engine)
         with audited("apply", target=" ".join(plan.pipeline for plan in chosen)) as act:
-            changes = apply_all(chosen, settings(), jobs=jobs, engine=named, llm=llm, direct=direct)
+            changes = apply_all(
+                chosen, settings(), jobs=jobs, engine=named, llm=llm, direct=direct, embeddings=embeddings
+            )
             act.detail["changes"] = str(sum(change.action != "keep" for change in changes))
         show(changes, output)
 
@@ -109,11 +114,12 @@ def apply_all(
     engine: "Engine" = "flink",
     llm: bool = False,
     direct: bool = False,
+    embeddings: bool = False,
 ) -> "list[Change]":
     """Apply topics, schemas and tables, then start the jobs, and stop those that computed the same on another
-    engine; with `llm` and `direct`, or where they are deployed already, those that answer prompts and those
-    that serve models directly too. Returns what was changed. Raises DeclarationError for a view that the
-    engine cannot run, before any change."""
+    engine; with `llm`, `direct` and `embeddings`, or where they are deployed already, those that answer
+    prompts, serve models directly and make vectors too. Returns what was changed. Raises DeclarationError
+    for a view that the engine cannot run, before any change."""
     from cli.jobs import audit_spec, deployed, job_specs, other_streams, surplus_gateways, training_spec
     from cli.stack_commands import local_stack
     from pipelines.changes import apply, apply_topics
@@ -124,7 +130,13 @@ def apply_all(
     stack = local_stack(given)
     before = deployed(stack)
     specs = job_specs(
-        plans, given, engine, beside=before.pipelines, llm=llm or before.llm, direct=direct or before.direct
+        plans,
+        given,
+        engine,
+        beside=before.pipelines,
+        llm=llm or before.llm,
+        direct=direct or before.direct or given.serving.url is not None,
+        embeddings=embeddings or before.embeddings or given.embeddings.url is not None,
     )
     pending = _compare_jobs(plans, given, engine, specs) if jobs else []
     changes = apply(plans, given)

@@ -21,6 +21,7 @@ AUDIT = "audit"
 ROLLOUT = "rollout"
 GENERATING = "generating"
 SERVING = "serving"
+EMBEDDINGS = "embeddings"
 PLANNED = "MILLSTREAM_PLANNED"
 """Digest of what a job was planned from; another one is another specification, so that it starts anew."""
 
@@ -33,12 +34,14 @@ def job_specs(
     beside: Iterable[str] = (),
     llm: bool = False,
     direct: bool = False,
+    embeddings: bool = False,
 ) -> list[JobSpec]:
     """The stream (Flink's keeper, or a Faust agent) and writer of each pipeline, both hosts of the worker of
     one that scores, the worker of one that forecasts, the corrections of one whose view has windows, the one
     controller of model routing where any has a model, with `llm` what answers prompts, with `direct` what
-    serves the models over HTTP, and one gateway, or several behind the balancer; gateways and direct serving
-    are for the pipelines `beside` too, which are deployed already. Raises DeclarationError for a view that
+    serves the models over HTTP, with `embeddings` what makes vectors of texts (both here unless the settings
+    have their addresses), and one gateway, or several behind the balancer; gateways and direct serving are
+    for the pipelines `beside` too, which are deployed already. Raises DeclarationError for a view that
     the engine cannot run."""
     plans = list(plans)
     served = {plan.pipeline for plan in plans} | set(beside)
@@ -50,7 +53,7 @@ def job_specs(
         argv=_run(
             "gateway",
             *(part for name in sorted(served) for part in ("--pipeline", name)),
-            *(("--llm",) if llm else ()),
+            *(flag for flag, given in _flags(llm, direct, embeddings) if given),
         ),
         env={PLANNED: _short("\n".join(installed + read))},
         probe_port=settings.gateway.port,
@@ -61,12 +64,24 @@ def job_specs(
     if any(isinstance(plan, ServedPlan) for plan in plans):
         specs.append(JobSpec(name=ROLLOUT, argv=_run(ROLLOUT), env={PLANNED: "1"}, stage=20))
     models = sorted({plan.infer.model for plan in all_served if isinstance(plan, ServedPlan)})
-    if direct and models:
+    if direct and models and settings.serving.url is None:
         specs.append(
             JobSpec(
                 name=SERVING,
                 argv=_run(SERVING, *(part for name in models for part in ("--model", name))),
                 probe_port=settings.serving.port,
+                stage=20,
+            )
+        )
+    if embeddings and settings.embeddings.url is None:
+        planned = _short(settings.embeddings.model_dump_json())
+        specs.append(
+            JobSpec(
+                name=EMBEDDINGS,
+                argv=_run(EMBEDDINGS),
+                env={PLANNED: planned},
+                probe_port=settings.embeddings.port,
+                after=(),
                 stage=20,
             )
         )
@@ -85,6 +100,10 @@ def job_specs(
                 )
             )
     return specs
+
+
+def _flags(llm: bool, direct: bool, embeddings: bool) -> tuple[tuple[str, bool], ...]:
+    return ("--llm", llm), ("--direct", direct), ("--embeddings", embeddings)
 
 
 def _balanced(gateway: JobSpec, settings: Settings) -> list[JobSpec]:
@@ -125,12 +144,13 @@ def audit_spec() -> JobSpec:
 
 @dataclass(frozen=True)
 class Deployed:
-    """Pipelines that have their jobs on the stack, and whether prompts are answered and models are served
-    directly there."""
+    """Pipelines that have their jobs on the stack, and whether prompts are answered, models are served
+    directly and vectors are made there."""
 
     pipelines: frozenset[str] = frozenset()
     llm: bool = False
     direct: bool = False
+    embeddings: bool = False
 
 
 def deployed(stack: Stack) -> Deployed:
@@ -139,7 +159,7 @@ def deployed(stack: Stack) -> Deployed:
         return Deployed()
     there = {row.name for row in stack.status()}
     pipelines = frozenset(name for name in load_plans() if f"{name}-writer" in there)
-    return Deployed(pipelines, GENERATING in there, SERVING in there)
+    return Deployed(pipelines, GENERATING in there, SERVING in there, EMBEDDINGS in there)
 
 
 def other_streams(plans: Iterable[Plan], engine: Engine) -> list[str]:

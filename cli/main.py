@@ -24,6 +24,7 @@ COMMANDS = (
     "cli.review_commands",
     "cli.dlq_commands",
     "cli.audit_commands",
+    "cli.kafka_commands",
     "cli.config_commands",
     "cli.run_commands",
     "cli.bench_commands",

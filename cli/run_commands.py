@@ -17,16 +17,24 @@ def register(app: typer.Typer) -> None:
             list[str] | None, typer.Option("--pipeline", "-p", help="what is served; all that are installed")
         ] = None,
         llm: Annotated[bool, typer.Option("--llm", help="take prompts too")] = False,
+        direct: Annotated[
+            bool,
+            typer.Option("--direct", help="hand on what is asked by the Open Inference Protocol"),
+        ] = False,
+        embeddings: Annotated[
+            bool, typer.Option("--embeddings", help="hand on texts whose vectors are wanted")
+        ] = False,
     ) -> None:
         """HTTP and WebSocket: publish events, read features and statuses, be pushed results."""
         from core.settings import settings
+        from gateway.forwarding.wiring import Forward
         from gateway.main import run as serve
         from pipelines.load import load_plan, load_plans, load_services
 
         plans = load_plans() if not pipeline else {name: load_plan(name) for name in pipeline}
         views = {plan.view.name for plan in plans.values()}
         services = [one for one in load_services() if {view.name for view in one.views} <= views]
-        serve(settings(), plans, services, llm=llm)
+        serve(settings(), plans, services, llm=llm, forward=Forward(direct, embeddings))
 
     @run.command()
     def worker(pipeline: Name) -> None:
@@ -65,6 +73,14 @@ def register(app: typer.Typer) -> None:
         from jobs.serving.main import run as serve
 
         serve(settings(), model)
+
+    @run.command()
+    def embeddings() -> None:
+        """Make vectors of texts, for the gateways."""
+        from core.settings import settings
+        from jobs.embedding.main import run as serve
+
+        serve(settings())
 
     @run.command()
     def rollout() -> None:

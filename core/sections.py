@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LOOPBACK = "127.0.0.1"
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -22,11 +22,13 @@ from pydantic_settings import (
 )
 
 from core.audit_settings import Audit
+from core.sections import LOOPBACK as LOOPBACK
 from core.sections import Allowance as Allowance
 from core.sections import Section as Section
+from core.serving_settings import Embeddings as Embeddings
+from core.serving_settings import Serving as Serving
 
 CONFIG_FILE = "millstream.toml"
-LOOPBACK = "127.0.0.1"
 
 
 class Kafka(Section):
@@ -252,20 +254,6 @@ class Corrections(Section):
     limit_s: float = Field(1_800.0, gt=0, description="longest correction; then it is ended, and tried again")
 
 
-class Serving(Section):
-    host: str = Field(LOOPBACK, description="address that direct model serving binds to; it asks for no key")
-    port: int = Field(8010, ge=0, description="port of direct model serving")
-    rows: int = Field(512, ge=1, le=10_000, description="most rows in one call of the model")
-    wait_ms: float = Field(0.0, ge=0, le=500, description="longest wait for a call to fill")
-    queued_rows: int = Field(4096, ge=1, description="rows that wait for the model; then 503")
-    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024, description="size limit of one request")
-    timeout_s: float = Field(5.0, gt=0, description="longest wait for a request's scores; then 504")
-    engine: Literal["auto", "onnx", "xgboost"] = Field(
-        "auto", description="what scores: the faster one for the size of a batch, or always the same"
-    )
-    threads: int = Field(1, ge=1, description="threads of one call of the model")
-
-
 class Llm(Section):
     url: str | None = Field(
         None,
@@ -411,6 +399,7 @@ class Settings(BaseSettings):
     corrections: Corrections = Corrections()
     serving: Serving = Serving()
     llm: Llm = Llm()
+    embeddings: Embeddings = Embeddings()
     mlflow: Mlflow = Mlflow()
     rollout: Rollout = Rollout()
     alerting: Alerting = Alerting()

@@ -34,6 +34,7 @@ from gateway.documents.endpoint import Documents
 from gateway.documents.served import Served
 from gateway.events import Door, EventsEndpoint
 from gateway.features import FeaturesEndpoint
+from gateway.forwarding.wiring import NOTHING, Forward, forwarding
 from gateway.generating.asked import KafkaAsking
 from gateway.generating.wiring import generating_routes
 from gateway.health import Health
@@ -81,19 +82,24 @@ def run(
     services: Sequence[FeatureService] = (),
     *,
     llm: bool = False,
+    forward: Forward = NOTHING,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; with `llm` prompts too. Raises StackError when the port is
-    taken."""
-    uvloop.run(_until_signal(settings, plans, services, llm))
+    """Serve until SIGTERM or SIGINT, then drain; with `llm` prompts too, and what is to be forwarded. Raises
+    StackError when the port is taken."""
+    uvloop.run(_until_signal(settings, plans, services, llm, forward))
 
 
 async def _until_signal(
-    settings: Settings, plans: Mapping[str, Plan], services: Sequence[FeatureService], llm: bool
+    settings: Settings,
+    plans: Mapping[str, Plan],
+    services: Sequence[FeatureService],
+    llm: bool,
+    forward: Forward,
 ) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(settings, plans, services, llm=llm, stop=stop)
+    await serve(settings, plans, services, llm=llm, forward=forward, stop=stop)
 
 
 async def serve(
@@ -102,6 +108,7 @@ async def serve(
     services: Sequence[FeatureService] = (),
     *,
     llm: bool = False,
+    forward: Forward = NOTHING,
     stop: asyncio.Event,
     clock: Clock | None = None,
     made: Callable[["Assembly"], None] | None = None,
@@ -109,7 +116,9 @@ async def serve(
     """`run`, inside a loop of the caller's, until `stop` is set. `made` is shown what serves."""
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as exits:
-        gateway = await Assembly.make(settings, plans, services, llm, clock or SystemClock(), exits)
+        gateway = await Assembly.make(
+            settings, plans, services, llm, clock or SystemClock(), exits, forward=forward
+        )
         if made is not None:
             made(gateway)
         listener = Listener(
@@ -163,6 +172,8 @@ class Assembly:
         llm: bool,
         clock: Clock,
         exits: AsyncExitStack,
+        *,
+        forward: Forward = NOTHING,
     ) -> "Assembly":
         """Build everything; `exits` takes it down again, in reverse order."""
         registry = SchemaRegistry(
@@ -209,7 +220,12 @@ class Assembly:
         asking_routes = asking.routes(scoring.values(), intakes, limits, follower.fleets)
         prompts = KafkaAsking(asking.asker, asking.asked(PIPELINE, REQUESTS), clock) if llm else None
         tokens = TokenLimits.of(settings.limits, counts)
-        generated = generating_routes(settings, prompts, cache, clock, tokens) if prompts else ()
+        forwarded = forwarding(settings, forward, exits, clock, tokens, llm=llm)
+        generated = (
+            generating_routes(settings, prompts, cache, clock, tokens, forwarded.embeddings)
+            if prompts
+            else ()
+        )
         schemas = SchemaWatch(registry, [door.codec for door in doors.values()])
 
         push = PushPart(settings, served, registry, llm=llm, clock=clock)
@@ -276,6 +292,7 @@ class Assembly:
                 *asking_routes,
                 *push.routes(connections),
                 *generated,
+                *forwarded.routes,
                 Route("GET", "/api/v1/transactions/{id}", principals.TRANSACTIONS_READ, transactions.get),
                 *own_paths,
                 Route("GET", "/api/v1/features/{view}/{entity}", principals.FEATURES_READ, features.get),

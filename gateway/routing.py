@@ -27,7 +27,7 @@ class Route:
 
     guarded: it waits for an answer of somebody else, so a breaker stands before it (`gateway.circuits`).
     refusal: an error and the request's id as an answer, where that is not a problem document; the same for
-    all methods of a path.
+    all methods of a path. Where all routes under one first segment have the same, its unknown paths do too.
     plane: what the audit trail is told of it (`gateway.audit.watch`); needed where more than reading is done.
     """
 
@@ -50,6 +50,7 @@ class Router:
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
         self._root = _Node()
+        self._refusals: dict[str, Refusal | None] = {}
         for route in self.routes:
             self._add(route)
 
@@ -71,7 +72,7 @@ class Router:
         try:
             node, _ = self._walk(path)
         except NotFound:
-            return None
+            return self._refusals.get(path.split("/", 2)[1] if "/" in path else "")
         return next((route.refusal for route in node.routes.values()), None)
 
     def _walk(self, path: str) -> tuple["_Node", dict[str, str]]:
@@ -98,6 +99,9 @@ class Router:
             )
         if not route.template.startswith("/"):
             raise DeclarationError("a path template starts with /", where=where)
+        first = route.template.split("/")[1]
+        same = self._refusals.setdefault(first, route.refusal) is route.refusal
+        self._refusals[first] = route.refusal if same else None
         node = self._root
         for segment in route.template.split("/")[1:]:
             if segment.startswith("{") and segment.endswith("}"):

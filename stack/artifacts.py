@@ -35,6 +35,8 @@ ROOTS: dict[str, tuple[str, ...]] = {
     # Kafka logs through SLF4J 1.7 and ships the binding only in its tarball; without it the log is empty.
     # A set of its own: resolved together, log4j's managed versions would bring an older kafka-clients.
     "kafka-logging": ("org.apache.logging.log4j:log4j-slf4j-impl:2.25.4",),
+    # What reads our messages in Kafka's own console consumer; fetched when somebody wants that.
+    "kafka-avro": ("io.apicurio:apicurio-registry-avro-serde-kafka:3.1.7",),
     "registry": ("io.apicurio:apicurio-registry-app:3.3.3:tar.gz:all",),
     "flink-connectors": (
         "org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2",

@@ -31,7 +31,10 @@ HEADERS_S = 10.0  # as the gateways have it
 BODY_S = 30.0
 SILENCE_S = 300.0  # sockets are pinged by their gateway each 30 s
 IDLE_S = 5.0  # shorter than the gateways', so that none closes a connection under a request
-WAITING = "/api/v1/pipelines/[^/]+/infer|/api/v1/generate|/v1/chat/completions|/api/v1/models(/.*)?"
+WAITING = (
+    "/api/v1/pipelines/[^/]+/infer|/api/v1/generate|/v1/(chat/completions|embeddings)|/api/v1/models(/.*)?"
+    "|/v2/.*"
+)
 """Paths whose handlers may wait long for an answer of somebody else."""
 IDEMPOTENT = "GET|HEAD|OPTIONS|PUT|DELETE"
 

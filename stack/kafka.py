@@ -4,6 +4,7 @@ import os
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import StackError
@@ -13,6 +14,7 @@ from stack.service import Port, Progress, Service, java, local, write
 from stack.unit import Probe, Unit
 
 ARTIFACTS = ("kafka", "kafka-logging")
+AVRO = "kafka-avro"
 FORMAT_TIMEOUT_S = 60
 
 # Internal topics are kept small: 50 partitions each (the default) cost start-up time and files on a laptop.
@@ -142,6 +144,15 @@ class Kafka(Service):
         first = self.address.split(",")[0]
         return Probe("tcp" if self.external and self.settings.kafka.security else "kafka", first)
 
+    def tool(self, main: str, arguments: Sequence[str], *, avro: bool = False) -> list[str]:
+        """The command line of one of Kafka's own tools, by its class; with `avro` the registry's deserializer
+        is there, fetched at its first use. Raises StackError where what it needs cannot be had."""
+        artifacts = (*ARTIFACTS, AVRO) if avro else ARTIFACTS
+        for name in artifacts:
+            self._cache().fetch(name, lambda done, total: None)
+        options = ("-Xmx256m", f"-Dlog4j2.configurationFile=file:{self._log4j}", main)
+        return [*self._java(*options, artifacts=artifacts), *arguments]
+
     @property
     def _properties(self) -> Path:
         return self.folder / "server.properties"
@@ -153,8 +164,9 @@ class Kafka(Service):
     def _cache(self) -> ArtifactCache:
         return ArtifactCache(self.settings.cache)
 
-    def _java(self, *options: str) -> list[str]:
+    def _java(self, *options: str, artifacts: Sequence[str] = ARTIFACTS) -> list[str]:
+        """Of a jar that is there in two versions the first counts: Kafka's own."""
         cache = self._cache()
-        jars = dict.fromkeys(str(path) for artifacts in ARTIFACTS for path in cache.verified(artifacts))
+        jars = dict.fromkeys(str(path) for name in artifacts for path in cache.verified(name))
         *flags, main = options
         return [str(java()), *flags, "-cp", os.pathsep.join(jars), main]

@@ -36,6 +36,9 @@ PORT_VARIABLES = (
     "REDIS__PORT",
     "POSTGRES__PORT",
     "GATEWAY__PORT",
+    "SERVING__PORT",
+    "EMBEDDINGS__PORT",
+    "LLM__PORT",
 )
 UP_TIMEOUT_S = 240.0  # CI machines start with a cold disk
 

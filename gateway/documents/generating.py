@@ -3,7 +3,7 @@
 from typing import Any
 
 from core.settings import Llm
-from gateway.documents.answers import ChatCompletion, OpenAIError, OpenAIModels
+from gateway.documents.answers import ChatCompletion, OpenAIError, OpenAIModel, OpenAIModels
 from gateway.documents.operations import (
     EVENT_STREAM,
     EVENTS,
@@ -12,6 +12,7 @@ from gateway.documents.operations import (
     Codes,
     Operation,
     Operations,
+    Parameter,
     json_answer,
     merged,
 )
@@ -49,6 +50,7 @@ def generating(served: Served, schemas: Schemas) -> dict[str, Operations]:
         "POST /api/v1/generate": _prompt(llm, schemas),
         "POST /v1/chat/completions": _chat(llm, schemas),
         "GET /v1/models": _models(schemas),
+        "GET /v1/models/{model}": _model(schemas),
         "GET /api/v1/batch/status": _status(schemas),
     }
     return {route: {route.partition(" ")[2]: operation} for route, operation in paths.items()}
@@ -148,6 +150,18 @@ def _models(schemas: Schemas) -> Operation:
         summary="The models that can be asked, as OpenAI's clients know them",
         tag=TAG,
         answers={200: json_answer("The models.", schemas.of(OpenAIModels))},
+        problem=schemas.of(OpenAIError),
+        problem_type=JSON,
+    )
+
+
+def _model(schemas: Schemas) -> Operation:
+    return Operation(
+        summary="One of the models that can be asked, as OpenAI's clients know it",
+        tag=TAG,
+        answers={200: json_answer("The model.", schemas.of(OpenAIModel))},
+        path=(Parameter("model", "its name"),),
+        problems={404: ("unknown_model",)},
         problem=schemas.of(OpenAIError),
         problem_type=JSON,
     )

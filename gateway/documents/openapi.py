@@ -10,6 +10,7 @@ from typing import Any
 from core.errors import DeclarationError
 from gateway.documents import headers
 from gateway.documents.asking import asking
+from gateway.documents.forwarding import forwarding
 from gateway.documents.generating import generating
 from gateway.documents.operations import Answer, Operation, Operations, Parameter, merged
 from gateway.documents.problems import CODES, coded, of_door
@@ -29,6 +30,7 @@ _PARTS: tuple[Callable[[Served, Schemas], dict[str, Operations]], ...] = (
     asking,
     reading,
     generating,
+    forwarding,
     serving,
     training,
     surroundings,

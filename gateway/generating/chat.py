@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions` and `GET /v1/models`, as OpenAI's clients know them.
+"""`POST /v1/chat/completions`, as OpenAI's clients know it.
 
 https://platform.openai.com/docs/api-reference/chat. Text only, one choice. Beyond OpenAI's fields an answer
 has `statistics`, and where a server died meanwhile a chunk has `millstream` with `continued` or `restarted`;
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from core.clock import Clock
-from core.errors import Malformed, MillstreamError, Unavailable
+from core.errors import Malformed, MillstreamError
 from core.settings import Llm
 from gateway.exchange import Request, Response, json_response
 from gateway.generating.asked import UnderWay
@@ -20,7 +20,6 @@ from gateway.generating.question import CLIENT_GONE, Questions, streamed, whole
 from gateway.problems import problem_headers, problem_of
 from operators.generate_answer import Generated
 from operators.generate_request import parse_chat
-from pipelines.batch_status import StatusBoard
 
 ANEW = "\n\n[The answer begins anew.]\n\n"
 _encode = msgspec.json.Encoder().encode
@@ -50,10 +49,9 @@ _streaming = msgspec.json.Decoder(_Streaming).decode
 
 
 class ChatEndpoint:
-    def __init__(self, settings: Llm, questions: Questions, board: StatusBoard, clock: Clock) -> None:
+    def __init__(self, settings: Llm, questions: Questions, clock: Clock) -> None:
         self._settings = settings
         self._questions = questions
-        self._board = board
         self._clock = clock
 
     async def post(self, request: Request) -> Response:
@@ -62,21 +60,6 @@ class ChatEndpoint:
             return await self._post(request)
         except MillstreamError as error:
             return error_response(error, request.request_id)
-
-    async def models(self, request: Request) -> Response:
-        """The models that can be asked; those of the settings where no process told of others."""
-        names = [model for model, _ in self._settings.addresses]
-        try:
-            told = await self._board.read()
-            names = [server.model for one in told.values() for server in one.servers] or names
-        except Unavailable:
-            pass
-        created = int(self._clock.now().timestamp())
-        rows = [
-            {"id": name, "object": "model", "created": created, "owned_by": "millstream"}
-            for name in dict.fromkeys(names)
-        ]
-        return json_response(200, {"object": "list", "data": rows})
 
     async def _post(self, request: Request) -> Response:
         asked, body = await self._questions.read(request, parse_chat)

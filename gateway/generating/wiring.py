@@ -5,9 +5,11 @@ import redis.asyncio
 from core.clock import Clock
 from core.settings import Settings
 from gateway import principals
+from gateway.forwarding.upstream import Upstream
 from gateway.generating.asked import Asking
 from gateway.generating.batch_status import BatchStatusEndpoint
 from gateway.generating.chat import ChatEndpoint, error_response
+from gateway.generating.models import ModelsListing
 from gateway.generating.prompt import GenerateEndpoint
 from gateway.generating.question import Questions
 from gateway.limits import TokenLimits
@@ -21,11 +23,13 @@ def generating_routes(
     cache: "redis.asyncio.Redis",
     clock: Clock,
     limits: TokenLimits | None = None,
+    embeddings: Upstream | None = None,
 ) -> tuple[Route, ...]:
-    """`cache` is where the answering processes tell their status; without `limits` nobody is limited."""
+    """`cache` is where the answering processes tell their status; without `limits` nobody is limited.
+    `embeddings` is the server of them, where there is one: its model is listed, too."""
     board = StatusBoard(cache, clock)
     questions = Questions(settings.llm, asking, clock, limits)
-    chat = ChatEndpoint(settings.llm, questions, board, clock)
+    chat = ChatEndpoint(settings.llm, questions, clock)
     return (
         Route(
             "POST",
@@ -44,6 +48,6 @@ def generating_routes(
             refusal=error_response,
             plane="data",
         ),
-        Route("GET", "/v1/models", principals.ASK, chat.models, refusal=error_response),
+        *ModelsListing(settings, clock, board=board, embeddings=embeddings).routes(),
         Route("GET", "/api/v1/batch/status", principals.ASK, BatchStatusEndpoint(board).get),
     )

@@ -1,55 +1,40 @@
 """The routes of direct serving, as Granian's RSGI calls them.
 
-    POST /v2/models/{name}[/versions/{version}]/infer    Open Inference Protocol, JSON
-    GET  /v2, /v2/health/live, /v2/health/ready, /v2/models/{name}[/ready]
+    POST /v2/models/{name}[/versions/{version}]/infer    Open Inference Protocol, JSON and binary tensors
+    GET  /v2, /v2/health/live, /v2/health/ready, /v2/models/{name}[/versions/{version}][/ready]
     POST /api/v1/models/{name}/score                     {"records": [{...}]} -> {"scores": [...]}
     GET  /health, /ready, /metrics
 
 A version is named by `versions/{version}` where it alone may answer. A canary gives each assignment unit one
 version: `assignment_unit` and `tenant`, in the request or in its parameters, name it.
 
-No key is asked for and there are no tenants: it is for callers inside, on loopback unless told otherwise.
+No key is asked for and there are no tenants: it is for callers inside, on loopback unless told otherwise. A
+gateway that forwards says by `X-Millstream-Tenant` whose request it is, whatever the request says.
 """
 
 import asyncio
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from core.errors import InvalidInput, MillstreamError, ModelError, TooLarge, UnknownName
+from core.errors import InvalidInput, MillstreamError, ModelError, UnknownName
 from core.settings import Serving as Settings
 from core.telemetry.log import logger
 from core.telemetry.metrics import LATENCY_MS, counter, exposition, histogram
 from core.telemetry.probe import Probe
-from jobs.serving import tensors
+from jobs.serving import binary, tensors
 from jobs.serving.answers import JSON, Headers, encode, error_answer
+from jobs.serving.exchange import Exchange, Scope, body_of
 from jobs.serving.models import Asked, Door, Models, Served
 from operators.ports import Matrix
 
-BODY_READ_S = 30.0
 PREVIOUS = "previous_version"
+TENANT = "x-millstream-tenant"
 _TEXT: Headers = [("content-type", "text/plain; version=0.0.4; charset=utf-8")]
 _LOG = logger("serving")
 _REQUESTS = counter("serving_requests_total", "Requests, by route and status", ("route", "status"))
 _TOOK = histogram("serving_request_ms", "From the body's end to the answer", ("route",), LATENCY_MS)
-
-
-class Scope(Protocol):
-    """What Granian tells of a request."""
-
-    proto: str
-    method: str
-    path: str
-    headers: Any
-
-
-class Exchange(Protocol):
-    """What Granian takes the answer with."""
-
-    async def __call__(self) -> bytes: ...
-    def __aiter__(self) -> Any: ...
-    def response_bytes(self, status: int, headers: Headers, body: bytes) -> None: ...
 
 
 class ScoreRequest(msgspec.Struct, frozen=True):
@@ -104,7 +89,9 @@ class Application:
             parts = scope.path.split("/")
             if scope.method == "POST":
                 route = parts[-1] if parts[-1] in ("infer", "score") else "other"
-                answer = await self._post(parts, await self._body(scope, exchange))
+                answer = await self._post(
+                    parts, scope.headers, await body_of(scope, exchange, self._settings.max_body_bytes)
+                )
             else:
                 answer = self._get(scope.method, parts)
         except asyncio.CancelledError:
@@ -117,38 +104,37 @@ class Application:
         self._count(route, answer[0])
         exchange.response_bytes(*answer)
 
-    async def _post(self, parts: list[str], body: bytes) -> Answer:
+    async def _post(self, parts: list[str], headers: Any, body: bytes) -> Answer:
         match parts:
             case ["", "v2", "models", name, "infer"]:
-                return await self._infer(self._models.find(name), body)
+                return await self._infer(self._models.find(name), headers, body)
             case ["", "v2", "models", name, "versions", version, "infer"]:
-                return await self._infer(self._models.find(name), body, version)
+                return await self._infer(self._models.find(name), headers, body, version)
             case ["", "api", "v1", "models", name, "score"]:
                 return await self._score(self._models.find(name), body)
         raise UnknownName("path", "/".join(parts)[:200], ["/v2/models/NAME/infer"])
 
-    async def _infer(self, served: Served, body: bytes, version: str | None = None) -> Answer:
-        request = tensors.parse(body)
-        tenant, unit = tensors.unit_of(request)
+    async def _infer(self, served: Served, headers: Any, body: bytes, version: str | None = None) -> Answer:
+        inference = tensors.parse(body, headers.get(binary.HEADER))
+        tenant, unit = tensors.unit_of(inference.request, headers.get(TENANT))
 
         def read(door: Door) -> Matrix:
-            return tensors.matrix_of(request, door.model.signature)
+            return tensors.matrix_of(inference, door.model.signature)
 
         answered = await served.answer(Asked(read, tenant, unit, version))
         scored, route = answered.scored, answered.route
         if scored.failed:
             raise scored.failed[0].error
-        output = tensors.OutputTensor(
-            answered.door.model.signature.output.name,
-            [len(scored.outputs)],
-            "FP32",
-            scored.outputs.tolist(),
-        )
+        name = answered.door.model.signature.output.name
+        output, data = tensors.output_of(inference, name, scored.outputs)
         parameters = None
         if route.fallback is not None:
             parameters = {"degraded": True, "level": PREVIOUS, "degraded_reason": route.fallback}
-        response = tensors.InferResponse(scored.model, scored.version, [output], request.id, parameters)
-        return 200, JSON, encode(response)
+        request_id = inference.request.id
+        text = encode(tensors.InferResponse(scored.model, scored.version, [output], request_id, parameters))
+        if not data:
+            return 200, JSON, text
+        return 200, [("content-type", binary.CONTENT_TYPE), (binary.HEADER, str(len(text)))], text + data
 
     async def _score(self, served: Served, body: bytes) -> Answer:
         request: ScoreRequest = tensors.decoded(_score_request, body, "no request for scores")
@@ -187,32 +173,30 @@ class Application:
             case ["", "metrics"]:
                 return 200, _TEXT, exposition()
             case ["", "v2"]:
-                return 200, JSON, encode({"name": "millstream", "version": "2", "extensions": []})
+                about = {"name": "millstream", "version": "2", "extensions": [binary.EXTENSION]}
+                return 200, JSON, encode(about)
             case ["", "v2", "models", name]:
-                model = self._models.find(name).door.model
-                return 200, JSON, encode(tensors.metadata(model.name, model.version, model.signature))
+                return self._metadata(self._models.find(name))
+            case ["", "v2", "models", name, "versions", version]:
+                return self._metadata(self._models.find(name), version)
             case ["", "v2", "models", name, "ready"]:
-                return 200, JSON, encode({"name": self._models.find(name).door.model.name, "ready": True})
+                return _is_ready(self._models.find(name).door)
+            case ["", "v2", "models", name, "versions", version, "ready"]:
+                return _is_ready(self._models.find(name).door_of(version))
         raise UnknownName("path", "/".join(parts)[:200], ["/health", "/ready", "/metrics", "/v2"])
 
-    async def _body(self, scope: Scope, exchange: Exchange) -> bytes:
-        limit = self._settings.max_body_bytes
-        length = scope.headers.get("content-length")
-        async with asyncio.timeout(BODY_READ_S):
-            if length is not None and length.isdigit():
-                if len(length) > 15 or int(length) > limit:
-                    raise TooLarge(f"a body of {length[:20]} bytes", mend=f"send at most {limit} bytes")
-                return await exchange()
-            found, size = [], 0
-            async for part in exchange:
-                size += len(part)
-                if size > limit:
-                    raise TooLarge(f"a body of more than {limit} bytes")
-                found.append(part)
-            return b"".join(found)
+    def _metadata(self, served: Served, version: str | None = None) -> Answer:
+        door = served.door if version is None else served.door_of(version)
+        versions = [route.version for route in served.serving.current.routes]
+        described = tensors.metadata(served.name, versions, door.model.signature)
+        return 200, JSON, encode(described)
 
     def _count(self, route: str, status: int) -> None:
         key = (route, status)
         if key not in self._counted:
             self._counted[key] = _REQUESTS.labels(route, str(status))
         self._counted[key].inc()
+
+
+def _is_ready(door: Door) -> Answer:
+    return 200, JSON, encode({"name": door.model.name, "version": door.model.version, "ready": True})

@@ -75,6 +75,10 @@ class Served:
         """That of the champion in service now. Raises ModelError while there is none."""
         return self._door(self.serving.current.champion.scorer)
 
+    def door_of(self, version: str) -> Door:
+        """That of a version in service. Raises UnknownName, and ModelError while there is none."""
+        return self._door(self._named(version, self.serving.current).scorer)
+
     async def answer(self, asked: Asked) -> Answered:
         """Raises what `read` raises, UnknownName for a version that is not in service, QueueFull and
         DeadlineExceeded as `Batching.score`, and ModelUnavailable while the model does not work."""
@@ -136,14 +140,17 @@ class Served:
 
     def _route(self, asked: Asked, service: Service) -> LiveRoute:
         if asked.version is not None:
-            for route in service.routes:
-                if route.version == asked.version:
-                    return route
-            known = [route.version for route in service.routes]
-            raise UnknownName("model version", asked.version[:64], known, where=f"model {self.name}")
+            return self._named(asked.version, service)
         if len(service.routes) == 1:
             return service.champion
         return service.route_of(asked.tenant, asked.unit or new_id())
+
+    def _named(self, version: str, service: Service) -> LiveRoute:
+        for route in service.routes:
+            if route.version == version:
+                return route
+        known = [route.version for route in service.routes]
+        raise UnknownName("model version", version[:64], known, where=f"model {self.name}")
 
     async def _broke(self, error: VersionBroken) -> bool:
         """Whether another version serves from now on; asked once for all requests that a version failed."""

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (v2, JSON) and a model's matrix.
+"""The Open Inference Protocol (v2) and a model's matrix; its binary data is in `binary`.
 
 A model is offered as one tensor `inputs` of shape [rows, inputs], in the order of its signature; `null` is a
 missing value. Instead, every input may come as a tensor of its own, named by its column, of shape [rows] or
@@ -6,13 +6,15 @@ missing value. Instead, every input may come as a tensor of its own, named by it
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from core.errors import Malformed, Rejected
+from jobs.serving import binary
 from models.encode import Matrix
 from models.rows import why_not
 from models.signature import Signature
@@ -23,22 +25,44 @@ TENANT, UNIT = "tenant", "assignment_unit"
 _NUMBERS = frozenset(
     ("FP16", "FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BOOL")
 )
+_NOTHING = msgspec.Raw()
+_NOT_SERVED = frozenset(("classification", "shared_memory_region"))
 _flat = msgspec.json.Decoder(list[float | bool | None]).decode
 _nested = msgspec.json.Decoder(list[list[float | bool | None]]).decode
 _anything = msgspec.json.Decoder().decode
 
 
-class Tensor(msgspec.Struct, frozen=True):
+class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input of a request; `data` is decoded when the name and the type are known."""
 
     name: str
     shape: list[int]
     datatype: str
-    data: msgspec.Raw
+    data: msgspec.Raw = _NOTHING
     parameters: dict[str, Any] | None = None
 
 
-class InferRequest(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Input:
+    """A tensor and its bytes, where they came behind the JSON."""
+
+    tensor: Tensor
+    binary: memoryview | None
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def shape(self) -> list[int]:
+        return self.tensor.shape
+
+    @property
+    def datatype(self) -> str:
+        return self.tensor.datatype
+
+
+class InferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A request. `outputs` are those wanted, all by default."""
 
     inputs: list[Tensor]
@@ -47,11 +71,22 @@ class InferRequest(msgspec.Struct, frozen=True):
     outputs: list[dict[str, Any]] | None = None
 
 
-class OutputTensor(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Inference:
+    """A request with all of its inputs."""
+
+    request: InferRequest
+    inputs: tuple[Input, ...]
+
+
+class OutputTensor(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`data`, or the bytes behind the JSON of which `parameters` states the size."""
+
     name: str
     shape: list[int]
     datatype: str
-    data: list[float]
+    data: list[float] | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, Any] | None = None
 
 
 class InferResponse(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,10 +100,30 @@ class InferResponse(msgspec.Struct, frozen=True, omit_defaults=True):
 _request = msgspec.json.Decoder(InferRequest).decode
 
 
-def parse(body: bytes) -> InferRequest:
-    """Raises Malformed for what is no JSON, Rejected for what is no request of the protocol."""
-    request: InferRequest = decoded(_request, body, "no inference request of protocol v2")
-    return request
+def parse(body: bytes, json_bytes: str | None = None) -> Inference:
+    """`json_bytes` is the value of `binary.HEADER`, where tensors are behind the JSON. Raises Malformed for
+    what is no JSON, Rejected for what is no request of the protocol."""
+    text, rest = binary.split(body, json_bytes)
+    request: InferRequest = decoded(_request, text, "no inference request of protocol v2")
+    inputs = []
+    for tensor, share in zip(request.inputs, binary.shares(request.inputs, rest), strict=True):
+        if (share is None) == (not len(bytes(tensor.data))):
+            raise _wrong({f"/inputs/{tensor.name}/data": "values are needed once, in the JSON or behind it"})
+        inputs.append(Input(tensor, share))
+    return Inference(request, tuple(inputs))
+
+
+def output_of(inference: Inference, name: str, scores: Matrix) -> tuple[OutputTensor, bytes]:
+    """The scores as an output, and its bytes behind the JSON, where they are wanted so."""
+    request = inference.request
+    wanted = bool((request.parameters or {}).get(binary.OUTPUTS))
+    for output in request.outputs or ():
+        given = output.get("parameters")
+        wanted = bool(given.get(binary.OUTPUT, wanted)) if isinstance(given, dict) else wanted
+    if not wanted:
+        return OutputTensor(name, [len(scores)], "FP32", scores.tolist()), b""
+    data = scores.astype("<f4", copy=False).tobytes()
+    return OutputTensor(name, [len(scores)], "FP32", parameters={binary.SIZE: len(data)}), data
 
 
 def decoded(decode: Any, body: bytes, what: str) -> Any:
@@ -83,15 +138,19 @@ def decoded(decode: Any, body: bytes, what: str) -> Any:
         raise Malformed(f"no valid JSON: {error}") from None
 
 
-def matrix_of(request: InferRequest, signature: Signature) -> Matrix:
+def matrix_of(inference: Inference, signature: Signature) -> Matrix:
     """The matrix (rows, inputs), float32; raises Rejected, and Malformed for damaged data."""
+    request, inputs = inference.request, inference.inputs
     check_fingerprint(request.parameters, signature)
-    wanted = [str(output.get("name")) for output in request.outputs or ()]
-    if any(name != signature.output.name for name in wanted):
-        raise _wrong({"/outputs": f"the only output is {signature.output.name!r}"})
-    if len(request.inputs) == 1 and request.inputs[0].name == MATRIX:
-        return _whole(request.inputs[0], signature)
-    return _by_column(request.inputs, signature)
+    for output in request.outputs or ():
+        if output.get("name") != signature.output.name:
+            raise _wrong({"/outputs": f"the only output is {signature.output.name!r}"})
+        given = output.get("parameters")
+        if isinstance(given, dict) and given.keys() & _NOT_SERVED:
+            raise _wrong({"/outputs": f"there is no {', '.join(sorted(given.keys() & _NOT_SERVED))} here"})
+    if len(inputs) == 1 and inputs[0].name == MATRIX:
+        return _whole(inputs[0], signature)
+    return _by_column(inputs, signature)
 
 
 def check_fingerprint(parameters: Mapping[str, Any] | None, signature: Signature) -> None:
@@ -101,9 +160,12 @@ def check_fingerprint(parameters: Mapping[str, Any] | None, signature: Signature
         raise _wrong({f"/parameters/{FINGERPRINT}": f"the model has {signature.fingerprint}"})
 
 
-def unit_of(request: InferRequest) -> tuple[str, str | None]:
-    """Tenant and assignment unit, by the request's parameters or else its id. Raises Rejected."""
-    given = request.parameters or {}
+def unit_of(request: InferRequest, tenant_given: str | None = None) -> tuple[str, str | None]:
+    """Tenant and assignment unit, by the request's parameters or else its id; `tenant_given` is what somebody
+    says who knows the tenant better. Raises Rejected."""
+    given = dict(request.parameters or {})
+    if tenant_given is not None:
+        given[TENANT] = tenant_given
     tenant, unit = given.get(TENANT, ""), given.get(UNIT, request.id)
     wrong = {
         f"/parameters/{name}": "text is needed"
@@ -115,11 +177,11 @@ def unit_of(request: InferRequest) -> tuple[str, str | None]:
     return tenant, unit
 
 
-def metadata(name: str, version: str, signature: Signature) -> dict[str, Any]:
+def metadata(name: str, versions: Sequence[str], signature: Signature) -> dict[str, Any]:
     """The answer to `GET /v2/models/NAME`."""
     return {
         "name": name,
-        "versions": [version],
+        "versions": list(versions),
         "platform": "onnx_onnxv1",
         "inputs": [{"name": MATRIX, "datatype": "FP32", "shape": [-1, len(signature.inputs)]}],
         "outputs": [{"name": signature.output.name, "datatype": "FP32", "shape": [-1]}],
@@ -127,7 +189,7 @@ def metadata(name: str, version: str, signature: Signature) -> dict[str, Any]:
     }
 
 
-def _whole(tensor: Tensor, signature: Signature) -> Matrix:
+def _whole(tensor: Input, signature: Signature) -> Matrix:
     width = len(signature.inputs)
     rows = tensor.shape[0] if tensor.shape else -1
     if tensor.shape != [rows, width] or rows < 0:
@@ -153,7 +215,7 @@ def _whole(tensor: Tensor, signature: Signature) -> Matrix:
     return matrix
 
 
-def _by_column(tensors: list[Tensor], signature: Signature) -> Matrix:
+def _by_column(tensors: Sequence[Input], signature: Signature) -> Matrix:
     given = {tensor.name: tensor for tensor in tensors}
     wrong = {f"/inputs/{name}": "missing" for name in signature.columns if name not in given}
     wrong |= {f"/inputs/{name}": "no input of the model" for name in given if name not in signature.columns}
@@ -165,8 +227,8 @@ def _by_column(tensors: list[Tensor], signature: Signature) -> Matrix:
     if wrong:
         raise _wrong(wrong)
     count = rows.pop()
-    matrix = np.empty((count, len(signature.inputs)), np.float32)
-    for at, item in enumerate(signature.inputs):
+    columns: list[Matrix] = []
+    for item in signature.inputs:
         tensor = given[item.column]
         where = f"/inputs/{item.column}"
         if tensor.shape not in ([count], [count, 1]):
@@ -181,24 +243,26 @@ def _by_column(tensors: list[Tensor], signature: Signature) -> Matrix:
             elif not item.nullable and np.isnan(column).any():
                 wrong[where] = "null, and a value is needed"
             else:
-                matrix[:, at] = column.reshape(-1)
+                columns.append(column.reshape(-1))
             continue
-        words = _data(tensor, _anything)
+        words = _words(tensor, count)
         reasons = [reason for word in words if (reason := why_not(item, word)) is not None]
         if tensor.datatype != "BYTES" or len(words) != count or reasons:
             wrong[where] = reasons[0] if reasons else f"{count} texts of type BYTES are needed"
             continue
         codes = {word: float(code) for code, word in enumerate(item.vocabulary)}
-        matrix[:, at] = np.array([codes.get(word) for word in words], np.float32)
+        columns.append(np.array([codes.get(word) for word in words], np.float32))
     if wrong:
         raise _wrong(wrong)
-    return matrix
+    return np.stack(columns, axis=1)
 
 
-def _values(tensor: Tensor) -> Matrix:
+def _values(tensor: Input) -> Matrix:
     if tensor.datatype not in _NUMBERS:
         raise _wrong({f"/inputs/{tensor.name}/datatype": f"{tensor.datatype!r} is no type of numbers"})
-    nested = bytes(tensor.data).lstrip()[1:].lstrip().startswith(b"[")
+    if tensor.binary is not None:
+        return binary.numbers(tensor.name, tensor.datatype, tensor.binary)
+    nested = bytes(tensor.tensor.data).lstrip()[1:].lstrip().startswith(b"[")
     data = _data(tensor, _nested if nested else _flat)
     try:
         with np.errstate(over="ignore"):
@@ -208,9 +272,15 @@ def _values(tensor: Tensor) -> Matrix:
     return values
 
 
-def _data(tensor: Tensor, decode: Any) -> list[Any]:
+def _words(tensor: Input, most: int) -> list[Any]:
+    if tensor.binary is None:
+        return _data(tensor, _anything)
+    return list(binary.texts(tensor.name, tensor.binary, most)) if tensor.datatype == "BYTES" else []
+
+
+def _data(tensor: Input, decode: Any) -> list[Any]:
     try:
-        found = decode(tensor.data)
+        found = decode(tensor.tensor.data)
     except msgspec.ValidationError as error:
         raise _wrong({f"/inputs/{tensor.name}/data": str(error)}) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -12,6 +12,7 @@ import msgspec
 from confluent_kafka import OFFSET_END, TopicPartition
 
 from core.settings import Settings
+from gateway.forwarding.wiring import NOTHING, Forward
 from gateway.keys import create_key
 from gateway.main import Assembly, serve
 from pipelines.changes import apply
@@ -45,10 +46,18 @@ class RunningGateway:
 
     assembly: Assembly
 
-    def __init__(self, settings: Settings, plans: Mapping[str, Plan] = PLANS, *, llm: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        plans: Mapping[str, Plan] = PLANS,
+        *,
+        llm: bool = False,
+        forward: Forward = NOTHING,
+    ) -> None:
         self.settings = settings
         self._plans = plans
         self._llm = llm
+        self._forward = forward
         self.url = f"http://127.0.0.1:{settings.gateway.port}"
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -95,7 +104,14 @@ class RunningGateway:
     def _run(self) -> None:
         async def main() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-            await serve(self.settings, self._plans, llm=self._llm, stop=self._stop, made=self._made)
+            await serve(
+                self.settings,
+                self._plans,
+                llm=self._llm,
+                forward=self._forward,
+                stop=self._stop,
+                made=self._made,
+            )
 
         try:
             asyncio.run(main())

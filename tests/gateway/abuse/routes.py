@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.gateway.running import transaction, user_event
+from tests.models import made
 
-Refusal = tuple[int, str]
+Refusal = tuple[int, str | None]
+WIDTH = len(made.SIGNED.inputs)
 PROBES = ("/livez", "/startupz", "/health", "/ready", "/readyz", "/metrics")
 DOCUMENTS = ("/docs", "/openapi.json", "/asyncapi.json")
 
@@ -21,7 +23,9 @@ class Row:
     good call. shape: the answer to a body that is JSON, but not what is wanted; lone: to no object at all.
     absent: what a path value is answered that names nothing; None where anything is a name.
     limit: the most bytes of a body. open: without a credential. openai: errors in OpenAI's shape. typed: the
-    content type matters. answers: statuses of a good body in which one text is something else."""
+    content type matters. inference: errors in the shape of the Open Inference Protocol, which has no codes;
+    any content type is taken, a coding is not. answers: statuses of a good body in which one text is
+    something else."""
 
     path: str
     good: int | None
@@ -34,6 +38,7 @@ class Row:
     open: bool = False
     openai: bool = False
     typed: bool = True
+    inference: bool = False
     answers: frozenset[int] = frozenset()
 
 
@@ -49,6 +54,13 @@ UNKNOWN_MODEL = (404, "unknown_model")
 PIPELINE = (404, "unknown_pipeline")
 VERDICT = {"verdict": "fraud", "note": "x", "reviewer": "me"}
 PROMPT = {"prompt": "Why?", "model": "m", "stop": "."}
+TEXTS = {"input": "Why?", "model": "m"}
+TENSORS = {
+    "inputs": [{"name": "inputs", "shape": [0, WIDTH], "datatype": "FP32", "data": []}],
+    "id": "a1",
+}
+MIB = 1024 * KIB
+GONE = (404, None)
 CHAT = {"messages": [{"role": "user", "content": "Why?"}], "model": "m"}
 
 ROUTES: dict[str, Row] = {
@@ -71,6 +83,28 @@ ROUTES: dict[str, Row] = {
         openai=True,
     ),
     "GET /v1/models": Row("/v1/models", 200, openai=True),
+    "GET /v1/models/{model}": Row("/v1/models/absent", 404, openai=True, absent=GONE),
+    "POST /v1/embeddings": Row(
+        "/v1/embeddings", None, TEXTS, shape=(422, REQUEST), lone=(400, MALFORMED), limit=256 * KIB,
+        openai=True,
+    ),
+    "GET /v2/health/live": Row("/v2/health/live", 200, open=True, inference=True),
+    "GET /v2/health/ready": Row("/v2/health/ready", 200, open=True, inference=True),
+    "GET /v2": Row("/v2", 200, inference=True),
+    **{
+        f"{method} {template}": Row(
+            path, 200, TENSORS if method == "POST" else None, shape=(422, "invalid_record"), absent=GONE,
+            limit=8 * MIB, inference=True, answers=frozenset({200, 422}),
+        )
+        for method, template, path in (
+            ("GET", "/v2/models/{model}", "/v2/models/small"),
+            ("GET", "/v2/models/{model}/ready", "/v2/models/small/ready"),
+            ("GET", "/v2/models/{model}/versions/{version}", "/v2/models/small/versions/1"),
+            ("GET", "/v2/models/{model}/versions/{version}/ready", "/v2/models/small/versions/1/ready"),
+            ("POST", "/v2/models/{model}/infer", "/v2/models/small/infer"),
+            ("POST", "/v2/models/{model}/versions/{version}/infer", "/v2/models/small/versions/1/infer"),
+        )
+    },
     "GET /api/v1/batch/status": Row("/api/v1/batch/status", 200),
     "GET /api/v1/transactions/{id}": Row("/api/v1/transactions/absent", 404, absent=ABSENT),
     "GET /api/v1/features/{view}/{entity}": Row(

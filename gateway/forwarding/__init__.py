@@ -1,0 +1,1 @@
+"""Requests that are handed on over HTTP, to processes of ours that hold models."""

@@ -1,0 +1,1 @@
+"""Texts to vectors: all-MiniLM-L6-v2, from its wheel, on ONNX Runtime."""
