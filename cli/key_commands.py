@@ -47,7 +47,7 @@ def create(
     ] = None,
 ) -> None:
     """Make a key and print it, alone on stdout. It is shown this once and kept nowhere."""
-    lifetime = _duration(expires_in) if expires_in is not None else None
+    lifetime = duration(expires_in) if expires_in is not None else None
     typer.echo(create_key(settings(), tenant, name=name, scopes=scope, expires_in=lifetime))
 
 
@@ -75,7 +75,7 @@ def rotate(
     overlap: Annotated[str, typer.Option(help="How long the old key still works, as 0s, 12h or 7d.")] = "24h",
 ) -> None:
     """Make a key that may do the same and print it, alone on stdout; the old one ends after the overlap."""
-    text, old = rotate_key(settings(), key, overlap=_duration(overlap, least=0))
+    text, old = rotate_key(settings(), key, overlap=duration(overlap, least=0))
     until = rfc3339(old.expires_at) if old.expires_at else "for ever"
     typer.echo(f"key {old.id} of {old.tenant} works until {until}", err=True)
     typer.echo(text)
@@ -109,7 +109,7 @@ def _plain(key: Key) -> dict[str, object]:
     }
 
 
-def _duration(text: str, *, least: int = 1) -> timedelta:
+def duration(text: str, *, least: int = 1) -> timedelta:
     """`90s`, `15m`, `12h` or `30d`, at most ten years."""
     found = re.fullmatch(r"([0-9]{1,9})([smhd])", text, re.ASCII)
     seconds = int(found[1]) * _UNITS[found[2]] if found else -1

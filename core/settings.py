@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -21,12 +21,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from core.people_settings import People
+from core.sections import Allowance as Allowance
+from core.sections import Section as Section
+
 CONFIG_FILE = "millstream.toml"
 LOOPBACK = "127.0.0.1"
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Kafka(Section):
@@ -133,11 +133,6 @@ class Gateway(Section):
     @property
     def address(self) -> str:
         return f"{'http' if self.certificate is None else 'https'}://{self.host}:{self.port}"
-
-
-class Allowance(Section):
-    per_s: float = Field(gt=0, le=1e9, description="so many a second, in the long run")
-    burst: int = Field(ge=1, description="so many at once after a rest")
 
 
 _REQUESTS = Allowance(per_s=20_000.0, burst=40_000)
@@ -409,6 +404,7 @@ class Settings(BaseSettings):
     gateway: Gateway = Gateway()
     limits: Limits = Limits()
     issuer: Issuer = Issuer()
+    people: People = People()
     balancer: Balancer = Balancer()
     asking: Asking = Asking()
     worker: Worker = Worker()

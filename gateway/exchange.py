@@ -19,6 +19,10 @@ Gone = Callable[[], Awaitable[None]]
 """Returns when the client has left; for a handler that has read the body. Await it in one place at a time."""
 
 
+Judge = Callable[[object], None]
+"""Raises Forbidden where a policy denies the record."""
+
+
 async def never() -> None:
     """A client that stays."""
     await asyncio.Event().wait()
@@ -30,7 +34,8 @@ _encode = msgspec.json.Encoder().encode
 @dataclass(slots=True)
 class Request:
     """What came in. Header names are lower case; `parameters` are the values of the path's template.
-    `standing` is the limit of the caller that is nearest to its end, as far as one was looked at."""
+    `standing` is the limit of the caller that is nearest to its end, as far as one was looked at; `address`
+    the client's, as limits count it; `judge` is asked about each record that is read, where there is one."""
 
     method: str
     path: str
@@ -43,6 +48,8 @@ class Request:
     traceparent: str | None = None
     gone: Gone = never
     standing: Standing | None = None
+    address: str = ""
+    judge: Judge | None = None
 
     def note(self, standing: Standing) -> None:
         """A limit let the request through; the one that is nearest to its end is told with the answer."""

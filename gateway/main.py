@@ -26,8 +26,10 @@ from features.online.selection import Readable
 from features.services import FeatureService
 from gateway import principals
 from gateway.acceptance import InMemoryAcceptance, RedisAcceptance
+from gateway.access.classes import classes
 from gateway.admission import Admission
 from gateway.asking.wiring import AskingPart
+from gateway.audit.logged import LoggedTrail
 from gateway.documents.endpoint import Documents
 from gateway.documents.served import Served
 from gateway.events import Door, EventsEndpoint
@@ -40,6 +42,7 @@ from gateway.issuer_keys import TIMEOUT_S, IssuerKeys, over_http
 from gateway.keyring import Keyring, PostgresKeys
 from gateway.limits import CallerLimits, Counts, PublishingLimits, TokenLimits
 from gateway.models import ModelsEndpoint
+from gateway.people.wiring import Parts, PeoplePart
 from gateway.publisher import Publisher
 from gateway.push.connections import Connections
 from gateway.push.wiring import PushPart
@@ -138,8 +141,14 @@ class Assembly:
     """The parts of one gateway, wired."""
 
     def __init__(
-        self, application: Application, router: Router, health: Health, connections: Connections
+        self,
+        application: Application,
+        router: Router,
+        health: Health,
+        connections: Connections,
+        people: Parts,
     ) -> None:
+        self.people = people
         self.application = application
         self.router = router
         self.health = health
@@ -181,7 +190,15 @@ class Assembly:
         online = redis.Redis.from_url(settings.redis.address, socket_timeout=1.0, socket_connect_timeout=0.5)
         exits.callback(online.close)
 
-        keyring = Keyring(PostgresKeys(pool), clock=clock, tokens=_tokens(settings, clock, exits))
+        counts = Counts(cache, clock)
+        people = PeoplePart(settings.people, pool, cache, counts, trail=LoggedTrail(), clock=clock)
+        keyring = Keyring(
+            PostgresKeys(pool),
+            clock=clock,
+            tokens=_tokens(settings, clock, exits),
+            own=people.parts.tokens,
+            authority=people.parts.authority,
+        )
         publisher = Publisher(
             lambda: producer(
                 settings,
@@ -195,7 +212,6 @@ class Assembly:
             name: _door(settings, plan, registry, clock) for name, plan in plans.items() if plan.takes_events
         }
         scoring = {name: plan for name, plan in plans.items() if isinstance(plan, ScoringPlan)}
-        counts = Counts(cache, clock)
         limits = PublishingLimits.of(settings.gateway, counts)
         asking = AskingPart(settings, registry, cache, clock=clock)
         intakes = {name: door.intake for name, door in doors.items()}
@@ -256,6 +272,7 @@ class Assembly:
         )
         connections = push.connections(keyring)
         keyring.start()
+        people.start(keyring, exits)
         exits.push_async_callback(keyring.close)
         models = _models(settings, registry, clock, follower, exits) if served else None
         webhook = registry_webhook(settings, cache, publisher, registry, clock)
@@ -265,6 +282,7 @@ class Assembly:
                 Route("POST", "/api/v1/pipelines/{pipeline}/events", principals.EVENTS_WRITE, events.post),
                 *asking_routes,
                 *push.routes(connections),
+                *people.routes(),
                 *generated,
                 Route("GET", "/api/v1/transactions/{id}", principals.TRANSACTIONS_READ, transactions.get),
                 *own_paths,
@@ -292,12 +310,13 @@ class Assembly:
             settings=settings.limits,
             patience_s=settings.asking.wait_s,
             clock=clock,
+            class_of=classes(plans),
         )
         sessions = push.sessions(connections, cache, push.calls(admission, publisher, prompts, tokens))
         application = Application(
             admission, sessions, settings=settings.limits, origins=settings.gateway.origins
         )
-        return cls(application, router, health, connections)
+        return cls(application, router, health, connections, people.parts)
 
 
 def _tokens(settings: Settings, clock: Clock, exits: AsyncExitStack) -> Tokens | None:

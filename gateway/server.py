@@ -25,7 +25,7 @@ from core.settings import Limits
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge
 from core.tls import check_pair
-from gateway.addresses import ClientAddress
+from gateway.addresses import PEER, ClientAddress
 from gateway.admission import Admission, Visit
 from gateway.cross_origin import CrossOrigin
 from gateway.exchange import Gone, Request, Response
@@ -126,12 +126,13 @@ class Application:
             query=query.decode("ascii", "replace"),
             traceparent=_traceparent(fields),
             gone=_gone_of(receive),
+            address=self._address(scope, fields),
         )
         self._open += 1
         self._idle.clear()
         _OPEN.set(self._open)
         try:
-            template, response = await self._respond(request, self._address(scope, fields), head.flaw)
+            template, response = await self._respond(request, request.address, head.flaw)
             if self.draining:
                 response.headers.append(("connection", "close"))
             if request.standing is not None:
@@ -193,8 +194,10 @@ class Application:
             await send({"type": "websocket.close", "code": 4404, "reason": "no such path"})
             return
         head = _head_of(scope)
+        address = self._address(scope, head.fields)
+        PEER.set(address)
         try:
-            await self._admission.socket(self._address(scope, head.fields))
+            await self._admission.socket(address)
             if head.flaw is not None:
                 await _turn_away(receive, send, BAD_HEAD, head.flaw.what)
                 return

@@ -6,6 +6,7 @@
 - `forecasts`: the first forecast per feature row, whole; nothing is ever changed in it.
 - `applied_views`: what each version of a feature view meant when it was first applied.
 - `api_keys`: who may call the gateway; secrets as SHA-256 only.
+- `users`, `roles`, `policies` and what belongs to them: `pipelines.people_tables`.
 
 Every write is `INSERT ... SELECT FROM unnest(...) ON CONFLICT ...`: one statement and one round trip per
 batch, the same on plain PostgreSQL and on TimescaleDB.
@@ -16,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+
+from pipelines.people_tables import PEOPLE_TABLES
 
 _LOCK = 7_240_317_001  # one number for all who create tables, so that racing starters go one by one
 
@@ -159,6 +162,7 @@ def create_tables(connection: psycopg.Connection[Any], *, now: datetime | None =
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         connection.execute(_TABLES)
+        connection.execute(PEOPLE_TABLES)
         if _kind(connection, "predictions") is None:
             _create_predictions(connection)
     ensure_partitions(connection, [at, at + _WEEK], now=at)

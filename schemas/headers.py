@@ -5,6 +5,7 @@ All values are UTF-8 bytes. CloudEvents Kafka binding 1.0.2, W3C Trace Context.
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from core.clock import to_millis
@@ -12,6 +13,7 @@ from core.clock import to_millis
 Headers = list[tuple[str, bytes]]
 CONTENT_TYPE = "application/avro"
 DEAD_LETTER = "dlq_"
+NOBODY: Mapping[str, str] = MappingProxyType({})
 TICK = "millstream.tick"
 """`ce_type` of a message that has no value and only says how far event time has come."""
 
@@ -28,8 +30,10 @@ def event_headers(
     correlation_id: str | None = None,
     reply_to: str | None = None,
     deadline: datetime | None = None,
+    caller: Mapping[str, str] = NOBODY,
 ) -> Headers:
-    """The headers of one event. `source` is who sent it, `type` its record; times are timezone-aware."""
+    """The headers of one event. `source` is who sent it, `type` its record; times are timezone-aware.
+    `caller` is what is known of whoever asked for it: attributes beside CloudEvents' own (`ce_user`)."""
     pairs: list[tuple[str, str | None]] = [
         ("ce_specversion", "1.0"),
         ("ce_id", id),
@@ -44,6 +48,7 @@ def event_headers(
         ("reply_to", reply_to),
         ("deadline", None if deadline is None else str(to_millis(deadline))),
     ]
+    pairs += [(f"ce_{name}", value) for name, value in caller.items()]
     return [(name, value.encode()) for name, value in pairs if value is not None]
 
 

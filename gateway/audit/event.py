@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
 from typing import Literal, Protocol
 
 Outcome = Literal["allowed", "denied", "failed"]
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class AuditEvent:
     target: str = ""
     reason: str = ""
     request_id: str = ""
-    detail: Mapping[str, str] = field(default=_NOTHING)
+    detail: Mapping[str, str] = field(default_factory=dict)
 
 
 class AuditTrail(Protocol):
