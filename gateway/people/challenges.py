@@ -14,7 +14,6 @@ import redis.asyncio
 from core.clock import Clock
 from core.errors import RateLimited
 from core.people_settings import People
-from gateway.people.sessions import CODE
 from pipelines.on_redis.round_trips import RoundTrips
 
 CHALLENGE, WRONG, PAUSE = "millstream:challenge:", "millstream:wrong-codes:", "millstream:pause:"
@@ -54,7 +53,7 @@ class Challenges:
     """Belongs to one event loop. Every method raises Unavailable while Redis is away."""
 
     def __init__(self, client: "redis.asyncio.Redis", settings: People, clock: Clock) -> None:
-        self._redis = RoundTrips(client, where="challenges", code=CODE, clock=clock)
+        self._redis = RoundTrips(client, where="challenges", code="sessions_unavailable", clock=clock)
         self._settings = settings
 
     async def give(self, user: str) -> Challenge:

@@ -10,7 +10,7 @@ class Notes:
     """Events of one gateway."""
 
     def __init__(self, trail: AuditTrail, clock: Clock) -> None:
-        self._trail = trail
+        self.trail = trail
         self._clock = clock
 
     def note(
@@ -25,7 +25,7 @@ class Notes:
         reason: str = "",
     ) -> None:
         """`user` is an id; nobody is known without."""
-        self._trail.note(
+        self.trail.note(
             AuditEvent(
                 tenant=tenant,
                 actor=f"{USER}{user}" if user else "",

@@ -16,8 +16,6 @@ from gateway.people.vault import Vault
 from gateway.problems import Forbidden, NotFound
 from gateway.tokens import denied
 
-NONE_OFFERED = "no_second_factor_offered"
-
 
 class SessionsEndpoint:
     """`logout`, and the list of sessions. `revoked` is told at once; other gateways follow."""
@@ -126,7 +124,9 @@ class SecondFactorEndpoint:
             raise _there_already()
         sealed = await self._users.offered_factor(user.id)
         if sealed is None:
-            raise Conflict("no second factor is offered", code=NONE_OFFERED, mend="ask for one first")
+            raise Conflict(
+                "no second factor is offered", code="no_second_factor_offered", mend="ask for one first"
+            )
         await self._challenges.require_no_pause(user.id)
         step = second_factor.step_of(self._vault.open(sealed, user.id), body.code, self._clock.now())
         if step is None:

@@ -22,7 +22,6 @@ from gateway.people.refresh_tokens import RefreshToken, first_token
 from pipelines.on_redis.round_trips import RoundTrips
 
 SESSION, OF_USER, REVOKED = "millstream:session:", "millstream:sessions:", "millstream:revoked"
-CODE = "sessions_unavailable"
 TOLD_AT_ONCE = 10_000
 _MOST_TEXT = 200
 
@@ -98,7 +97,7 @@ class Sessions:
     """Belongs to one event loop. Every method raises Unavailable while Redis is away."""
 
     def __init__(self, client: "redis.asyncio.Redis", settings: People, clock: Clock) -> None:
-        self._redis = RoundTrips(client, where="sessions", code=CODE, clock=clock)
+        self._redis = RoundTrips(client, where="sessions", code="sessions_unavailable", clock=clock)
         self._settings = settings
         self._clock = clock
 

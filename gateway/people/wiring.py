@@ -47,6 +47,7 @@ class Parts:
     keys: SigningKeys
     revoked: Revoked
     passwords: Passwords
+    notes: Notes
 
 
 class PeoplePart:
@@ -74,11 +75,11 @@ class PeoplePart:
         keys = SigningKeys(PostgresSigningKeys(pool), vault, clock)
         tokens = AccessTokens(settings, keys, revoked, users, clock)
         authority = Authority(PostgresAccess(pool), clock=clock, grace_s=settings.grace_s)
-        self.parts = Parts(authority, tokens, keys, revoked, passwords)
         limits = LoginLimits(
             counts.named("login", settings.login_address), counts.named("account", settings.login_account)
         )
         notes, challenges = Notes(trail, clock), Challenges(cache, settings, clock)
+        self.parts = Parts(authority, tokens, keys, revoked, passwords, notes)
         self._login = LoginEndpoint(
             users, passwords, vault, challenges, sessions, tokens, limits=limits, notes=notes, clock=clock
         )
