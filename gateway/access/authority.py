@@ -118,6 +118,10 @@ class Authority:
         self._loading(tenant)
         return False
 
+    def forget(self) -> None:
+        """Forget what was decided; it is decided anew."""
+        self._decided.clear()
+
     async def follow(self) -> Collection[str]:
         """Look whether something has changed, and read it; the tenants of which something has. Raises
         Unavailable."""
@@ -141,7 +145,7 @@ class Authority:
             for tenant in tuple(self._rules):
                 if tenant in changed or ALL in changed:
                     await self._load(tenant)
-            self._decided.clear()
+            self.forget()
         self._revision = revision
         self._confirmed = begun
         return changed

@@ -1,7 +1,7 @@
 """What is sent to the routes of users, and what they answer. Nothing that is not named here is taken."""
 
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -11,7 +11,7 @@ from gateway.bodies import JSON, content_type
 from gateway.exchange import Request
 from gateway.problems import Problem, UnsupportedMediaType
 
-MOST_BYTES = 4 * 1024
+MOST_BYTES = 16 * 1024
 B = TypeVar("B", bound=msgspec.Struct)
 
 
@@ -40,11 +40,11 @@ class LogoutBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PasswordBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The password once more."""
 
-    password: str
+    password: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class CodeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    code: str
+    code: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class TokensAnswer(msgspec.Struct, frozen=True, kw_only=True):

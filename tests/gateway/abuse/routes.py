@@ -120,26 +120,26 @@ ROUTES: dict[str, Row] = {
         shape=(401, "unauthenticated"), limit=256 * KIB, answers=frozenset({401}),
     ),
     f"POST {AUTH}/login": Row(
-        f"{AUTH}/login", 401, {"user": "nobody", "password": "wrong"}, shape=(422, REQUEST), limit=4 * KIB,
+        f"{AUTH}/login", 401, {"user": "nobody", "password": "wrong"}, shape=(422, REQUEST), limit=16 * KIB,
         open=True, answers=frozenset({401}),
     ),
     f"POST {AUTH}/challenge": Row(
         f"{AUTH}/challenge", 401, {"challenge": "absent", "code": "123456"}, shape=(422, REQUEST),
-        limit=4 * KIB, open=True, answers=frozenset({401}),
+        limit=16 * KIB, open=True, answers=frozenset({401}),
     ),
     f"POST {AUTH}/refresh": Row(
-        f"{AUTH}/refresh", 401, {"refresh_token": "absent"}, shape=(422, REQUEST), limit=4 * KIB, open=True,
+        f"{AUTH}/refresh", 401, {"refresh_token": "absent"}, shape=(422, REQUEST), limit=16 * KIB, open=True,
         answers=frozenset({401}),
     ),
     f"POST {AUTH}/logout": Row(f"{AUTH}/logout", 204, user=True),
     f"GET {AUTH}/sessions": Row(f"{AUTH}/sessions", 200, user=True),
     f"DELETE {AUTH}/sessions/{{id}}": Row(f"{AUTH}/sessions/absent", 404, absent=ABSENT, user=True),
     f"POST {AUTH}/second-factor": Row(
-        f"{AUTH}/second-factor", 200, {"password": PASSWORD}, shape=(422, REQUEST), limit=4 * KIB,
+        f"{AUTH}/second-factor", 200, {"password": PASSWORD}, shape=(422, REQUEST), limit=16 * KIB,
         answers=frozenset({403}), user=True,
     ),
     f"POST {AUTH}/second-factor/confirm": Row(
-        f"{AUTH}/second-factor/confirm", 409, {"code": "123456"}, shape=(422, REQUEST), limit=4 * KIB,
+        f"{AUTH}/second-factor/confirm", 409, {"code": "123456"}, shape=(422, REQUEST), limit=16 * KIB,
         answers=frozenset({409}), user=True,
     ),
     "GET /.well-known/jwks.json": Row("/.well-known/jwks.json", 200, open=True),

@@ -114,7 +114,6 @@ class Site(RunningGateway):
         self.theirs = self._client({"authorization": f"Bearer {self.key_of_theirs}"})
         self.bare = self._client({})
         self._user = self._client({})
-        self._user_name = self.user(OURS, "admin")
         self._leaks = LEAKS + tuple(self._addresses())
         return self
 
@@ -138,7 +137,7 @@ class Site(RunningGateway):
         """Who calls a route: ours with a key, or a user of ours who has just logged in."""
         if not row.user:
             return self.ours
-        self._user.headers["authorization"] = f"Bearer {self.access(self._user_name)}"
+        self._user.headers["authorization"] = f"Bearer {self.access(self.user(OURS, 'admin'))}"
         return self._user
 
     def _client(self, headers: dict[str, str]) -> httpx.Client:

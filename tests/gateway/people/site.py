@@ -40,11 +40,13 @@ class Trail:
 
 
 class PeopleSite(RunningGateway):
-    """`people`: settings that differ. `bare` has no credential."""
+    """`people`: settings that differ; `port`: another one than that of the settings. `bare` has no
+    credential."""
 
-    def __init__(self, settings: Settings, **people: Any) -> None:
-        given = People(**(CHEAP | people))
-        super().__init__(settings.model_copy(update={"people": given}))
+    def __init__(self, settings: Settings, *, port: int | None = None, **people: Any) -> None:
+        gateway = settings.gateway.model_copy(update={"port": port or settings.gateway.port})
+        changed = {"people": People(**(CHEAP | people)), "gateway": gateway}
+        super().__init__(settings.model_copy(update=changed))
         self.trail = Trail()
         self.operator = Operator(self.settings, self.trail)
         self.bare = httpx.Client(base_url=self.url, timeout=60)

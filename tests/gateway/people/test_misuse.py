@@ -9,6 +9,7 @@ from core.sections import Allowance
 from gateway.access.admin import AccessOperator
 from stack.local import Stack
 from tests.gateway.people.site import AUTH, PASSWORD, PeopleSite, Trail, bearer, code_now, names
+from tests.stack_fixture import free_ports
 
 pytestmark = pytest.mark.services
 REVIEWS = "/api/v1/reviews"
@@ -108,7 +109,8 @@ def test_what_is_refused_names_the_permission_and_nothing_that_is_there(site: Pe
 
 def test_logins_are_limited_by_account_and_by_address(stack: Stack) -> None:
     few, many = Allowance(per_s=0.001, burst=3), Allowance(per_s=0.001, burst=8)
-    with PeopleSite(stack.settings, login_account=few, login_address=many) as site:
+    (port,) = free_ports(1)
+    with PeopleSite(stack.settings, port=port, login_account=few, login_address=many) as site:
         name = site.user("viewer")
         before = site.assembly.people.passwords.verifications
         statuses = [site.login(name, "not the password").status_code for _ in range(4)]
