@@ -1,8 +1,8 @@
 """Authorization: a decision that is known, one that is not, and the check of an access token.
 
 In this process, by the very objects that a gateway has; 10,000 policies in 20 tenants, on roles,
-permissions, times, networks and data classes. The peers do the same work as their manuals have it: pycasbin's `enforce` for
-every request, over the same 10,000 rules (without their conditions, which its model has not); PyJWT with
+permissions, times, networks and data classes. The peers do the same work as their manuals have it: pycasbin's
+`enforce` for every request, over 10,000 rules (without conditions, which its model has not); PyJWT with
 `PyJWKClient`, which looks the key up in a key set that it has fetched, and decodes.
 
 Results are compared first: what pycasbin allows by its roles we allow where no policy has a word in it, and a
