@@ -1,8 +1,7 @@
 """`millstream keys create|list|rotate|revoke`: who may call the gateway."""
 
 import json
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -11,14 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from core.errors import InvalidInput
+from cli.durations import duration as _duration
 from core.settings import settings
 from gateway.keys import Key, create_key, list_keys, revoke_key, rotate_key
 from gateway.principals import SCOPES
 from schemas.headers import rfc3339
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LONGEST = timedelta(days=3650)
 
 
 class Output(StrEnum):
@@ -47,7 +43,7 @@ def create(
     ] = None,
 ) -> None:
     """Make a key and print it, alone on stdout. It is shown this once and kept nowhere."""
-    lifetime = duration(expires_in) if expires_in is not None else None
+    lifetime = _duration(expires_in) if expires_in is not None else None
     typer.echo(create_key(settings(), tenant, name=name, scopes=scope, expires_in=lifetime))
 
 
@@ -75,7 +71,7 @@ def rotate(
     overlap: Annotated[str, typer.Option(help="How long the old key still works, as 0s, 12h or 7d.")] = "24h",
 ) -> None:
     """Make a key that may do the same and print it, alone on stdout; the old one ends after the overlap."""
-    text, old = rotate_key(settings(), key, overlap=duration(overlap, least=0))
+    text, old = rotate_key(settings(), key, overlap=_duration(overlap, least=0))
     until = rfc3339(old.expires_at) if old.expires_at else "for ever"
     typer.echo(f"key {old.id} of {old.tenant} works until {until}", err=True)
     typer.echo(text)
@@ -107,12 +103,3 @@ def _plain(key: Key) -> dict[str, object]:
         "replaced_by": key.replaced_by,
         "state": state,
     }
-
-
-def duration(text: str, *, least: int = 1) -> timedelta:
-    """`90s`, `15m`, `12h` or `30d`, at most ten years."""
-    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text, re.ASCII)
-    seconds = int(found[1]) * _UNITS[found[2]] if found else -1
-    if not least <= seconds <= _LONGEST.total_seconds():
-        raise InvalidInput(f"no time: {text!r}", mend="write it as 90s, 15m, 12h or 30d")
-    return timedelta(seconds=seconds)

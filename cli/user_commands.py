@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cli.durations import duration
 from cli.key_commands import Output
-from cli.key_commands import duration as parsed_duration
 from core.errors import InvalidInput
 from core.settings import settings
 from gateway.audit.logged import LoggedTrail
@@ -98,7 +98,7 @@ def rotate_signing_key(
     ] = False,
 ) -> None:
     """Let another key sign access tokens; what the old one signed goes on until it expires."""
-    made = operator().rotate_signing_key(timedelta(0) if at_once else parsed_duration(lead))
+    made = operator().rotate_signing_key(timedelta(0) if at_once else duration(lead))
     typer.echo(f"key {made.id} signs from {rfc3339(made.signs_from)}")
 
 

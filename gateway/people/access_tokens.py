@@ -69,6 +69,7 @@ class AccessTokens:
         self._good: OrderedDict[bytes, Principal] = OrderedDict()
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._pending: dict[str, asyncio.Task[None]] = {}
+        self._generation = 0
 
     async def issue(self, *, user: str, tenant: str, session: str, roles: Collection[str]) -> Issued:
         """A token for a session. Raises Unavailable, StackError."""
@@ -137,6 +138,8 @@ class AccessTokens:
     async def follow(self, tenants: Collection[str]) -> None:
         """Read the users of these tenants anew, as far as they are known, and the keys where `*` is among
         them; the rest is confirmed with that. Raises Unavailable."""
+        if tenants:
+            self._generation += 1
         if ALL in tenants:
             await self._keys.refresh()
         stale = [
@@ -214,7 +217,11 @@ class AccessTokens:
             raise Unavailable("users cannot be checked now", code="keys_unavailable") from away
 
     async def _read(self, user: str) -> None:
-        found = await self._users.states([user])
+        while True:
+            generation = self._generation
+            found = await self._users.states([user])
+            if generation == self._generation:
+                break  # else somebody was changed meanwhile, perhaps after this was read
         self._known[user] = _Known(found.get(user), self._clock.monotonic())
         if len(self._known) > USERS:
             self._known.popitem(last=False)
