@@ -19,6 +19,7 @@ def _lazy(module: str) -> Callable[[], BenchResult]:
 
 
 BENCHES: Mapping[str, Callable[[], BenchResult]] = {
+    "access": _lazy("bench.access"),
     "asking": _lazy("bench.asking"),
     "codec": _lazy("bench.codec"),
     "features": _lazy("bench.features"),

@@ -1,8 +1,7 @@
 """`millstream keys create|list|rotate|revoke`: who may call the gateway."""
 
 import json
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -12,14 +11,11 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from cli.audited import audited
-from core.errors import InvalidInput
+from cli.durations import duration as _duration
 from core.settings import settings
 from gateway.keys import Key, create_key, list_keys, public_id, revoke_key, rotate_key
 from gateway.principals import SCOPES
 from schemas.headers import rfc3339
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LONGEST = timedelta(days=3650)
 
 
 class Output(StrEnum):
@@ -116,12 +112,3 @@ def _plain(key: Key) -> dict[str, object]:
         "replaced_by": key.replaced_by,
         "state": state,
     }
-
-
-def _duration(text: str, *, least: int = 1) -> timedelta:
-    """`90s`, `15m`, `12h` or `30d`, at most ten years."""
-    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text, re.ASCII)
-    seconds = int(found[1]) * _UNITS[found[2]] if found else -1
-    if not least <= seconds <= _LONGEST.total_seconds():
-        raise InvalidInput(f"no time: {text!r}", mend="write it as 90s, 15m, 12h or 30d")
-    return timedelta(seconds=seconds)

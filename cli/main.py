@@ -21,6 +21,8 @@ COMMANDS = (
     "cli.train_commands",
     "cli.models.commands",
     "cli.key_commands",
+    "cli.user_commands",
+    "cli.access_commands",
     "cli.review_commands",
     "cli.dlq_commands",
     "cli.audit_commands",

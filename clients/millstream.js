@@ -8,6 +8,9 @@
  *     await client.publish("fraud", { card_id: "1", amount_cents: 100 });
  *     for await (const suggestion of client.suggest("Dear si")) show(suggestion.partial);
  *
+ * A user's session goes on by itself: given `refreshToken`, an access token that has expired is refreshed once and
+ * the socket opened again; `onTokens` gets the next pair, for each refresh token counts once.
+ *
  * One file, nothing else needed; for browsers and Node 22 or later. It reconnects by itself with the positions
  * that it has seen: a gateway that dies, drains or closes a slow client costs time and no events. What cannot
  * be had any more is told to `onGap`. Calls that are under way when the socket closes fail with an error that is
@@ -19,6 +22,7 @@ export const SUBPROTOCOL = "millstream.v1.json";
 /** Close codes after which trying again would not help. */
 const FATAL = new Set([4400, 4401, 4403, 4406, 4409]);
 const SILENT_MS = 90_000;
+const UNAUTHENTICATED = 4401;
 
 /** What a gateway refused: `code`, `status` and `retryable` are those of the problem document. */
 export class MillstreamError extends Error {
@@ -61,7 +65,10 @@ export class Subscription {
 
 export class MillstreamClient {
   #url;
+  #http;
   #token;
+  #refreshToken;
+  #refreshing = false;
   #WebSocket;
   #socket = null;
   #ready = false;
@@ -78,16 +85,22 @@ export class MillstreamClient {
 
   /**
    * @param {string} url of the gateway, http or https
-   * @param {{token: string | (() => string | Promise<string>), WebSocket?: Function, onClose?: Function,
-   *   backoffMs?: number, longestBackoffMs?: number}} options `token` may be a function, asked at each connect
+   * @param {{token: string | (() => string | Promise<string>), refreshToken?: string,
+   *   onTokens?: (tokens: {accessToken: string, refreshToken: string}) => void, WebSocket?: Function,
+   *   fetch?: Function, onClose?: Function, backoffMs?: number, longestBackoffMs?: number}} options `token` may be
+   *   a function, asked at each connect
    */
-  constructor(url, { token, WebSocket = globalThis.WebSocket, onClose = () => {}, backoffMs = 100,
-    longestBackoffMs = 2_000 } = {}) {
+  constructor(url, { token, refreshToken, onTokens = () => {}, WebSocket = globalThis.WebSocket,
+    fetch = globalThis.fetch, onClose = () => {}, backoffMs = 100, longestBackoffMs = 2_000 } = {}) {
     if (typeof WebSocket !== "function") {
       throw new MillstreamError("no WebSocket here; run in a browser or Node 22, or give one");
     }
-    this.#url = url.replace(/\/+$/, "").replace(/^http/, "ws") + "/api/v1/stream";
+    this.#http = url.replace(/\/+$/, "");
+    this.#url = this.#http.replace(/^http/, "ws") + "/api/v1/stream";
     this.#token = token;
+    this.#refreshToken = refreshToken;
+    this.onTokens = onTokens;
+    this.fetch = (...given) => fetch(...given);
     this.#WebSocket = WebSocket;
     this.onClose = onClose;
     this.backoffMs = backoffMs;
@@ -211,10 +224,48 @@ export class MillstreamClient {
       code: `closed_${code}`,
       retryable: !FATAL.has(code),
     });
+    if (!this.#closed && code === UNAUTHENTICATED && this.#refreshToken !== undefined && !this.#refreshing) {
+      this.#renew(error);
+      return;
+    }
     if (this.#closed || FATAL.has(code)) {
       this.#end(error);
       return;
     }
+    this.#again(error);
+  }
+
+  /** Once between two connections that were good: a session that is over is not asked for again and again. */
+  async #renew(error) {
+    this.#refreshing = true;
+    let tokens;
+    try {
+      const answer = await this.fetch(`${this.#http}/api/v1/auth/refresh`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ refresh_token: this.#refreshToken }),
+      });
+      tokens = await answer.json();
+      if (!answer.ok) {
+        const refused = MillstreamError.of(tokens);
+        if (!refused.retryable) {
+          this.#end(refused);
+          return;
+        }
+      } else {
+        this.#token = tokens.access_token;
+        this.#refreshToken = tokens.refresh_token;
+        this.onTokens({ accessToken: tokens.access_token, refreshToken: tokens.refresh_token });
+      }
+    } catch {
+      tokens = {}; // away: where it was refreshed all the same the session is over, and the next attempt says so
+    }
+    if (!tokens.access_token) this.#refreshing = false; // tried again after the pause
+    this.#again(error);
+  }
+
+  #again(error) {
+    if (this.#closed) return;
     for (const call of [...this.#calls.values()]) if (call.sent) call.fail(error);
     this.reconnects += 1;
     const longest = Math.min(this.longestBackoffMs, this.backoffMs * 2 ** this.#attempt++);
@@ -240,6 +291,7 @@ export class MillstreamClient {
     switch (frame.type) {
       case "connected":
         this.#ready = true;
+        this.#refreshing = false;
         this.#attempt = 0;
         for (const one of this.#subscriptions.values()) this.#follow(one);
         for (const send of this.#waiting.splice(0)) send();

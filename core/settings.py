@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from core.audit_settings import Audit
+from core.people_settings import People
 from core.sections import LOOPBACK as LOOPBACK
 from core.sections import Allowance as Allowance
 from core.sections import Section as Section
@@ -392,6 +393,7 @@ class Settings(BaseSettings):
     gateway: Gateway = Gateway()
     limits: Limits = Limits()
     issuer: Issuer = Issuer()
+    people: People = People()
     balancer: Balancer = Balancer()
     asking: Asking = Asking()
     worker: Worker = Worker()

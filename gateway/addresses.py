@@ -6,12 +6,15 @@ untrusted address may be invented and is not read. IPv6 clients have whole netwo
 """
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 UNKNOWN = "unknown"
+PEER: ContextVar[str] = ContextVar("peer", default=UNKNOWN)
+"""The client's address of a socket, for what is called over it."""
 _HOPS = 16
 _KNOWN_LENGTH = 256
 

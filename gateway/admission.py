@@ -16,7 +16,7 @@ A WebSocket passes 1, and 3 with its `connect` frame. A frame that publishes or 
 of the principal of its socket, and passes 4 to 6.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from core.clock import Clock, SystemClock
@@ -29,12 +29,13 @@ from gateway.keyring import Keyring
 from gateway.limits import CallerLimits
 from gateway.load import Load
 from gateway.principals import OPEN, PROBE
-from gateway.problems import Forbidden, status_of
+from gateway.problems import status_of
 from gateway.routing import Refusal, Route, Router
 
 
 class Admission:
-    """The door. Without `limits` nobody is limited; `patience_s` is that of `gateway.circuits`."""
+    """The door. Without `limits` nobody is limited; `patience_s` is that of `gateway.circuits`; `class_of`
+    says how much harm the data of a request does in wrong hands, where that is known."""
 
     def __init__(
         self,
@@ -46,7 +47,9 @@ class Admission:
         patience_s: float = 5.0,
         clock: Clock | None = None,
         audit: Watch | None = None,
+        class_of: Callable[[Route, Mapping[str, str]], str | None] = lambda route, parameters: None,
     ) -> None:
+        self._class_of = class_of
         given = settings or Limits()
         self._router = router
         self._keyring = keyring
@@ -123,8 +126,12 @@ class Admission:
     async def _permit(self, route: Route, request: Request) -> None:
         if self._limits is not None:
             request.note(await self._limits.caller(request.principal, route))
-        if not request.principal.may(route.permission):
-            raise Forbidden(f"the key has not the scope {route.permission!r}", mend="use a key that has it")
+        request.judge = await self._keyring.authority.permit(
+            request.principal,
+            route.permission,
+            address=request.address,
+            data_class=self._class_of(route, request.parameters),
+        )
 
     def _turned_away(self, route: Route, request: Request, error: Exception) -> None:
         if self.audit is not None:

@@ -22,11 +22,12 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from core.errors import InvalidInput, Unavailable
+from core.errors import Denied, InvalidInput, Unavailable
 from gateway.push.frames import Policy
 from gateway.stream_client import Listening, PushedEvent, Stream, error_of
+from gateway.user_session import EXPIRED, Credential, UserSession, text_of
 
-__all__ = ["Batch", "GatewayClient", "Listening", "Outcome", "PushedEvent", "Stream"]
+__all__ = ["Batch", "GatewayClient", "Listening", "Outcome", "PushedEvent", "Stream", "UserSession"]
 
 JSON = {"content-type": "application/json"}
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -78,9 +79,10 @@ _outcomes = msgspec.json.Decoder(_Outcomes)
 
 
 class GatewayClient:
-    """One gateway, one key. Use it as an asynchronous context manager."""
+    """One gateway, one credential: an API key, or a user's session, whose expired access token is refreshed
+    once and the request sent again. Use it as an asynchronous context manager."""
 
-    def __init__(self, url: str, key: str, *, timeout_s: float = 30.0, connections: int = 32) -> None:
+    def __init__(self, url: str, key: Credential, *, timeout_s: float = 30.0, connections: int = 32) -> None:
         self._url = url.rstrip("/")
         self._key = key
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -223,8 +225,10 @@ class GatewayClient:
         state = state or Listening()
         wait = backoff_s
         while not stop():
+            open = False
             try:
                 async with self.stream() as stream:
+                    open = True
                     subscribed = await stream.subscribe(
                         channel,
                         pipeline=pipeline,
@@ -251,6 +255,10 @@ class GatewayClient:
                         await done.close()
             except Unavailable:
                 pass  # tried again below
+            except Denied:
+                # a socket lasts as long as the token that opened it; the next one is opened with another
+                if not open or not isinstance(self._key, UserSession):
+                    raise
             state.subscribed.clear()
             state.reconnects += 1
             await asyncio.sleep(wait)
@@ -268,9 +276,22 @@ class GatewayClient:
     async def _request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> _Answer:
+        used = text_of(self._key)
+        answer = await self._send(method, path, body, headers, used)
+        if answer.status == 401 and isinstance(self._key, UserSession):
+            problem = _problem(answer)
+            if problem.get("code") == EXPIRED:
+                await self._key.renew(used)
+                answer = await self._send(method, path, body, headers, text_of(self._key))
+        return answer
+
+    async def _send(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None, token: str
+    ) -> _Answer:
+        authorized = {**(headers or {}), "authorization": f"Bearer {token}"}
         try:
             async with self._session().request(
-                method, self._url + path, data=body, headers=headers
+                method, self._url + path, data=body, headers=authorized
             ) as answer:
                 timing = answer.headers.get("server-timing", "")
                 return _Answer(answer.status, await answer.read(), timing)
@@ -285,7 +306,6 @@ class GatewayClient:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._connections),
                 timeout=self._timeout,
-                headers={"authorization": f"Bearer {self._key}"},
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._http

@@ -33,12 +33,12 @@ from core.telemetry.metrics import counter, histogram
 from core.telemetry.trace import new_traceparent
 from gateway.acceptance import Acceptance, AcceptanceStore, InMemoryAcceptance
 from gateway.bodies import Events, read_events, too_large
+from gateway.caller import caller_of
 from gateway.exchange import Request, Response, json_response
 from gateway.idempotency import key_of_request
 from gateway.intake import Intake
 from gateway.limits import PublishingLimits
-from gateway.principals import Principal
-from gateway.problems import Problem, problem_of, status_of
+from gateway.problems import Forbidden, Problem, problem_of, status_of
 from gateway.publisher import Outgoing, Publisher
 from gateway.routing import Handler
 from gateway.schema_watch import SchemaWatch
@@ -174,7 +174,7 @@ class EventsEndpoint:
         received_at = self._clock.now()
         results: list[Accepted | MillstreamError | None] = [None] * len(bodies.raw)
         ids = _ids(key, bodies) if key is not None else None
-        events = await self._read(door, bodies.raw, ids, request.principal, received_at, results)
+        events = await self._read(door, bodies.raw, ids, request, received_at, results)
         validated = time.perf_counter()
         if events:
             await self._accept(door, events, request, results)
@@ -195,7 +195,7 @@ class EventsEndpoint:
         door: Door,
         raw: Sequence[bytes],
         ids: Sequence[str] | None,
-        principal: Principal,
+        request: Request,
         received_at: datetime,
         results: list[Accepted | MillstreamError | None],
     ) -> list[_Event]:
@@ -211,9 +211,13 @@ class EventsEndpoint:
             try:
                 if len(body) > self._settings.max_event_bytes:
                     raise too_large(self._settings.max_event_bytes)
-                record = door.intake.read(body, principal.tenant, otherwise=ids[index] if ids else None)
+                record = door.intake.read(
+                    body, request.principal.tenant, otherwise=ids[index] if ids else None
+                )
+                if request.judge is not None:
+                    request.judge(record)
                 value = door.codec.encode(record)
-            except InvalidInput as error:
+            except (InvalidInput, Forbidden) as error:
                 results[index] = error
                 done += _REFUSAL
                 continue
@@ -286,6 +290,7 @@ class EventsEndpoint:
                     tenant=tenant,
                     received_at=from_millis(event.acceptance.received_at_ms),
                     traceparent=traceparent,
+                    caller=caller_of(request),
                 ),
                 at_ms=event.acceptance.occurred_at_ms,
             )

@@ -19,6 +19,10 @@ Gone = Callable[[], Awaitable[None]]
 """Returns when the client has left; for a handler that has read the body. Await it in one place at a time."""
 
 
+Judge = Callable[[object], None]
+"""Raises Forbidden where a policy denies the record."""
+
+
 async def never() -> None:
     """A client that stays."""
     await asyncio.Event().wait()
@@ -31,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 class Request:
     """What came in. Header names are lower case; `parameters` are the values of the path's template. `target`
     is what an action of the control plane is about, once its handler has read that in the body; `address` the
-    client's.
+    client's, as limits count it; `judge` is asked about each record that is read, where there is one.
     `standing` is the limit of the caller that is nearest to its end, as far as one was looked at."""
 
     method: str
@@ -47,6 +51,7 @@ class Request:
     standing: Standing | None = None
     address: str = ""
     target: str = ""
+    judge: Judge | None = None
 
     def note(self, standing: Standing) -> None:
         """A limit let the request through; the one that is nearest to its end is told with the answer."""

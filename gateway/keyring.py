@@ -6,8 +6,8 @@ it and a revocation is followed within a second. While PostgreSQL is away, a cac
 `GRACE_S` after it was last confirmed; then, and for keys not seen before, the answer is 503, not 401.
 
 Everything that is wrong with a key - shape, checksum, id, secret, expiry, revocation - gives the same 401,
-and an unknown id costs the same hash comparison as a known one. What is no API key is a token of the external
-issuer, where one is set (`gateway.tokens`).
+and an unknown id costs the same hash comparison as a known one. What is no API key is a token: one of ours
+(`gateway.people.access_tokens`), or of the external issuer, where one is set (`gateway.tokens`).
 
 Who keeps a connection open for a principal watches it: `Keyring.watch` calls back once when the credential is
 over, by the same loop, whatever else was forgotten meanwhile. When keys were last used is written every
@@ -28,7 +28,9 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from core.clock import Clock, SystemClock
 from core.errors import Unavailable
 from core.telemetry.log import logger
+from gateway.access.authority import Authority
 from gateway.keys import COLUMNS, PREFIX, Key, key_of_row, parse
+from gateway.people.access_tokens import AccessTokens
 from gateway.principals import Principal
 from gateway.tokens import Tokens, denied
 
@@ -98,11 +100,19 @@ class Keyring:
     """Turns the text of a credential into a principal. One event loop; not thread-safe."""
 
     def __init__(
-        self, source: KeySource, *, clock: Clock | None = None, tokens: Tokens | None = None
+        self,
+        source: KeySource,
+        *,
+        clock: Clock | None = None,
+        tokens: Tokens | None = None,
+        own: AccessTokens | None = None,
+        authority: Authority | None = None,
     ) -> None:
         self._source = source
         self._clock = clock or SystemClock()
         self._tokens = tokens
+        self._own = own
+        self.authority = authority or Authority(clock=self._clock)
         self._cached: OrderedDict[str, _Cached] = OrderedDict()
         self._pending: dict[str, asyncio.Future[None]] = {}
         self._watched: dict[Principal, set[Watch]] = {}
@@ -116,7 +126,11 @@ class Keyring:
             raise denied()
         parsed = parse(text)
         if parsed is None:
-            if self._tokens is None or text.startswith(PREFIX):
+            if text.startswith(PREFIX):
+                raise denied()
+            if self._own is not None and self._own.issued(text):
+                return await self._own.check(text)
+            if self._tokens is None:
                 raise denied()
             return await self._tokens.check(text)
         id, hash = parsed
@@ -135,11 +149,18 @@ class Keyring:
         self._used[id] = at
         return cached.principal
 
-    def watch(self, principal: Principal, over: Callable[[], None]) -> "Watch":
+    def current(self, principal: Principal) -> Principal:
+        """The same one as it is now: a user's roles may have changed."""
+        return principal if self._own is None or principal.session is None else self._own.current(principal)
+
+    def watch(
+        self, principal: Principal, over: Callable[[], None], *, look: Callable[[], None] | None = None
+    ) -> "Watch":
         """Call `over` once when the credential is no longer good (revoked, expired, deleted, not to be
-        confirmed for `GRACE_S`; signed with a key that its issuer withdrew), within a second; until the watch
-        is closed."""
-        made = Watch(self, principal, over)
+        confirmed for `GRACE_S`; signed with a key that its issuer withdrew; of a session that was ended),
+        within a second; until the watch is closed. Until then `look` is called as often, for whoever wants
+        to see what it still may."""
+        made = Watch(self, principal, over, look)
         self._watched.setdefault(principal, set()).add(made)
         return made
 
@@ -168,15 +189,21 @@ class Keyring:
                 for id in ids:
                     self._store(id, found.get(id), now)
         finally:
-            self._tell_watches()
+            self.tell_watches()
 
-    def _tell_watches(self) -> None:
+    def tell_watches(self) -> None:
+        """Tell them what is known to be over now."""
         for principal, watches in tuple(self._watched.items()):
-            if not self._stands(principal):
-                for watch in tuple(watches):
+            stands = self._stands(principal)
+            for watch in tuple(watches):
+                if stands:
+                    watch.look()
+                else:
                     watch.end()
 
     def _stands(self, principal: Principal) -> bool:
+        if principal.session is not None:
+            return self._own is not None and self._own.stands(principal)
         if principal.signed_with is not None:
             return self._tokens is not None and self._tokens.stands(principal)
         cached = self._cached.get(principal.credential)
@@ -248,14 +275,26 @@ class Keyring:
 class Watch:
     """One who wants to know when a credential is over."""
 
-    def __init__(self, keyring: Keyring, principal: Principal, over: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        principal: Principal,
+        over: Callable[[], None],
+        look: Callable[[], None] | None,
+    ) -> None:
         self.principal = principal
         self._keyring = keyring
         self._over = over
+        self._look = look
 
     def close(self) -> None:
         """Nobody wants to know any more; again is harmless."""
         self._keyring.forget(self)
+
+    def look(self) -> None:
+        """The credential is good; what it may can have changed."""
+        if self._look is not None:
+            self._look()
 
     def end(self) -> None:
         """The credential is over."""

@@ -26,6 +26,7 @@ from features.online.selection import Readable
 from features.services import FeatureService
 from gateway import principals
 from gateway.acceptance import InMemoryAcceptance, RedisAcceptance
+from gateway.access.classes import classes
 from gateway.admission import Admission
 from gateway.asking.wiring import AskingPart
 from gateway.audit.watch import require_planes
@@ -43,6 +44,7 @@ from gateway.issuer_keys import TIMEOUT_S, IssuerKeys, over_http
 from gateway.keyring import Keyring, PostgresKeys
 from gateway.limits import CallerLimits, Counts, PublishingLimits, TokenLimits
 from gateway.models import ModelsEndpoint
+from gateway.people.wiring import Parts, PeoplePart
 from gateway.publisher import Publisher
 from gateway.push.connections import Connections
 from gateway.push.wiring import PushPart
@@ -149,8 +151,14 @@ class Assembly:
     """The parts of one gateway, wired."""
 
     def __init__(
-        self, application: Application, router: Router, health: Health, connections: Connections
+        self,
+        application: Application,
+        router: Router,
+        health: Health,
+        connections: Connections,
+        people: Parts,
     ) -> None:
+        self.people = people
         self.application = application
         self.router = router
         self.health = health
@@ -194,7 +202,6 @@ class Assembly:
         online = redis.Redis.from_url(settings.redis.address, socket_timeout=1.0, socket_connect_timeout=0.5)
         exits.callback(online.close)
 
-        keyring = Keyring(PostgresKeys(pool), clock=clock, tokens=_tokens(settings, clock, exits))
         publisher = Publisher(
             lambda: producer(
                 settings,
@@ -204,11 +211,20 @@ class Assembly:
             max_in_flight=settings.gateway.max_in_flight,
         )
         exits.callback(publisher.close, settings.gateway.publish_timeout_s)
+        audit = AuditPart(settings, registry, publisher, clock)
+        counts = Counts(cache, clock)
+        people = PeoplePart(settings.people, pool, cache, counts, trail=audit.trail, clock=clock)
+        keyring = Keyring(
+            PostgresKeys(pool),
+            clock=clock,
+            tokens=_tokens(settings, clock, exits),
+            own=people.parts.tokens,
+            authority=people.parts.authority,
+        )
         doors = {
             name: _door(settings, plan, registry, clock) for name, plan in plans.items() if plan.takes_events
         }
         scoring = {name: plan for name, plan in plans.items() if isinstance(plan, ScoringPlan)}
-        counts = Counts(cache, clock)
         limits = PublishingLimits.of(settings.gateway, counts)
         asking = AskingPart(settings, registry, cache, clock=clock)
         intakes = {name: door.intake for name, door in doors.items()}
@@ -237,7 +253,6 @@ class Assembly:
         health.dependency("registry", schemas.check, needed=True)
         push.start(health, exits)
         asking.start(health, exits)
-        audit = AuditPart(settings, registry, publisher, clock)
         audit.start(health, exits)
         beat = asyncio.get_running_loop().create_task(_beat(health))
         exits.callback(beat.cancel)
@@ -276,6 +291,7 @@ class Assembly:
         )
         connections = push.connections(keyring)
         keyring.start()
+        people.start(keyring, exits)
         exits.push_async_callback(keyring.close)
         models = _models(settings, registry, clock, follower, exits) if served else None
         webhook = registry_webhook(settings, cache, publisher, registry, clock, audit.trail)
@@ -291,6 +307,7 @@ class Assembly:
                 ),
                 *asking_routes,
                 *push.routes(connections),
+                *people.routes(),
                 *generated,
                 *forwarded.routes,
                 Route("GET", "/api/v1/transactions/{id}", principals.TRANSACTIONS_READ, transactions.get),
@@ -331,6 +348,7 @@ class Assembly:
             patience_s=settings.asking.wait_s,
             clock=clock,
             audit=audit.watch,
+            class_of=classes(plans),
         )
         sessions = push.sessions(connections, cache, push.calls(admission, publisher, prompts, tokens))
         application = Application(
@@ -340,7 +358,7 @@ class Assembly:
             origins=settings.gateway.origins,
             audit=audit.watch,
         )
-        return cls(application, router, health, connections)
+        return cls(application, router, health, connections, people.parts)
 
 
 def _tokens(settings: Settings, clock: Clock, exits: AsyncExitStack) -> Tokens | None:

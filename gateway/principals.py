@@ -20,6 +20,8 @@ TRAINING_READ = "training:read"
 TRAINING_WRITE = "training:write"
 MODELS_READ = "models:read"
 MODELS_WRITE = "models:write"
+OWN_SESSIONS = "sessions:own"
+"""What a user does with sessions and factors of their own: no key, role or policy has it or takes it."""
 
 SCOPES = frozenset(
     {
@@ -29,19 +31,28 @@ SCOPES = frozenset(
 )  # fmt: skip
 
 
+USER = "user:"
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The holder of a credential. `credential` is its public id, never the secret. `signed_with` is the id of
-    the key that signed it, where it is an issuer's token."""
+    """The holder of a credential. `credential` is its public id, never the secret; that of a user is
+    `user:<id>`. `scopes` are what the credential says itself that it may; what a user may follows from
+    `roles` (`gateway.access`). `signed_with` is the id of the key that signed it, where it is an issuer's
+    token; `session` that of a user's session."""
 
     tenant: str
     credential: str
     scopes: frozenset[str]
     expires_at: datetime | None = None
     signed_with: str | None = None
+    roles: frozenset[str] = frozenset()
+    session: str | None = None
 
-    def may(self, permission: str) -> bool:
-        return permission in OPEN or permission in self.scopes
+    @property
+    def user(self) -> str | None:
+        """The id of the user, where it is one."""
+        return self.credential.removeprefix(USER) if self.session is not None else None
 
 
 ANONYMOUS = Principal(tenant="", credential="", scopes=frozenset())

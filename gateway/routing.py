@@ -12,13 +12,14 @@ from typing import Literal
 
 from core.errors import DeclarationError
 from gateway.exchange import Request, Response
-from gateway.principals import OPEN, SCOPES
+from gateway.principals import OPEN, OWN_SESSIONS, SCOPES
 from gateway.problems import MethodNotAllowed, NotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
 Refusal = Callable[[BaseException, str], Response]
 Plane = Literal["data", "control", "told"]
 MAX_SEGMENT = 512
+_PERMISSIONS = OPEN | SCOPES | {OWN_SESSIONS}
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,11 @@ class Router:
 
     def _add(self, route: Route) -> None:
         where = route.name
-        if route.permission not in OPEN and route.permission not in SCOPES:
+        if route.permission not in _PERMISSIONS:
             raise DeclarationError(
                 f"route without a declared permission: {route.permission!r}",
                 where=where,
-                mend=f"name one of {', '.join(sorted(SCOPES | OPEN))}",
+                mend=f"name one of {', '.join(sorted(_PERMISSIONS))}",
             )
         if not route.template.startswith("/"):
             raise DeclarationError("a path template starts with /", where=where)

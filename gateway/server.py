@@ -26,9 +26,9 @@ from core.settings import Limits
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge, histogram
 from core.tls import check_pair
-from gateway.addresses import ClientAddress
+from gateway.addresses import PEER, ClientAddress
 from gateway.admission import Admission, Visit
-from gateway.audit.watch import ADDRESS_OF_SOCKET, Watch
+from gateway.audit.watch import Watch
 from gateway.cross_origin import CrossOrigin
 from gateway.exchange import Gone, Request, Response
 from gateway.head import Head, head_of
@@ -213,7 +213,7 @@ class Application:
             return
         head = _head_of(scope)
         address = self._address(scope, head.fields)
-        ADDRESS_OF_SOCKET.set(address)
+        PEER.set(address)
         try:
             await self._admission.socket(address)
             if head.flaw is not None:

@@ -25,6 +25,7 @@ from websockets.typing import Subprotocol
 from core.errors import Denied, InvalidInput, MillstreamError, Unavailable
 from gateway.push import frames
 from gateway.push.frames import Gap, Policy
+from gateway.user_session import EXPIRED, Credential, UserSession, text_of
 
 MOST_WAITING = 4096
 """Events that wait for the caller before the socket is read no further."""
@@ -133,7 +134,7 @@ class Stream:
     """Use it as an asynchronous context manager, from one event loop. `dropped` counts, by channel, what the
     policy `drop_oldest` left out."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: Credential) -> None:
         self._url = url.rstrip("/").replace("http", "ws", 1) + "/api/v1/stream"
         self._token = token
         self._socket: ClientConnection | None = None
@@ -148,7 +149,21 @@ class Stream:
         self.dropped: dict[str, int] = {}
 
     async def __aenter__(self) -> Self:
-        """Raises Denied for a bad key, InvalidInput for no address, Unavailable where nobody answers."""
+        """Raises Denied for a bad key, InvalidInput for no address, Unavailable where nobody answers. With a
+        user's session an expired access token is refreshed once."""
+        used = text_of(self._token)
+        try:
+            await self._open(used)
+        except Denied as error:
+            if error.code != EXPIRED or not isinstance(self._token, UserSession):
+                raise
+            await self._token.renew(used)
+            self._end = self._told = None
+            self._events = asyncio.Queue(MOST_WAITING)
+            await self._open(text_of(self._token))
+        return self
+
+    async def _open(self, token: str) -> None:
         try:
             self._socket = await connect(
                 self._url,
@@ -166,7 +181,7 @@ class Stream:
         self._connected = asyncio.get_running_loop().create_future()
         self._reader = asyncio.get_running_loop().create_task(self._read(self._socket))
         try:
-            await self._say({"type": "connect", "token": self._token, "batched": True})
+            await self._say({"type": "connect", "token": token, "batched": True})
             async with asyncio.timeout(WITHIN_S):
                 await self._connected
         except TimeoutError:
@@ -175,7 +190,6 @@ class Stream:
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

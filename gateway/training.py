@@ -16,6 +16,7 @@ from core.errors import Conflict, Rejected, UnknownName
 from core.ids import new_id
 from gateway import strict_json
 from gateway.bodies import JSON, content_type
+from gateway.caller import caller_of
 from gateway.exchange import Request, Response, json_response
 from gateway.problems import NotFound, UnsupportedMediaType
 from gateway.publisher import Outgoing, Publisher
@@ -61,7 +62,7 @@ class TrainingEndpoint:
             asked_by=principal.credential,
             asked_at=now,
         )
-        await self._send(command)
+        await self._send(command, caller_of(request))
         job = Job(id, configuration.name, SCHEDULED, principal.credential, now)
         self._states.took(principal.tenant, job)
         return json_response(202, _answer(job), [("location", f"{PATH}/{id}")])
@@ -89,7 +90,7 @@ class TrainingEndpoint:
             asked_by=request.principal.credential,
             asked_at=self._clock.now(),
         )
-        await self._send(command)
+        await self._send(command, caller_of(request))
         return json_response(202, _answer(job), [("location", f"{PATH}/{job.id}")])
 
     def _wanted(self, body: Any) -> Configuration:
@@ -114,7 +115,7 @@ class TrainingEndpoint:
             raise NotFound(f"no training {request.parameters['id'][:128]!r}")
         return job
 
-    async def _send(self, command: TrainingCommand) -> None:
+    async def _send(self, command: TrainingCommand, caller: Mapping[str, str]) -> None:
         headers = event_headers(
             id=command.id,
             source=command.asked_by,
@@ -122,6 +123,7 @@ class TrainingEndpoint:
             time=command.asked_at,
             tenant=command.tenant,
             received_at=command.asked_at,
+            caller=caller,
         )
         key, value = key_of(command.tenant, command.model), self._codec.encode(command)
         outgoing = Outgoing(COMMANDS.name, key, value, headers, to_millis(command.asked_at))

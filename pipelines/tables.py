@@ -7,6 +7,7 @@
 - `applied_views`: what each version of a feature view meant when it was first applied.
 - `api_keys`: who may call the gateway; secrets as SHA-256 only.
 - `audit_entries`: the audit trail; `pipelines/audit/table.py` has it.
+- `users`, `roles`, `policies` and what belongs to them: `pipelines.people_tables`.
 
 Every write is `INSERT ... SELECT FROM unnest(...) ON CONFLICT ...`: one statement and one round trip per
 batch, the same on plain PostgreSQL and on TimescaleDB.
@@ -17,6 +18,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+
+from pipelines.people_tables import PEOPLE_TABLES
 
 _LOCK = 7_240_317_001  # one number for all who create tables, so that racing starters go one by one
 
@@ -160,6 +163,7 @@ def create_tables(connection: psycopg.Connection[Any], *, now: datetime | None =
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         connection.execute(_TABLES)
+        connection.execute(PEOPLE_TABLES)
         if _kind(connection, "predictions") is None:
             _create_predictions(connection)
     ensure_partitions(connection, [at, at + _WEEK], now=at)

@@ -5,6 +5,7 @@ All values are UTF-8 bytes. CloudEvents Kafka binding 1.0.2, W3C Trace Context.
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from core.clock import to_millis
@@ -13,6 +14,7 @@ Headers = list[tuple[str, bytes]]
 CONTENT_TYPE = "application/avro"
 _CONTENT_TYPE = ("content-type", CONTENT_TYPE.encode())
 DEAD_LETTER = "dlq_"
+NOBODY: Mapping[str, str] = MappingProxyType({})
 TICK = "millstream.tick"
 """`ce_type` of a message that has no value and only says how far event time has come."""
 
@@ -29,8 +31,10 @@ def event_headers(
     correlation_id: str | None = None,
     reply_to: str | None = None,
     deadline: datetime | None = None,
+    caller: Mapping[str, str] = NOBODY,
 ) -> Headers:
-    """The headers of one event. `source` is who sent it, `type` its record; times are timezone-aware."""
+    """The headers of one event. `source` is who sent it, `type` its record; times are timezone-aware.
+    `caller` is what is known of whoever asked for it: attributes beside CloudEvents' own (`ce_user`)."""
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", id.encode()),
@@ -49,6 +53,8 @@ def event_headers(
         headers.append(("reply_to", reply_to.encode()))
     if deadline is not None:
         headers.append(("deadline", b"%d" % to_millis(deadline)))
+    if caller:
+        headers += [(f"ce_{name}", value.encode()) for name, value in caller.items()]
     return headers
 
 

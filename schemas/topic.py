@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
-from core.errors import DeclarationError
+from core.errors import DeclarationError, UnknownName
+from schemas.classes import DATA_CLASSES, USUAL
 from schemas.record import Record
 
 KINDS = (
@@ -26,7 +27,8 @@ _NAME = re.compile(r"^[a-z][a-z0-9_-]*\.[a-z][a-z0-9_-]*\.(" + "|".join(KINDS) +
 
 @dataclass(frozen=True)
 class Topic:
-    """A record on Kafka. `max_bytes` caps one message; `append_time` stamps with the broker's clock."""
+    """A record on Kafka. `max_bytes` caps one message; `append_time` stamps with the broker's clock;
+    `data_class` is what `schemas.classes` says of it, beside what its record's fields say."""
 
     name: str
     record: type[Record] | None
@@ -36,6 +38,7 @@ class Topic:
     max_bytes: int = 1_048_576
     append_time: bool = False
     dead_letters: bool = field(default=True, compare=True)
+    data_class: str = USUAL
 
     def __post_init__(self) -> None:
         if (
@@ -48,6 +51,8 @@ class Topic:
                 where=f"record {self.record.__name__}" if self.record else None,
                 mend=f"name it <domain>.<dataset>.<kind>.v<N> with kind one of {', '.join(KINDS)}",
             )
+        if self.data_class not in DATA_CLASSES:
+            raise UnknownName("data class", self.data_class, DATA_CLASSES, where=f"topic {self.name}")
         if self.partitions < 1:
             raise DeclarationError(
                 f"topic {self.name} has {self.partitions} partitions", mend="give at least 1"

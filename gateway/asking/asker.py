@@ -16,8 +16,8 @@ topic, which the worker honours where the work has not ended.
 """
 
 import asyncio
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -68,6 +68,7 @@ class Wanted:
     returns: bool = False
     streamed: bool = False
     traceparent: str | None = None
+    caller: Mapping[str, str] = field(default_factory=dict)
 
 
 class Asker:
@@ -214,6 +215,7 @@ class Asker:
                     correlation_id=address.correlation_id,
                     reply_to=address.text,
                     deadline=ask.deadline_at,
+                    caller=wanted.caller,
                 ),
                 at_ms=to_millis(ask.asked_at),
             )

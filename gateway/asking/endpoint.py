@@ -31,6 +31,7 @@ from gateway.asking.pending import Pending, Piece, answer_of
 from gateway.asking.preference import Preference, preference_of
 from gateway.asking.prepare import Prepare
 from gateway.bodies import JSON, content_type, too_large
+from gateway.caller import caller_of
 from gateway.exchange import Request, Response, json_response
 from gateway.idempotency import key_of_request
 from gateway.intake import ID_SHAPE
@@ -112,6 +113,8 @@ class InferEndpoint:
         if self._limits is not None:
             request.note(await self._limits.admit(tenant, door.asked.pipeline, 1))
         prepared = door.prepare(raw, tenant, key)
+        if request.judge is not None:
+            request.judge(prepared.record)
         within = self._settings.background_s if preference.returns else preference.wait_s
         wanted = Wanted(
             tenant=tenant,
@@ -125,6 +128,7 @@ class InferEndpoint:
             returns=preference.returns,
             streamed=streamed,
             traceparent=request.traceparent,
+            caller=caller_of(request),
         )
         if door.cached is not None and not streamed:
             question = door.cached.question(prepared, wanted, control)

@@ -8,6 +8,7 @@ import msgspec
 from core.ids import new_id
 from gateway.asking.cache_key import Questions
 from gateway.intake import Intake
+from schemas.record import Record
 
 _encode = msgspec.json.Encoder().encode
 
@@ -17,7 +18,7 @@ class Prepared:
     """A request that was checked. body: JSON, canonical, so that equal requests are equal bytes. fresh: its
     id was made here, so that nobody else can have asked under it. question: what it asks, without what is its
     own (`Questions`); own: the members of the answer that are. Both are empty where no answer is given
-    again."""
+    again. record: what policies may look at."""
 
     id: str
     entity: str
@@ -25,6 +26,7 @@ class Prepared:
     fresh: bool = False
     question: bytes = b""
     own: bytes = b""
+    record: Record | None = None
 
 
 Prepare = Callable[[bytes, str, str | None], Prepared]
@@ -41,7 +43,7 @@ def records(intake: Intake, questions: Questions | None = None) -> Prepare:
         id, fresh = key or record.id, key is None and record.id == made
         about, body = str(getattr(record, entity)), _encode(record)
         if questions is None:
-            return Prepared(id, about, body, fresh)
-        return Prepared(id, about, body, fresh, questions.of(record), questions.own(record, id))
+            return Prepared(id, about, body, fresh, record=record)
+        return Prepared(id, about, body, fresh, questions.of(record), questions.own(record, id), record)
 
     return prepare

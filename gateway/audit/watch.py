@@ -11,11 +11,11 @@ A route that does more than read says on which plane it is (`Route.plane`), or t
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from contextvars import ContextVar
 from typing import Protocol
 
 from core.clock import Clock
 from core.errors import DeclarationError, MillstreamError, Unavailable
+from gateway.addresses import PEER
 from gateway.audit.counting import Counting
 from gateway.audit.folding import ADDRESS
 from gateway.exchange import Request, Response
@@ -29,8 +29,6 @@ REFUSED = frozenset({401, 403, 429})
 STAGE, CLAIMED = "stage", "claimed"
 SOCKET = "WEBSOCKET /api/v1/stream"
 NO_ROUTE = "no route"
-ADDRESS_OF_SOCKET: ContextVar[str] = ContextVar("address_of_socket", default="")
-"""Of the client whose socket is being handled."""
 
 _TOLD = frozenset({"control", "told"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -125,7 +123,7 @@ class Watch:
         """A socket, or a frame of one, met this; only refusals are noted."""
         status = status_of(error)
         if status in REFUSED:
-            self._refused(name, principal, request_id, ADDRESS_OF_SOCKET.get(), status, error)
+            self._refused(name, principal, request_id, PEER.get(), status, error)
 
     def flush(self) -> None:
         """Tell what was counted since the last time."""

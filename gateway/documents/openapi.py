@@ -13,6 +13,7 @@ from gateway.documents.asking import asking
 from gateway.documents.forwarding import forwarding
 from gateway.documents.generating import generating
 from gateway.documents.operations import Answer, Operation, Operations, Parameter, merged
+from gateway.documents.people import people
 from gateway.documents.problems import CODES, coded, of_door
 from gateway.documents.publishing import publishing
 from gateway.documents.reading import reading
@@ -33,13 +34,14 @@ _PARTS: tuple[Callable[[Served, Schemas], dict[str, Operations]], ...] = (
     forwarding,
     serving,
     training,
+    people,
     surroundings,
 )
 _EVERY_REQUEST = ("X-Request-ID", "traceparent")
 _ANY_PROBLEM = {
     400: "The request makes no sense.",
     401: "No credential, or none that is valid.",
-    403: "The credential's scopes do not reach here.",
+    403: "The permission is missing.",
     404: "Nothing there.",
     408: "The body was not there in time.",
     409: "What was asked for contradicts what is.",
@@ -93,8 +95,8 @@ def openapi(routes: Iterable[Route], served: Served) -> Document:
             "bearer": {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "An API key (`millstream keys create`), or a token of the issuer in the "
-                "settings.",
+                "description": "An API key (`millstream keys create`), the access token of a user "
+                "(`POST /api/v1/auth/login`), or a token of the issuer in the settings.",
             },
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
         },

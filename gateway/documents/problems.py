@@ -15,6 +15,7 @@ CODES: Mapping[str, str] = {
     "already_reviewed": "The review was decided otherwise before; a verdict is final.",
     "audit_unavailable": "The audit trail cannot be kept now, and nothing is changed without it.",
     "cancelled": "The request was cancelled, by whoever asked it first.",
+    "challenge_over": "The challenge was answered, is too old, or is none; log in again.",
     "channel_starting": "The channel is not being read yet.",
     "circuit_open": "What answers this failed too often and is left alone for some seconds.",
     "conflict": "The same id was sent before with other content.",
@@ -23,7 +24,7 @@ CODES: Mapping[str, str] = {
     "database_unavailable": "PostgreSQL is away.",
     "deadline_exceeded": "No answer in time. What was asked for may still be done.",
     "duplicate_key": "A key stands twice in one JSON object.",
-    "forbidden": "The credential is good, its scopes do not reach here.",
+    "forbidden": "The credential is good; the permission that is named is missing.",
     "frame_too_large": "A frame of more bytes than are taken.",
     "head_too_large": "The fields of the request's head are too large together.",
     "internal_error": "A bug of ours; the request id leads to it in the log.",
@@ -43,6 +44,7 @@ CODES: Mapping[str, str] = {
     "keys_unavailable": "Credentials cannot be checked now.",
     "length_required": "The body does not say how long it is.",
     "load_refused": "The version is not loaded; `detail` says why.",
+    "login_failed": "User or password is wrong.",
     "malformed_body": "The body is no strict JSON in UTF-8, or ended early.",
     "malformed_frame": "The frame is none of the protocol's.",
     "method_not_allowed": "The path exists, the method does not; see `Allow`.",
@@ -52,6 +54,7 @@ CODES: Mapping[str, str] = {
     "no_earlier_answer": "No model answers, and the question was not answered before.",
     "no_events": "There are no events in the body.",
     "no_host": "No host is named.",
+    "no_second_factor_offered": "There is nothing to confirm; ask for a second factor first.",
     "no_server": "No server of the model is left.",
     "not_cached": "No answer is kept, and only one that is was wanted.",
     "not_ended": "The training has not ended.",
@@ -64,12 +67,16 @@ CODES: Mapping[str, str] = {
     "queue_full": "Too much is waiting already.",
     "rate_limited": "More than the caller may ask for in so short a time.",
     "redis_unavailable": "The online store is away.",
+    "refresh_refused": "The refresh token is none, was used, or its session is over; log in again.",
     "registry_unavailable": "The schema registry is away.",
     "remove_refused": "The version is not removed; `detail` says why.",
     "repeated_field": "A field of the head that may come once comes more often.",
     "replies_unavailable": "Answers are not being read yet.",
     "rollback_refused": "There is nothing to roll back to.",
     "schema_not_registered": "A schema is not registered yet.",
+    "second_factor_paused": "Too many wrong codes of the second factor; see `Retry-After`.",
+    "second_factor_there": "The user has a second factor already.",
+    "sessions_unavailable": "Redis is away, where sessions are; tokens that are held go on.",
     "slow_body": "The body was not there in time.",
     "stale_revision": "The routing changed since it was read; read it again, then decide.",
     "subscribed_already": "The socket has this channel, or this name, already.",
@@ -98,8 +105,11 @@ CODES: Mapping[str, str] = {
     "unknown_training": "No training of this model is configured.",
     "unknown_view": "There is no such view.",
     "unsupported_media_type": "The body is of a type, or in an encoding, that is not taken.",
+    "token_expired": "The access token was good and has expired; refresh it and send the request again.",
     "webhook_replayed": "The delivery was taken before.",
     "webhook_without_secret": "No webhooks are taken here.",
+    "wrong_code": "The code of the second factor is wrong, or was used.",
+    "wrong_password": "The password, asked for once more, is wrong.",
 }
 
 SERVER_CODES = tuple(
@@ -129,7 +139,7 @@ def of_door(route: Route) -> Codes:
     found[429] = ("rate_limited",)
     found[503] = ("overloaded", *(("circuit_open",) if route.guarded else ()))
     if route.permission not in OPEN:
-        found[401] = ("unauthenticated",)
+        found[401] = ("unauthenticated", "token_expired")
         found[403] = ("forbidden",)
         found[503] += ("keys_unavailable",)
     if route.plane in ("control", "told"):

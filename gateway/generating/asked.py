@@ -1,6 +1,6 @@
 """What the endpoints ask through: one question under way, whatever carries it."""
 
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol, Self
@@ -9,6 +9,7 @@ from core.clock import Clock
 from gateway.asking.asker import Asked, Asker, Wanted
 from gateway.asking.pending import Pending, answer_of
 from operators.asking import Answer, Question
+from schemas.headers import NOBODY
 
 
 class UnderWay(Protocol):
@@ -35,7 +36,14 @@ class UnderWay(Protocol):
 class Asking(Protocol):
     """Who answers, as the endpoints see it."""
 
-    async def ask(self, question: Question, *, credential: str, traceparent: str | None = None) -> UnderWay:
+    async def ask(
+        self,
+        question: Question,
+        *,
+        credential: str,
+        traceparent: str | None = None,
+        caller: Mapping[str, str] = NOBODY,
+    ) -> UnderWay:
         """Raises Conflict, QueueFull, Unavailable."""
         ...
 
@@ -75,7 +83,12 @@ class KafkaAsking:
         self._clock = clock
 
     async def ask(
-        self, question: Question, *, credential: str, traceparent: str | None = None
+        self,
+        question: Question,
+        *,
+        credential: str,
+        traceparent: str | None = None,
+        caller: Mapping[str, str] = NOBODY,
     ) -> KafkaUnderWay:
         wanted = Wanted(
             tenant=question.tenant,
@@ -86,5 +99,6 @@ class KafkaAsking:
             within=max(question.deadline_at - self._clock.now(), timedelta(0)),
             streamed=question.streamed,
             traceparent=traceparent,
+            caller=caller,
         )
         return KafkaUnderWay(await self._asker.ask(self._asked, wanted))

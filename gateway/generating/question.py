@@ -9,6 +9,7 @@ from core.clock import Clock
 from core.settings import Llm
 from gateway import strict_json
 from gateway.bodies import JSON, content_type
+from gateway.caller import caller_of
 from gateway.exchange import Request, Response
 from gateway.generating.asked import Asking, UnderWay
 from gateway.idempotency import key_of_request
@@ -65,7 +66,10 @@ class Questions:
             streamed=streamed,
         )
         return await self._asking.ask(
-            question, credential=request.principal.credential, traceparent=request.traceparent
+            question,
+            credential=request.principal.credential,
+            traceparent=request.traceparent,
+            caller=caller_of(request),
         )
 
 

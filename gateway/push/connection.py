@@ -5,6 +5,8 @@ import asyncio
 from core.errors import MillstreamError
 from core.ids import new_id
 from core.telemetry.metrics import counter
+from gateway.access.authority import forbidden
+from gateway.addresses import PEER
 from gateway.keyring import Keyring, Watch
 from gateway.principals import STREAM_READ, Principal
 from gateway.problems import Forbidden, problem_of
@@ -19,13 +21,16 @@ CLOSED = counter("gateway_sockets_closed_total", "Closed WebSockets and event st
 class Connection:
     """The receiver of its subscriptions (see `gateway.push.hub.Receiver`). Belongs to the event loop."""
 
-    def __init__(self, hub: Hub, *, limit: int) -> None:
+    def __init__(self, hub: Hub, keyring: Keyring, *, limit: int) -> None:
         self.id = new_id()
         self.principal: Principal | None = None
         self.ended = asyncio.Event()
         self.subscriptions: dict[str, tuple[str, Subscription]] = {}
         self._hub = hub
         self._watch: Watch | None = None
+        self._keyring = keyring
+        self._needed = {STREAM_READ}
+        self.address = PEER.get()
         self._queue = FrameQueue(limit)
         self._wake = asyncio.Event()
         self._space = asyncio.Event()
@@ -59,10 +64,11 @@ class Connection:
             self._wake.set()
             self._space.set()
 
-    def watch(self, keyring: Keyring) -> None:
-        """Close when the credential of the principal is over: revoked, expired, not to be confirmed."""
+    def watch(self) -> None:
+        """Close when the credential of the principal is over: revoked, expired, not to be confirmed; and when
+        it may not follow any more what it follows."""
         if self.principal is not None:
-            self._watch = keyring.watch(self.principal, self._credential_over)
+            self._watch = self._keyring.watch(self.principal, self._credential_over, look=self._look)
 
     async def follow(
         self,
@@ -108,10 +114,12 @@ class Connection:
 
     def may_follow(self, feed: str) -> None:
         """Raises Forbidden where the credential does not reach the channel, UnknownName without one."""
-        needed = (STREAM_READ, self._hub.channel(feed).feed.permission)
-        for permission in needed:
-            if permission is not None and (self.principal is None or not self.principal.may(permission)):
-                raise Forbidden(f"the key has not the scope {permission!r}", mend="use a key that has it")
+        own = self._hub.channel(feed).feed.permission
+        needed = {STREAM_READ} if own is None else {STREAM_READ, own}
+        for permission in sorted(needed):
+            if not self._may(permission):
+                raise forbidden(permission)
+        self._needed |= needed
 
     def _queued(self, taken: bool) -> bool:
         if taken:
@@ -138,6 +146,23 @@ class Connection:
         finally:
             timer.cancel()
         return len(self._queue) > 0 or self.over
+
+    def _may(self, permission: str) -> bool:
+        if self.principal is None:
+            return False
+        return self._keyring.authority.decide(self.principal, permission, self.address).allowed
+
+    def _look(self) -> None:
+        if self.principal is None:
+            return
+        authority = self._keyring.authority
+        self.principal = self._keyring.current(self.principal)
+        if not authority.fresh:
+            self._credential_over()
+        elif authority.knows(self.principal.tenant):
+            for permission in self._needed:
+                if not self._may(permission):
+                    self.close(frames.FORBIDDEN, f"the permission {permission!r} is missing")
 
     def _credential_over(self) -> None:
         self.close(frames.UNAUTHENTICATED, "the credential is not valid any more")

@@ -15,6 +15,7 @@ import msgspec
 
 from core.errors import Denied, InvalidInput
 from gateway.exchange import Request, Response
+from gateway.keyring import Keyring
 from gateway.principals import Principal
 from gateway.problems import problem_of
 from gateway.push import frames
@@ -33,8 +34,8 @@ _subscribed = msgspec.json.Decoder(frames.Subscribed)
 class EventStream(Connection):
     """One stream. `parts` is its body."""
 
-    def __init__(self, hub: Hub, principal: Principal, *, limit: int) -> None:
-        super().__init__(hub, limit=limit)
+    def __init__(self, hub: Hub, keyring: Keyring, principal: Principal, *, limit: int) -> None:
+        super().__init__(hub, keyring, limit=limit)
         self.principal: Principal | None = principal
         self._set: dict[str, str] = {}
 
@@ -85,14 +86,15 @@ class EventStreamEndpoint:
         frame = _asked(request)
         asked = asked_of(frame)
         hub = self._connections.hub
-        stream = EventStream(hub, request.principal, limit=self._connections.queue)
+        stream = EventStream(hub, self._connections.keyring, request.principal, limit=self._connections.queue)
+        stream.address = request.address
         stream.may_follow(asked.feed)
         selection = selection_of(asked, frame.filter, hub.channel(asked.feed).feed)
         if request.method == "HEAD":
             return Response(200, content_type=CONTENT_TYPE, headers=list(_HEADERS))
         self._connections.join(stream)
         try:
-            stream.watch(self._connections.keyring)
+            stream.watch()
             await stream.follow(asked, selection, policy=frame.policy, since=frame.since)
             parts = stream.parts(self._connections)
             await anext(parts)

@@ -4,18 +4,12 @@ from collections.abc import Mapping
 
 from core.errors import TooLarge
 from core.ids import new_id
+from gateway.addresses import PEER
 from gateway.bodies import JSON
 from gateway.exchange import Request
 from gateway.principals import Principal
-from gateway.problems import Forbidden
 
 GENERATE = "/api/v1/generate"
-
-
-def permit(principal: Principal, permission: str) -> None:
-    """Raises Forbidden."""
-    if not principal.may(permission):
-        raise Forbidden(f"the key has not the scope {permission!r}", mend="use a key that has it")
 
 
 def request_of(principal: Principal, path: str, body: bytes, headers: Mapping[str, str]) -> Request:
@@ -33,4 +27,5 @@ def request_of(principal: Principal, path: str, body: bytes, headers: Mapping[st
         body=read,
         request_id=new_id(),
         principal=principal,
+        address=PEER.get(),
     )

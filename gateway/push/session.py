@@ -30,7 +30,6 @@ from gateway.push.calls import Calls
 from gateway.push.connection import CLOSED, Connection, refusal
 from gateway.push.hub import Hub, Subscription
 from gateway.push.queue import Burst
-from gateway.push.requests import permit
 from gateway.push.selection import asked_of, selection_of
 from gateway.push.stored import StoredPositions
 from gateway.push.under_way import UnderWayCalls
@@ -60,8 +59,7 @@ class Session(Connection):
         stored: StoredPositions,
         calls: Calls,
     ) -> None:
-        super().__init__(hub, limit=limit)
-        self._keyring = keyring
+        super().__init__(hub, keyring, limit=limit)
         self._receive = receive
         self._send = send
         self._stored = stored
@@ -121,8 +119,8 @@ class Session(Connection):
         if not isinstance(connect, frames.Connect):
             raise Malformed("the first frame is not `connect`", code="connect_first")
         self.principal = await self._keyring.check(connect.token or header_token)
-        self.watch(self._keyring)
-        permit(self.principal, STREAM_READ)
+        await self._keyring.authority.permit(self.principal, STREAM_READ, address=self.address)
+        self.watch()
         self._positions = connect.positions
         self._batched = connect.batched
         self.tell(frames.encode(frames.Connected(self.id, self.principal.tenant, frames.HEARTBEAT_S)))

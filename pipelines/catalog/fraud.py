@@ -14,7 +14,13 @@ from schemas.topic import Topic
 
 MONTH = timedelta(days=30)
 
-TRANSACTIONS = Topic("fraud.transactions.events.v1", Transaction, retention=MONTH, max_bytes=131_072)
+TRANSACTIONS = Topic(
+    "fraud.transactions.events.v1",
+    Transaction,
+    retention=MONTH,
+    max_bytes=131_072,
+    data_class="confidential",
+)
 ENRICHED = Topic(
     "fraud.transactions.enriched.v1",
     enriched_record(Transaction, CARD_ACTIVITY),

@@ -1,10 +1,11 @@
 """Asking without Kafka: the answerer runs in the tests' own loop, pieces go through a bounded queue."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Self
 
 from operators.asking import Answer, Answerer, Question
+from schemas.headers import NOBODY
 
 
 class InProcessUnderWay:
@@ -52,8 +53,13 @@ class InProcessAsking:
         self.asked: list[Question] = []
 
     async def ask(
-        self, question: Question, *, credential: str, traceparent: str | None = None
+        self,
+        question: Question,
+        *,
+        credential: str,
+        traceparent: str | None = None,
+        caller: Mapping[str, str] = NOBODY,
     ) -> InProcessUnderWay:
-        del credential, traceparent
+        del credential, traceparent, caller
         self.asked.append(question)
         return InProcessUnderWay(self._answerer, question)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.gateway.people.site import AUTH, PASSWORD
 from tests.gateway.running import transaction, user_event
 from tests.models import made
 
@@ -25,7 +26,7 @@ class Row:
     limit: the most bytes of a body. open: without a credential. openai: errors in OpenAI's shape. typed: the
     content type matters. inference: errors in the shape of the Open Inference Protocol, which has no codes;
     any content type is taken, a coding is not. answers: statuses of a good body in which one text is
-    something else."""
+    something else. user: called by a user who has just logged in, not with a key."""
 
     path: str
     good: int | None
@@ -40,6 +41,7 @@ class Row:
     typed: bool = True
     inference: bool = False
     answers: frozenset[int] = frozenset()
+    user: bool = False
 
 
 def probe(path: str) -> Row:
@@ -150,6 +152,30 @@ ROUTES: dict[str, Row] = {
         "/api/v1/registry/webhook", 401, {"entity": "model_version", "action": "x"}, open=True, typed=False,
         shape=(401, "unauthenticated"), limit=256 * KIB, answers=frozenset({401}),
     ),
+    f"POST {AUTH}/login": Row(
+        f"{AUTH}/login", 401, {"user": "nobody", "password": "wrong"}, shape=(422, REQUEST), limit=16 * KIB,
+        open=True, answers=frozenset({401}),
+    ),
+    f"POST {AUTH}/challenge": Row(
+        f"{AUTH}/challenge", 401, {"challenge": "absent", "code": "123456"}, shape=(422, REQUEST),
+        limit=16 * KIB, open=True, answers=frozenset({401}),
+    ),
+    f"POST {AUTH}/refresh": Row(
+        f"{AUTH}/refresh", 401, {"refresh_token": "absent"}, shape=(422, REQUEST), limit=16 * KIB, open=True,
+        answers=frozenset({401}),
+    ),
+    f"POST {AUTH}/logout": Row(f"{AUTH}/logout", 204, user=True),
+    f"GET {AUTH}/sessions": Row(f"{AUTH}/sessions", 200, user=True),
+    f"DELETE {AUTH}/sessions/{{id}}": Row(f"{AUTH}/sessions/absent", 404, absent=ABSENT, user=True),
+    f"POST {AUTH}/second-factor": Row(
+        f"{AUTH}/second-factor", 200, {"password": PASSWORD}, shape=(422, REQUEST), limit=16 * KIB,
+        answers=frozenset({403}), user=True,
+    ),
+    f"POST {AUTH}/second-factor/confirm": Row(
+        f"{AUTH}/second-factor/confirm", 409, {"code": "123456"}, shape=(422, REQUEST), limit=16 * KIB,
+        answers=frozenset({409}), user=True,
+    ),
+    "GET /.well-known/jwks.json": Row("/.well-known/jwks.json", 200, open=True),
     **{f"GET {path}": probe(path) for path in (*PROBES, *DOCUMENTS)},
 }  # fmt: skip
 

@@ -12,14 +12,20 @@ from typing import Any, Self
 import httpx
 import psycopg
 
+from core.ids import new_id
+from core.people_settings import People
 from core.settings import Issuer, Mlflow, Settings
+from gateway.audit.logged import LoggedTrail
 from gateway.forwarding.wiring import Forward
 from gateway.keys import create_key, parse, revoke_key
+from gateway.people.admin import Operator
 from pipelines.changes import apply_topics
 from pipelines.generating import TOPICS as GENERATING
 from schemas.catalog.training import TOPICS as TRAINING
 from tests.gateway import issuing
+from tests.gateway.abuse.routes import Row
 from tests.gateway.directly import direct_serving
+from tests.gateway.people.site import AUTH, CHEAP, PASSWORD
 from tests.gateway.running import RunningGateway
 
 OURS, THEIRS = "ours", "theirs"
@@ -92,7 +98,12 @@ class Site(RunningGateway):
         gateway = settings.gateway.model_copy(update={"position_secret": POSITION_SECRET})
         super().__init__(
             settings.model_copy(
-                update={"gateway": gateway, "issuer": issuer, "mlflow": Mlflow(webhook_secret=WEBHOOK_SECRET)}
+                update={
+                    "gateway": gateway,
+                    "issuer": issuer,
+                    "mlflow": Mlflow(webhook_secret=WEBHOOK_SECRET),
+                    "people": People(**CHEAP),
+                }
             ),
             llm=True,
             forward=Forward(direct=True, embeddings=True),
@@ -106,12 +117,32 @@ class Site(RunningGateway):
         self.ours = self._client({"authorization": f"Bearer {self.key_of_ours}"})
         self.theirs = self._client({"authorization": f"Bearer {self.key_of_theirs}"})
         self.bare = self._client({})
+        self._user = self._client({})
         self._leaks = LEAKS + tuple(self._addresses())
         return self
 
     def __exit__(self, *error: object) -> None:
         self._exits.close()
         super().__exit__(*error)
+
+    def user(self, tenant: str, *roles: str) -> str:
+        """The name of a new user."""
+        name = f"u-{new_id()}"
+        Operator(self.settings, LoggedTrail()).create(tenant, name, PASSWORD, roles)
+        return name
+
+    def access(self, name: str) -> str:
+        """An access token of the user's, of a new session."""
+        answer = self.bare.post(f"{AUTH}/login", json={"user": name, "password": PASSWORD})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["access_token"])
+
+    def caller(self, row: Row) -> httpx.Client:
+        """Who calls a route: ours with a key, or a user of ours who has just logged in."""
+        if not row.user:
+            return self.ours
+        self._user.headers["authorization"] = f"Bearer {self.access(self.user(OURS, 'admin'))}"
+        return self._user
 
     def _client(self, headers: dict[str, str]) -> httpx.Client:
         transport = httpx.HTTPTransport(retries=8)

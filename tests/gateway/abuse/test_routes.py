@@ -31,7 +31,7 @@ def call(
     row = ROUTES[name]
     content = body if isinstance(body, bytes) else encoded(row if body is None else body)
     typed = {"content-type": "application/json"} if row.body is not None else {}
-    return site.ours.request(
+    return site.caller(row).request(
         method_of(name), path or row.path, content=content, headers={**row.headers, **typed, **headers}
     )
 
@@ -177,7 +177,7 @@ def test_another_content_type_or_encoding_is_415(site: Site, name: str) -> None:
     refusal = (415, "unsupported_media_type") if row.typed else row.shape
     for kind in () if row.inference else routes.TYPES:
         headers = {} if kind is None else {"content-type": kind}
-        answer = site.ours.request(
+        answer = site.caller(row).request(
             method_of(name), row.path, content=body, headers={**row.headers, **headers}
         )
         wrong.append((str(kind), site.wrong(answer, *refusal, openai=row.openai)))

@@ -22,7 +22,7 @@ WITHIN = {
     # what never leaves the process, or only as something else
     "acceptance_unavailable", "cache_unavailable", "deliveries_unavailable", "limiter_unavailable",
     # of clients, at their own side
-    "superseded",
+    "second_factor", "superseded",
     # of declarations, which stop the start
     "invalid_declaration", "incompatible_schema", "stack_error",
     # of models at work: told as `model_unavailable`, or as `internal_error`

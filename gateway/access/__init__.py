@@ -1,0 +1,1 @@
+"""Who may do what: roles, policies on attributes, and the decision."""

@@ -1,0 +1,5 @@
+"""The gateway with users."""
+
+from tests.gateway.people.conftest import site
+
+__all__ = ["site"]
