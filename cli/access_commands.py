@@ -1,7 +1,8 @@
 """`millstream roles` and `millstream policies`: what users may, and when they may not."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cli.audited import Act, audited
 from cli.key_commands import Output
 from core.errors import InvalidInput
 from core.settings import settings
 from gateway.access.admin import AccessOperator, Change
 from gateway.access.policies import Policy, read_policies
-from gateway.audit.logged import LoggedTrail
 from gateway.principals import SCOPES
 
 Tenant = Annotated[str, typer.Option(help="Whose role it is.")]
@@ -45,8 +46,15 @@ def register(app: typer.Typer) -> None:
     app.add_typer(policies, name="policies")
 
 
-def operator() -> AccessOperator:
-    return AccessOperator(settings(), LoggedTrail())
+@contextmanager
+def changing(action: str, tenant: str = "") -> Iterator[AccessOperator]:
+    """One change, in the audit trail."""
+    with audited(action, tenant=tenant) as act:
+        yield AccessOperator(settings(), act)
+
+
+def reading() -> AccessOperator:
+    return AccessOperator(settings(), Act())
 
 
 def list_roles(
@@ -61,7 +69,7 @@ def list_roles(
             "permissions": sorted(one.role.permissions),
             "on": sorted(one.role.parents),
         }
-        for one in operator().roles(tenant)
+        for one in reading().roles(tenant)
     ]
     if output is Output.JSON:
         typer.echo(json.dumps(found, indent=2))
@@ -85,42 +93,49 @@ def create(
     on: Annotated[list[str] | None, typer.Option(help="A role whose permissions it has too.")] = None,
 ) -> None:
     """Make a role of a tenant's own."""
-    operator().create_role(tenant, name, permission or (), on or ())
+    with changing("role.create", tenant) as operator:
+        operator.create_role(tenant, name, permission or (), on or ())
     typer.echo(f"role {name} of {tenant}")
 
 
 def grant(name: Role, permission: Permission, tenant: Tenant = "default") -> None:
     """Let a role do something more."""
-    operator().grant(tenant, name, permission)
+    with changing("role.grant", tenant) as operator:
+        operator.grant(tenant, name, permission)
     typer.echo(f"{name} may {permission}")
 
 
 def revoke(name: Role, permission: Permission, tenant: Tenant = "default") -> None:
     """Let a role do something no more. Gateways follow within a second."""
-    operator().revoke(tenant, name, permission)
+    with changing("role.revoke", tenant) as operator:
+        operator.revoke(tenant, name, permission)
     typer.echo(f"{name} may no {permission}")
 
 
 def assign(user: User, name: Role) -> None:
     """Give a user a role."""
-    operator().assign(user, name)
+    with changing("role.assign") as operator:
+        operator.assign(user, name)
     typer.echo(f"{user} has the role {name}")
 
 
 def withdraw(user: User, name: Role) -> None:
     """Take a role from a user. Gateways follow within a second."""
-    operator().withdraw(user, name)
+    with changing("role.withdraw") as operator:
+        operator.withdraw(user, name)
     typer.echo(f"{user} has not the role {name}")
 
 
 def apply(file: File, tenant: OfTenant = "default") -> None:
     """Let the policies of a file be the tenant's, all of them. Gateways follow within a second."""
-    _show(operator().apply_policies(tenant, _read(file)))
+    given = _read(file)
+    with changing("policies.apply", tenant) as operator:
+        _show(operator.apply_policies(tenant, given))
 
 
 def check(file: File, tenant: OfTenant = "default") -> None:
     """Say what `apply` would change, and change nothing."""
-    _show(operator().apply_policies(tenant, _read(file), dry=True))
+    _show(reading().apply_policies(tenant, _read(file), dry=True))
 
 
 def list_policies(
@@ -128,7 +143,7 @@ def list_policies(
     output: Annotated[Output, typer.Option("-o", "--output", help="How to show it.")] = Output.TABLE,
 ) -> None:
     """Every policy."""
-    found = operator().policies(tenant)
+    found = reading().policies(tenant)
     if output is Output.JSON:
         typer.echo(json.dumps([{"tenant": of, **document} for of, document in found], indent=2))
         return

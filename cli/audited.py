@@ -10,8 +10,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from core.errors import MillstreamError, Unavailable
+
+if TYPE_CHECKING:
+    from pipelines.audit.event import AuditEvent
 
 STAGE = "stage"
 _CLOSE_S = 5.0
@@ -19,11 +23,20 @@ _CLOSE_S = 5.0
 
 @dataclass
 class Act:
-    """What a command does. `target` and `tenant` may be set once they are known, `detail` be added to."""
+    """What a command does. `target` and `tenant` may be set once they are known, `detail` be added to. Code
+    that tells an `AuditTrail` what it did can be given it as one."""
 
     target: str = ""
     tenant: str = ""
     detail: dict[str, str] = field(default_factory=dict)
+
+    def note(self, event: "AuditEvent") -> None:
+        """Take over what is told; written when the block ends."""
+        self.target, self.tenant = event.target, event.tenant or self.tenant
+        self.detail.update(event.detail)
+
+    async def written(self, event: "AuditEvent") -> None:
+        self.note(event)
 
 
 @contextmanager

@@ -3,6 +3,8 @@ line."""
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Annotated
 
@@ -11,11 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cli.audited import Act, audited
 from cli.durations import duration
 from cli.key_commands import Output
 from core.errors import InvalidInput
 from core.settings import settings
-from gateway.audit.logged import LoggedTrail
 from gateway.people.admin import ListedUser, Operator
 from schemas.headers import rfc3339
 
@@ -35,8 +37,11 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="users")
 
 
-def operator() -> Operator:
-    return Operator(settings(), LoggedTrail())
+@contextmanager
+def changing(action: str, tenant: str = "") -> Iterator[Operator]:
+    """One change, in the audit trail."""
+    with audited(action, tenant=tenant) as act:
+        yield Operator(settings(), act)
 
 
 def create(
@@ -45,7 +50,9 @@ def create(
     role: Annotated[list[str] | None, typer.Option(help="May be repeated; `millstream roles list`.")] = None,
 ) -> None:
     """Make a user and print the id, alone on stdout. The password is asked for, or is the line on stdin."""
-    typer.echo(operator().create(tenant, name, _password(), role or ()))
+    password = _password()
+    with changing("user.create", tenant) as operator:
+        typer.echo(operator.create(tenant, name, password, role or ()))
 
 
 def list_all(
@@ -53,7 +60,7 @@ def list_all(
     output: Annotated[Output, typer.Option("-o", "--output", help="How to show it.")] = Output.TABLE,
 ) -> None:
     """Every user, with roles and state."""
-    users = operator().list(tenant)
+    users = Operator(settings(), Act()).list(tenant)
     if output is Output.JSON:
         typer.echo(json.dumps([_plain(user) for user in users], indent=2))
         return
@@ -67,25 +74,30 @@ def list_all(
 
 def disable(name: Name) -> None:
     """Let a user log in no more. Gateways follow within a second, and close the sockets."""
-    operator().disable(name)
+    with changing("user.disable") as operator:
+        operator.disable(name)
     typer.echo(f"disabled {name}")
 
 
 def enable(name: Name) -> None:
     """Let a user log in again."""
-    operator().enable(name)
+    with changing("user.enable") as operator:
+        operator.enable(name)
     typer.echo(f"enabled {name}")
 
 
 def passwd(name: Name) -> None:
     """Set another password and end the user's sessions. It is asked for, or is the line on stdin."""
-    operator().set_password(name, _password())
+    password = _password()
+    with changing("user.password") as operator:
+        operator.set_password(name, password)
     typer.echo(f"{name} has another password")
 
 
 def reset_second_factor(name: Name) -> None:
     """Take a user's second factor and recovery codes away, and end the sessions."""
-    operator().reset_second_factor(name)
+    with changing("user.second-factor.reset") as operator:
+        operator.reset_second_factor(name)
     typer.echo(f"{name} has no second factor")
 
 
@@ -98,7 +110,8 @@ def rotate_signing_key(
     ] = False,
 ) -> None:
     """Let another key sign access tokens; what the old one signed goes on until it expires."""
-    made = operator().rotate_signing_key(timedelta(0) if at_once else duration(lead))
+    with changing("signing-key.rotate") as operator:
+        made = operator.rotate_signing_key(timedelta(0) if at_once else duration(lead))
     typer.echo(f"key {made.id} signs from {rfc3339(made.signs_from)}")
 
 

@@ -12,10 +12,10 @@ from typing import Any, Self
 import httpx
 import psycopg
 
+from cli.audited import Act
 from core.ids import new_id
 from core.people_settings import People
 from core.settings import Issuer, Mlflow, Settings
-from gateway.audit.logged import LoggedTrail
 from gateway.forwarding.wiring import Forward
 from gateway.keys import create_key, parse, revoke_key
 from gateway.people.admin import Operator
@@ -128,7 +128,7 @@ class Site(RunningGateway):
     def user(self, tenant: str, *roles: str) -> str:
         """The name of a new user."""
         name = f"u-{new_id()}"
-        Operator(self.settings, LoggedTrail()).create(tenant, name, PASSWORD, roles)
+        Operator(self.settings, Act()).create(tenant, name, PASSWORD, roles)
         return name
 
     def access(self, name: str) -> str:
