@@ -4,7 +4,7 @@
     2  the head; the path and the method        400, 411, 414, 431; 404, 405
     3  authentication                           401  unauthenticated
     4  the limits of key, route and tenant      429  rate_limited
-    5  authorization                            403  forbidden
+    5  authorization (`gateway.access`)         403  forbidden
     6  the breaker; how much is being done      503  circuit_open, overloaded
 
 Then the handler, in this order: the body (408, 413, 415), what it counts for (events, tokens: 429),

@@ -225,10 +225,9 @@ class GatewayClient:
         state = state or Listening()
         wait = backoff_s
         while not stop():
-            open = False
+            followed = False
             try:
                 async with self.stream() as stream:
-                    open = True
                     subscribed = await stream.subscribe(
                         channel,
                         pipeline=pipeline,
@@ -238,6 +237,7 @@ class GatewayClient:
                         policy=policy,
                         since=list(state.positions.values()),
                     )
+                    followed = True
                     state.positions.update(subscribed.positions)
                     state.gaps.extend(subscribed.gaps)
                     state.subscribed.set()
@@ -257,7 +257,7 @@ class GatewayClient:
                 pass  # tried again below
             except Denied:
                 # a socket lasts as long as the token that opened it; the next one is opened with another
-                if not open or not isinstance(self._key, UserSession):
+                if not followed or not isinstance(self._key, UserSession):
                     raise
             state.subscribed.clear()
             state.reconnects += 1

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants_people import PEOPLE
+
 pytestmark = [pytest.mark.full, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -261,6 +263,7 @@ MUTANTS = {
         "tests/cli/test_figures.py",
     ),
 }  # fmt: skip
+MUTANTS |= PEOPLE
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,7 @@
 Decisions are remembered by tenant, roles or scopes, permission, address and data class, until the minute ends
 (times of policies are minutes) or something has changed; a change is followed within `FOLLOWED_S`. Rules of a
 tenant are read when they are first asked for. While PostgreSQL is away the last known ones go on for the
-setting `people.grace_s`; then, and for tenants that were not seen before, the answer is 503. API keys and
-tokens without any policy that concerns them need no rules to be refused, but are not let in without them
-either.
+setting `people.grace_s`; then, and for tenants that were not seen before, the answer is 503.
 """
 
 import asyncio

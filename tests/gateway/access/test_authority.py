@@ -131,6 +131,7 @@ async def test_what_nobody_gave_is_denied() -> None:
     assert not await w.may(key(), REVIEWS_READ)
     assert await w.may(user("viewer"), REVIEWS_READ)
     assert not await w.may(user("viewer"), MODELS_WRITE)
+    assert await w.may(user("analyst"), REVIEWS_READ), "an analyst is a viewer, too"
     assert await w.may(user("viewer", "operator"), MODELS_WRITE)
     assert await w.may(key(MODELS_WRITE), MODELS_WRITE)
     assert await w.may(key(), PUBLIC)

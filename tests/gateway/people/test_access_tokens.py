@@ -45,6 +45,14 @@ async def _public_as_secret(forge: Forge) -> str:
     return f"{signed}.{issuing.encoded(hmac.digest(public, signed.encode(), 'sha256'))}"
 
 
+async def _misnamed(forge: Forge) -> str:
+    """Signed as ours are, under a header that names another algorithm."""
+    id, private = await forge.keys.signer()
+    head = issuing.encoded(json.dumps({"alg": "HS256", "typ": "at+jwt", "kid": id}).encode())
+    signed = f"{head}.{(await forge.issue()).split('.')[1]}"
+    return f"{signed}.{issuing.encoded(private.sign(signed.encode()))}"
+
+
 async def _other_claims(forge: Forge) -> str:
     head, _, signature = (await forge.issue()).split(".")
     other = (await forge.token(tenant="other", roles=["admin"])).split(".")[1]
@@ -61,6 +69,7 @@ Made = Callable[[Forge], Awaitable[str]]
 BAD: dict[str, Made] = {
     "no algorithm": lambda forge: _of(forge, unsigned),
     "the public key as a secret": _public_as_secret,
+    "another algorithm's name": _misnamed,
     "another key": lambda forge: forge.token(key=Ed25519PrivateKey.generate()),
     "a key of another kind": lambda forge: forge.token(key=issuing.RSA_KEY, algorithm="RS256"),
     "a key that it brings along": _pointing,

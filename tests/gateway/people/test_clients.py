@@ -139,3 +139,14 @@ async def test_the_javascript_client_goes_on_too(brief: PeopleSite) -> None:
         {"logged_out": 204},
         {"closed": "refresh_refused"},
     ]
+
+
+async def test_who_may_not_follow_is_told_and_not_tried_again(brief: PeopleSite) -> None:
+    session = await UserSession.login(brief.url, brief.user(), PASSWORD)
+    state = Listening()
+    async with asyncio.timeout(30), GatewayClient(brief.url, session) as client:
+        with pytest.raises(Denied) as caught:
+            async for _ in client.listen("fraud", state=state):
+                pass
+    assert caught.value.code == "forbidden"
+    assert state.reconnects == 0
