@@ -98,7 +98,8 @@ class Socket(asyncio.Protocol):
         self._timed = timed
         self._event = given.event.encode()
         self._id = re.compile(given.id.encode())
-        self._come = b""
+        self._come: list[bytes] = []
+        self._missing = 0
         self._transport: asyncio.Transport | None = None
         self._upgraded = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -121,11 +122,16 @@ class Socket(asyncio.Protocol):
             self.ready.set_exception(ConnectionResetError(f"a server hung up: {error!r}"))
 
     def data_received(self, data: bytes) -> None:
-        come = self._come + data if self._come else data
+        self._missing -= len(data)
+        if self._missing > 0:  # of a frame whose length is known: put together once, when it is there
+            self._come.append(data)
+            return
+        come = b"".join((*self._come, data)) if self._come else data
+        self._come.clear()
         if not self._upgraded:
             end = come.find(b"\r\n\r\n")
             if end < 0:
-                self._come = come
+                self._come.append(come)
                 return
             if b" 101 " not in come[:16]:
                 self.ready.set_exception(ConnectionError(come[:200].decode("latin-1")))
@@ -139,28 +145,32 @@ class Socket(asyncio.Protocol):
         at = 0
         while (whole := _whole(come, at)) is not None:
             start, stop = whole
-            self._message(come[at], come[start:stop])
+            if stop > len(come):
+                break
+            self._message(come[at], come, start, stop)
             at = stop
-        self._come = come[at:]
+        if at < len(come):
+            self._come.append(come[at:])
+            self._missing = whole[1] - len(come) if whole else 0
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
-    def _message(self, kind: int, data: bytes) -> None:
+    def _message(self, kind: int, come: bytes, start: int, stop: int) -> None:
         if kind == _PING:
-            self._send(0x8A, data)
+            self._send(0x8A, come[start:stop])
         elif kind == _CLOSE:
             self.close()
         elif not self.ready.done():
-            if self._given.ready.encode() in data:
+            if self._given.ready.encode() in come[start:stop]:
                 self.ready.set_result(None)
         else:
-            self.events += data.count(self._event)
+            self.events += come.count(self._event, start, stop)
             self.messages += 1
             if self._timed:
                 now = time.time_ns()
-                self.took_ns += [now - int(id) for id in self._id.findall(data)]
+                self.took_ns += [now - int(id) for id in self._id.findall(come, start, stop)]
 
     def _send(self, kind: int, data: bytes) -> None:
         length = len(data)
@@ -170,7 +180,8 @@ class Socket(asyncio.Protocol):
 
 
 def _whole(come: bytes, at: int) -> tuple[int, int] | None:
-    """Where the data of the frame at this place starts and stops; None while it is not all there."""
+    """Where the data of the frame at this place starts and stops, which may be further than what has come;
+    None while its head is not all there."""
     if len(come) < at + 2:
         return None
     length, start = come[at + 1], at + 2
@@ -178,7 +189,7 @@ def _whole(come: bytes, at: int) -> tuple[int, int] | None:
         length, start = int.from_bytes(come[at + 2 : at + 4]), at + 4
     elif length == 127:
         length, start = int.from_bytes(come[at + 2 : at + 10]), at + 10
-    return (start, start + length) if len(come) >= start + length and start > at else None
+    return (start, start + length) if len(come) >= start else None
 
 
 async def _measured(given: Specification) -> None:
