@@ -98,13 +98,9 @@ def there(settings: Settings, topic: str, partitions: int) -> int:
 def test_kafkas_own_commands_read_topics_and_messages(site: Site) -> None:
     listed = run(*command_of(site.settings, "topics", ["--list"]))
     assert site.plan.results.name in listed.splitlines()
-    arguments = [
-        "--topic",
-        site.plan.source.name,
-        "--from-beginning",
-        "--max-messages",
-        str(len(site.events)),
-    ]
+    source = site.plan.source
+    count = there(site.settings, source.name, source.partitions)
+    arguments = ["--topic", source.name, "--from-beginning", "--max-messages", str(count)]
     arguments += ["--formatter-property", "print.headers=true", "--formatter-property", "print.key=true"]
     printed = run(*command_of(site.settings, "console-consumer", arguments))
     for event in site.events:
