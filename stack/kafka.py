@@ -71,6 +71,21 @@ Configuration:
         level: INFO
 """
 
+TOOLS_LOG4J = """\
+Configuration:
+  Appenders:
+    Console:
+      name: STDERR
+      target: SYSTEM_ERR
+      PatternLayout:
+        pattern: "%p %m (%c)%n"
+  Loggers:
+    Root:
+      level: ERROR
+      AppenderRef:
+        - ref: STDERR
+"""
+
 
 class Kafka(Service):
     """The broker of the local stack. Topics are never created by accident (`auto.create.topics.enable`)."""
@@ -150,7 +165,9 @@ class Kafka(Service):
         artifacts = (*ARTIFACTS, AVRO) if avro else ARTIFACTS
         for name in artifacts:
             self._cache().fetch(name, lambda done, total: None)
-        options = ("-Xmx256m", f"-Dlog4j2.configurationFile=file:{self._log4j}", main)
+        quiet = self.folder / "tools-log4j2.yaml"
+        write(quiet, TOOLS_LOG4J)
+        options = ("-Xmx256m", f"-Dlog4j2.configurationFile=file:{quiet}", main)
         return [*self._java(*options, artifacts=artifacts), *arguments]
 
     @property

@@ -61,6 +61,9 @@ class Authority:
         self._pending: dict[str, asyncio.Task[None]] = {}
         self._decided: dict[_Key, Decision] = {}
         self._until = 0.0
+        self.unread: set[str] = set()
+        """The tenants (`*`: all) of which something has changed, until whoever else follows them has read
+        it."""
 
     async def permit(
         self, principal: Principal, permission: str, *, address: str = "", data_class: str | None = None
@@ -134,6 +137,7 @@ class Authority:
         changed: Collection[str] = ()
         if self._revision is None:
             await self._read_common()
+            self.unread.add(ALL)
         elif revision != self._revision:
             # a database that was put back has a lower number: everything is read again
             changed = await source.changed_since(self._revision) if revision > self._revision else (ALL,)
@@ -144,6 +148,7 @@ class Authority:
                 if tenant in changed or ALL in changed:
                     await self._load(tenant)
             self.forget()
+            self.unread.update(changed)
         self._revision = revision
         self._confirmed = begun
         return changed

@@ -119,8 +119,14 @@ class PeoplePart:
         return self.parts.tokens.in_use and await self.parts.revoked.follow()
 
     async def _follow_access(self) -> bool:
-        changed = await self.parts.authority.follow()
-        await self.parts.tokens.follow(changed)
+        authority = self.parts.authority
+        await authority.follow()
+        changed, authority.unread = authority.unread, set()
+        try:
+            await self.parts.tokens.follow(changed)
+        except BaseException:
+            authority.unread |= changed  # by the next look
+            raise
         return bool(changed)
 
 

@@ -217,8 +217,8 @@ def _whole(tensor: Input, signature: Signature) -> Matrix:
 
 def _by_column(tensors: Sequence[Input], signature: Signature) -> Matrix:
     given = {tensor.name: tensor for tensor in tensors}
-    wrong = {f"/inputs/{name}": "missing" for name in signature.columns if name not in given}
-    wrong |= {f"/inputs/{name}": "no input of the model" for name in given if name not in signature.columns}
+    wrong = {f"/inputs/{name}": "no input of the model" for name in given if name not in signature.columns}
+    wrong |= {f"/inputs/{name}": "missing" for name in signature.columns if name not in given}
     if len(given) != len(tensors):
         wrong["/inputs"] = "an input is there twice"
     rows = {math.prod(tensor.shape) for tensor in tensors}

@@ -61,7 +61,7 @@ def test_vectors_as_the_makers_of_the_model_print_them(client: openai.OpenAI) ->
     found = np.array([one.embedding for one in answer.data])
     table = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
     np.testing.assert_allclose(found @ found.T, table, atol=1e-4)
-    assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (24, 24)
+    assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (25, 25)
 
 
 def test_one_text_as_several_and_in_both_forms(client: openai.OpenAI) -> None:

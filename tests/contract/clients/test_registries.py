@@ -37,7 +37,7 @@ def test_mlflow_finds_what_serves_and_its_files_score_the_same(
     version = registry.get_model_version_by_alias("fraud", "champion")
     with httpx.Client(base_url=site.url, headers=site.headers, timeout=30) as client:
         served = client.get("/v2/models/fraud").raise_for_status().json()
-        assert served["versions"] == [version.version]
+        assert served["versions"] == [str(version.version)]
         folder = mlflow.artifacts.download_artifacts(version.source, dst_path=str(tmp_path))
         (file,) = Path(folder).rglob(MODEL)
         session = onnxruntime.InferenceSession(str(file))

@@ -9,9 +9,9 @@ from tests.contract.clients.conftest import Site
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(900)]
 PROCESSES = {
-    "gateway": "gateway_requests",
-    "serving": "serving_requests",
-    "embeddings": "embedding_requests",
+    "gateway": "millstream_gateway_requests",
+    "serving": "millstream_serving_requests",
+    "embeddings": "millstream_embedding_requests",
     "fraud-worker": "",
     "fraud-writer": "",
 }
@@ -40,7 +40,7 @@ def test_what_clients_did_can_be_counted(site: Site) -> None:
         answer = httpx.get(f"{site.url}/metrics", timeout=10)
         for family in text_string_to_metric_families(answer.text):
             for sample in family.samples:
-                if sample.name == "gateway_requests_total" and sample.labels == wanted:
+                if sample.name == "millstream_gateway_requests_total" and sample.labels == wanted:
                     return sample.value
         return 0.0
 

@@ -135,7 +135,7 @@ def test_errors_come_as_the_client_knows_them(
         ("404", "unknown model version", lambda: triton.infer("fraud", [good], "77", headers=headers)),
         ("404", "unknown model", lambda: triton.get_model_metadata("a b", headers=headers)),
         ("404", "no such path", lambda: triton.get_model_config("fraud", headers=headers)),
-        ("404", "no such path", lambda: triton.get_inference_statistics(headers=headers)),
+        ("404", "unknown model", lambda: triton.get_inference_statistics(headers=headers)),
         ("422", "is needed", lambda: triton.infer("fraud", [narrow], headers=headers)),
         ("422", "nobody_knows", lambda: triton.infer("fraud", [unknown], headers=headers)),
         ("422", "inputs", lambda: triton.infer("fraud", [number], headers=headers)),

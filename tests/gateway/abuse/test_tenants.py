@@ -11,7 +11,7 @@ from tests.gateway.abuse.site import SECRET, Site
 from tests.gateway.running import eventually, transaction
 
 pytestmark = pytest.mark.services
-NAMES_OF_ALL = ("{pipeline}", "{view}", "/api/v1/models/")
+NAMES_OF_ALL = ("{pipeline}", "{view}", "{model}", "/api/v1/models/")
 OWNED = [name for name in ROUTES if "{" in name and not any(part in name for part in NAMES_OF_ALL)]
 BODIES: dict[str, Any] = {"POST /api/v1/reviews/{id}/decision": {"verdict": "fraud"}}
 INFER = "/api/v1/pipelines/fraud/infer"

@@ -221,6 +221,18 @@ async def test_a_change_is_followed_and_only_that_tenant_is_read_again() -> None
     assert not await w.may(user("viewer", tenant="other"), REVIEWS_READ)
 
 
+async def test_a_change_stays_to_be_read_until_it_was_whoever_saw_it_first() -> None:
+    w = world()
+    assert await w.may(user("viewer"), REVIEWS_READ)
+    assert w.authority.unread == {"*"}, "who was read before the first look may have changed"
+    w.authority.unread.clear()
+    w.source.change("acme")
+    w.clock.advance(timedelta(seconds=301))
+    assert await w.may(user("viewer"), REVIEWS_READ), "a request looked"
+    await w.authority.follow()
+    assert w.authority.unread == {"acme"}
+
+
 async def test_a_database_that_was_put_back_is_read_again() -> None:
     w = world()
     w.source.change("acme", policies=[deny("nobody", REVIEWS_READ)])

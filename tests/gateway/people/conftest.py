@@ -6,6 +6,9 @@ import pytest
 
 from stack.local import Stack
 from tests.gateway.people.site import PeopleSite
+from tests.jobs.writer.conftest import database
+
+__all__ = ["database", "site"]
 
 
 @pytest.fixture(scope="package")
