@@ -126,31 +126,35 @@ def test_errors_come_as_the_client_knows_them(
     number = InferInput("inputs", [1, 1], "BYTES")
     number.set_data_from_numpy(np.array([[b"x"]], np.object_))
     outputs = [InferRequestedOutput("nobody_knows")]
-    headers = site.headers
+    # a new dictionary each time: the client writes into the one that it is given
     calls: list[tuple[str, str, Any]] = [
         ("401", "", lambda: triton.infer("fraud", [good])),
         ("401", "", lambda: triton.get_model_metadata("fraud")),
         ("401", "", lambda: triton.infer("fraud", [good], headers={"Authorization": "Bearer ms_x"})),
-        ("404", "unknown model", lambda: triton.infer("nobody", [good], headers=headers)),
-        ("404", "unknown model version", lambda: triton.infer("fraud", [good], "77", headers=headers)),
-        ("404", "unknown model", lambda: triton.get_model_metadata("a b", headers=headers)),
-        ("404", "no such path", lambda: triton.get_model_config("fraud", headers=headers)),
-        ("404", "unknown model", lambda: triton.get_inference_statistics(headers=headers)),
-        ("422", "is needed", lambda: triton.infer("fraud", [narrow], headers=headers)),
-        ("422", "nobody_knows", lambda: triton.infer("fraud", [unknown], headers=headers)),
-        ("422", "inputs", lambda: triton.infer("fraud", [number], headers=headers)),
-        ("422", "the only output", lambda: triton.infer("fraud", [good], outputs=outputs, headers=headers)),
+        ("404", "unknown model", lambda: triton.infer("nobody", [good], headers=site.headers)),
+        ("404", "unknown model version", lambda: triton.infer("fraud", [good], "77", headers=site.headers)),
+        ("404", "unknown model", lambda: triton.get_model_metadata("a b", headers=site.headers)),
+        ("404", "no such path", lambda: triton.get_model_config("fraud", headers=site.headers)),
+        ("404", "unknown model", lambda: triton.get_inference_statistics(headers=site.headers)),
+        ("422", "is needed", lambda: triton.infer("fraud", [narrow], headers=site.headers)),
+        ("422", "nobody_knows", lambda: triton.infer("fraud", [unknown], headers=site.headers)),
+        ("422", "inputs", lambda: triton.infer("fraud", [number], headers=site.headers)),
+        (
+            "422",
+            "the only output",
+            lambda: triton.infer("fraud", [good], outputs=outputs, headers=site.headers),
+        ),
         (
             "415",
             "gzip",
-            lambda: triton.infer("fraud", [good], headers=headers, request_compression_algorithm="gzip"),
+            lambda: triton.infer("fraud", [good], headers=site.headers, request_compression_algorithm="gzip"),
         ),
     ]
     for status, said, call in calls:
         with pytest.raises(InferenceServerException) as raised:
             call()
         assert (raised.value.status(), said in raised.value.message()) == (status, True), raised.value
-    assert triton.infer("fraud", [good], headers=headers) is not None
+    assert triton.infer("fraud", [good], headers=site.headers) is not None
 
 
 def test_what_is_cut_off_or_states_a_wrong_length(
