@@ -90,7 +90,7 @@ def bench(rounds: int = ROUNDS) -> BenchResult:
         return BenchResult(
             bench="access",
             ratios=ratios,
-            versions=versions(["casbin", "pycasbin", "pyjwt", "cryptography", "uvloop"]),
+            versions=versions(["pycasbin", "pyjwt", "cryptography", "uvloop"]),
             sizes={
                 "policies": POLICIES, "tenants": TENANTS, "decisions": CACHED, "tokens": CHECKS,
                 "rules of casbin": len(rules_of_casbin()),
