@@ -10,6 +10,7 @@ from core.errors import UnknownName
 from core.settings import Embeddings
 from gateway import strict_json
 from gateway.bodies import JSON, content_type
+from gateway.caller import http_headers
 from gateway.exchange import Request, Response
 from gateway.forwarding.upstream import Upstream
 from gateway.limits import TokenLimits
@@ -45,5 +46,8 @@ class EmbeddingsEndpoint:
             "model": self._settings.model,
             "encoding_format": "base64" if asked.base64 else "float",
         }
-        answer = await self._upstream.send("POST", PATH, msgspec.json.encode(wanted), {"content-type": JSON})
+        # a server of somebody else's learns nothing of who asks
+        known = http_headers(request) if self._settings.url is None else {"x-request-id": request.request_id}
+        headers = known | {"content-type": JSON}
+        answer = await self._upstream.send("POST", PATH, msgspec.json.encode(wanted), headers)
         return Response(answer.status, answer.body)

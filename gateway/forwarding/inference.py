@@ -13,13 +13,13 @@ import msgspec
 from core.errors import Malformed, UnknownName
 from core.settings import Serving
 from gateway import principals, strict_json
+from gateway.caller import http_headers
 from gateway.exchange import Request, Response, json_response
 from gateway.forwarding.upstream import Forwarded, Upstream
 from gateway.problems import UnsupportedMediaType, problem_headers, problem_of
 from gateway.routing import Route
 
 JSON_BYTES = "inference-header-content-length"
-TENANT = "x-millstream-tenant"
 _NAME = re.compile(r"(?!\.+$)[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _DIGITS = 12
 _LARGE = 256 * 1024
@@ -78,7 +78,7 @@ class InferenceEndpoint:
             await asyncio.to_thread(_check, text)
         else:
             _check(text)
-        headers = {TENANT: request.principal.tenant, "content-type": "application/octet-stream"}
+        headers = http_headers(request) | {"content-type": "application/octet-stream"}
         if given is not None:
             headers[JSON_BYTES] = given
         if request.traceparent is not None:
