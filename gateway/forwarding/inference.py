@@ -45,7 +45,7 @@ class InferenceEndpoint:
                 for path in ("/v2", model, f"{model}/ready", version, f"{version}/ready")
             ),
             *(
-                Route("POST", f"{path}/infer", ask, self.infer, guarded=True, refusal=refused)
+                Route("POST", f"{path}/infer", ask, self.infer, guarded=True, refusal=refused, plane="data")
                 for path in (model, version)
             ),
         )

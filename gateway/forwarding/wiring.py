@@ -66,7 +66,9 @@ def forwarding(
     )
     exits.push_async_callback(server.close)
     endpoint = EmbeddingsEndpoint(own, server, tokens)
-    routes.append(Route("POST", PATH, principals.ASK, endpoint.post, guarded=True, refusal=error_response))
+    routes.append(
+        Route("POST", PATH, principals.ASK, endpoint.post, guarded=True, refusal=error_response, plane="data")
+    )
     if not llm:
         routes += ModelsListing(settings, clock, embeddings=server).routes()
     return Forwarding(tuple(routes), server)

@@ -88,6 +88,8 @@ class RunningGateway:
                 told = answer.text
             except httpx.TransportError as error:
                 told = repr(error)
+            if self._failure is not None:
+                raise self._failure
             assert time.monotonic() < deadline, f"the gateway is not ready: {told}"
             time.sleep(0.05)
 
