@@ -122,12 +122,12 @@ def test_the_callers_faults_count_by_their_code_but_not_as_any_error() -> None:
 
 def test_the_rates_of_both_windows_are_told_to_prometheus_and_fall_to_zero() -> None:
     clock = ManualClock()
-    rates = ErrorRates("told", clock)
+    rates = ErrorRates("rates", clock)
 
     def shown() -> dict[str, float]:
         rates.standings()
-        lines = [line for line in exposition().decode().splitlines() if 'pipeline="told"' in line]
-        assert all('operator="infer",pipeline="told"' in line and 'code="bad"' in line for line in lines)
+        lines = [line for line in exposition().decode().splitlines() if 'pipeline="rates"' in line]
+        assert all('operator="infer",pipeline="rates"' in line and 'code="bad"' in line for line in lines)
         return {line.partition('window="')[2].partition('"')[0]: float(line.split()[-1]) for line in lines}
 
     rates.count("infer", None, 75)

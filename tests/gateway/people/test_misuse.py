@@ -79,7 +79,7 @@ def test_what_a_body_says_beside_what_it_may_is_refused(
 
 
 def test_a_tenant_is_that_of_the_user_whatever_is_claimed(site: PeopleSite) -> None:
-    access = site.tokens("viewer", tenant="theirs")["access_token"]
+    access = site.tokens("viewer", tenant=f"theirs-{new_id()}")["access_token"]  # that no review is of
     for headers in ({"x-tenant": "acme"}, {"x-millstream-tenant": "acme"}, {"x-millstream-roles": "admin"}):
         answer = site.bare.get(f"{REVIEWS}?tenant=acme", headers=headers | bearer(access))
         assert answer.status_code == 200
