@@ -349,7 +349,7 @@ async def test_a_thousand_entities_and_a_hundred_requests_at_once(http: httpx.As
     names = [f"swipes:{name}" for name in VIEW.feature_names]
     large = {"features": names, "entities": cards}
     small = {"features": ["regional_demand:trend"], "entities": ["north"]}
-    gc.disable()  # a collection in a process that has run thousands of tests is longer than Redis is waited for
+    gc.disable()  # in a process that ran thousands of tests a collection takes longer than Redis may
     try:
         found = await asyncio.gather(ask(http, large), *(ask(http, small) for _ in range(100)))
     finally:
