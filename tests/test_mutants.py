@@ -132,7 +132,7 @@ MUTANTS = {
     ),
     "a feature's own time to live": (
         "features/online/rows.py",
-        "age > ttl_ms",
+        "age > one.ttl_ms",
         "False",
         "tests/features/test_rolling_in_memory.py",
     ),
