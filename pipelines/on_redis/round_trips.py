@@ -26,7 +26,7 @@ class RoundTrips:
     without asking: an outage costs one pipeline a timeout, not every request.
 
     It keeps one of the client's connections for itself: taking one from the pool for each pipeline, and
-    packing its commands in Python, cost 45 us a request, this 12.
+    packing its commands in Python, took a sixth of a busy gateway's event loop, this an eighteenth.
 
     `where` and `code` are those of the Unavailable. Belongs to the event loop that uses it first.
     """
