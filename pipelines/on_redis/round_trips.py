@@ -55,7 +55,7 @@ class RoundTrips:
         self._used_at = 0.0
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers of the commands, in order. Raises Unavailable."""
+        """The answers of the commands, in order, as Redis gives them. Raises Unavailable."""
         if self._clock.monotonic() < self._away_until:
             raise self._away()
         loop = self._loop = self._loop or asyncio.get_running_loop()
