@@ -4,7 +4,6 @@ A batch is written in one round trip per 1,024 values, by scripts of 32 keys eac
 per key. On a Redis Cluster a script may only touch one slot: give `keys_per_script=1` there.
 """
 
-import asyncio
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from core.errors import Unavailable
+from core.patience import Patience
 from features.online.packed_codec import PREFIX_BYTES, VERSION
 from features.online.packed_connection import Connection, multi_get
 from features.online.packed_values import Entry
@@ -169,7 +169,7 @@ class AsyncRedisPackedValues:
             return []
         command = multi_get(keys)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with Patience(self._timeout_s):
                 if self._kept:
                     with suppress(RedisConnectionError):
                         return await self._ask(self._kept.pop(), command)

@@ -12,6 +12,7 @@ import redis.exceptions
 
 from core.clock import Clock, SystemClock
 from core.errors import Unavailable
+from core.patience import Patience
 from core.telemetry.log import logger
 
 Command = tuple[Any, ...]
@@ -76,7 +77,7 @@ class RoundTrips:
 
     async def _round_trip(self, asked: "list[tuple[Sequence[Command], asyncio.Future[list[Any]]]]") -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with Patience(self._timeout_s):
                 answers = await self._execute([command for commands, _ in asked for command in commands])
         except (redis.exceptions.RedisError, TimeoutError, OSError) as error:
             self._away_until = self._clock.monotonic() + self._rest_s
