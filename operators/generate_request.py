@@ -116,6 +116,7 @@ def _chat(given: Mapping[str, Any], limits: Limits) -> Generation:
     if number is not None and (isinstance(number, bool) or number != 1):
         wrong["/n"] = "one answer is given"
     if "max_completion_tokens" in given:
+        _whole(given, "max_tokens", 1, limits.tokens, wrong)  # the other one counts; this is not passed over
         given = {**given, "max_tokens": given["max_completion_tokens"]}
     messages = _messages(given.get("messages"), wrong)
     goes_on = _flag(given, "continue_final_message", wrong)

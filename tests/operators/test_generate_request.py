@@ -99,6 +99,10 @@ def test_an_answer_goes_on_after_the_assistants_turn_where_that_is_asked_for(
         (of(messages=[{"role": "user"}]), "/messages/0/content"),
         (of(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "/messages/0/content"),
         (of(messages=[{"role": "user", "content": "x"}], n=2), "/n"),
+        (
+            of(messages=[{"role": "user", "content": "x"}], max_tokens="x", max_completion_tokens=1),
+            "/max_tokens",
+        ),
         (of(messages=[{"role": "user", "content": "x"}], n=True), "/n"),
         (of(messages=[{"role": "user", "content": "x"}], tools=[]), "/tools"),
         (
