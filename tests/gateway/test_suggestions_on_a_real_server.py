@@ -26,7 +26,7 @@ pytestmark = pytest.mark.services
 TYPED = "Dear Ada, thank you for your letter of Monday. We are sorry to h"
 KEYSTROKES_FROM = 24
 MOST_TOKENS = 4
-"""Those of the word that is being typed. Of the user's turn, which the template closes, it is 6 at least."""
+"""Those of the word that is being typed. Of the user's turn, which the template closes, it is 7 at least."""
 
 
 class Recording(Generate):
