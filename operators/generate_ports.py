@@ -17,7 +17,8 @@ class Message(msgspec.Struct, frozen=True):
 @dataclass(frozen=True)
 class Completion:
     """What a server is asked for. None leaves a setting to the server. `said`: the beginning of the answer,
-    after which the server goes on; one that cannot refuses it as wrong."""
+    after which the server goes on; `open`: the last message, the assistant's, is such a beginning, too. A
+    server that cannot go on refuses it as wrong."""
 
     messages: tuple[Message, ...]
     max_tokens: int
@@ -28,6 +29,7 @@ class Completion:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     said: str = ""
+    open: bool = False
 
     def after(self, said: str, tokens: int) -> "Completion":
         """The rest of it, when `tokens` have been said."""

@@ -2,13 +2,17 @@
 
     {"prompt": "...", "max_tokens": 64}
     {"messages": [{"role": "user", "content": "..."}], "temperature": 0.7}
+    {"messages": [..., {"role": "assistant", "content": "Dear si"}], "continue_final_message": true}
+
+With `continue_final_message`, which vLLM, SGLang and llama.cpp know by that name, a turn of the assistant
+that ends the conversation is the beginning of the answer, which goes on after it.
 
 Every field that is wrong is named. A field that is not known, or asks for what is not offered here (tools,
 several choices), is refused rather than passed over.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -24,7 +28,8 @@ MAX_MESSAGES = 256
 _COMMON = ("model", "max_tokens", "temperature", "top_p", "stop", "seed", "stream", "presence_penalty")
 _PROMPT_FIELDS = frozenset((*_COMMON, "prompt", "frequency_penalty"))
 _IGNORED = frozenset(("user", "metadata", "store", "stream_options"))
-_CHAT_FIELDS = frozenset((*_PROMPT_FIELDS - {"prompt"}, "messages", "max_completion_tokens", "n", *_IGNORED))
+_CHAT_OWN = ("messages", "max_completion_tokens", "n", "continue_final_message")
+_CHAT_FIELDS = frozenset((*_PROMPT_FIELDS - {"prompt"}, *_CHAT_OWN, *_IGNORED))
 NUMBERS = {
     "temperature": (0.0, 2.0),
     "top_p": (1e-6, 1.0),
@@ -111,9 +116,14 @@ def _chat(given: Mapping[str, Any], limits: Limits) -> Generation:
     if number is not None and (isinstance(number, bool) or number != 1):
         wrong["/n"] = "one answer is given"
     if "max_completion_tokens" in given:
+        _whole(given, "max_tokens", 1, limits.tokens, wrong)  # the other one counts; this is not passed over
         given = {**given, "max_tokens": given["max_completion_tokens"]}
     messages = _messages(given.get("messages"), wrong)
-    return _generation(given, messages, "/messages", wrong, limits)
+    goes_on = _flag(given, "continue_final_message", wrong)
+    generation = _generation(given, messages, "/messages", wrong, limits)
+    if not goes_on or messages[-1].role != "assistant":
+        return generation
+    return replace(generation, completion=replace(generation.completion, open=True))
 
 
 def _messages(given: Any, wrong: dict[str, str]) -> tuple[Message, ...]:
@@ -160,9 +170,7 @@ def _generation(
     model = given.get("model")
     if model is not None and (not isinstance(model, str) or not model):
         wrong["/model"] = "is no name of a model"
-    stream = given.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        wrong["/stream"] = "is neither true nor false"
+    stream = _flag(given, "stream", wrong)
     numbers = {name: _number(given, name, *bounds, wrong) for name, bounds in NUMBERS.items()}
     tokens = _whole(given, "max_tokens", 1, limits.tokens, wrong)
     seed = _whole(given, "seed", -(2**31), 2**32 - 1, wrong)
@@ -179,7 +187,14 @@ def _generation(
         stop=stop,
         seed=seed,
     )
-    return Generation(completion, model or None, bool(stream))
+    return Generation(completion, model or None, stream)
+
+
+def _flag(given: Mapping[str, Any], name: str, wrong: dict[str, str]) -> bool:
+    value = given.get(name)
+    if value is not None and not isinstance(value, bool):
+        wrong[f"/{name}"] = "is neither true nor false"
+    return value is True
 
 
 def _number(

@@ -96,6 +96,7 @@ def chat_body(llm: Llm) -> Schema:
         "messages": array(message, least=1, most=MAX_MESSAGES),
         "max_completion_tokens": given["max_tokens"],
         "n": {"enum": [1, None]},
+        "continue_final_message": nullable({"type": "boolean"}),
         "user": {},
         "metadata": {},
         "store": {},
@@ -130,8 +131,9 @@ def _chat(llm: Llm, schemas: Schemas) -> Operation:
         tag=TAG,
         description=(
             "Text only, one choice. Beyond OpenAI's fields an answer has `statistics`, and a chunk has "
-            "`millstream` where a server died meanwhile. Errors have OpenAI's shape with our status and "
-            "code."
+            "`millstream` where a server died meanwhile. With `continue_final_message` the answer goes on "
+            "after the last message, where that is the assistant's; a model server that cannot refuses it. "
+            "Errors have OpenAI's shape with our status and code."
         ),
         body={JSON: schemas.add("Chat", chat_body(llm))},
         request=("Idempotency-Key",),

@@ -278,8 +278,9 @@ def _request(model: str, asked: Completion) -> dict[str, Any]:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if asked.said:
-        messages.append(Message("assistant", asked.said))
+    if asked.open or asked.said:
+        begun = messages.pop().content if asked.open else ""
+        messages.append(Message("assistant", begun + asked.said))
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed"):
         if (value := getattr(asked, name)) is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, cast
 
-from core.clock import ManualClock, SystemClock
+from core.clock import Clock, ManualClock, SystemClock
 from core.errors import MillstreamError
 from core.settings import Settings
 from gateway.admission import Admission
@@ -77,7 +77,9 @@ class Streaming:
         limits: CallerLimits | None,
         tokens: TokenLimits | None,
         tls: tuple[Path, Path] | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or SystemClock()
         feed = Feed("results", "fraud", TOPIC, STATUS_CODEC)
         turns: Any = RecordCodec(ConversationEvent, OneSchema(), CONVERSATIONS.subject)
         chat = Feed("chat", None, CONVERSATIONS, turns, permission=ASK)
@@ -116,8 +118,8 @@ class Streaming:
         if self.asking is None:
             return Calls(admission)
         questions = Questions(Settings().llm, self.asking, SystemClock(), tokens)
-        cache = PrefixCache(entries=100, ttl=SUGGESTION_TTL, clock=SystemClock())
-        suggestions = Suggestions(questions, admission, SystemClock(), cache=cache)
+        cache = PrefixCache(entries=100, ttl=SUGGESTION_TTL, clock=self._clock)
+        suggestions = Suggestions(questions, admission, self._clock, cache=cache)
         return Calls(admission, questions, suggestions, conversations)
 
     def push(self, ids: Iterable[str], *, tenant: str = "acme", entity: str = "card") -> None:
@@ -167,9 +169,12 @@ async def streaming(
     limits: CallerLimits | None = None,
     tokens: TokenLimits | None = None,
     tls: tuple[Path, Path] | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Streaming]:
-    """Without `limits` and `tokens` nobody is limited."""
-    made = Streaming(ring=ring, queue=queue, generate=generate, limits=limits, tokens=tokens, tls=tls)
+    """Without `limits` and `tokens` nobody is limited. `clock`: of what is suggested."""
+    made = Streaming(
+        ring=ring, queue=queue, generate=generate, limits=limits, tokens=tokens, tls=tls, clock=clock
+    )
     made.listener.start()
     async with asyncio.timeout(60):
         while True:

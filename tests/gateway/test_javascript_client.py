@@ -87,13 +87,13 @@ async def test_the_javascript_client_follows_publishes_asks_and_types() -> None:
         assert found == [id for id in ids if partition_of(id) == partition]
     rest = [line for line in lines if "event" not in line and "subscribed" not in line]
     assert rest[0]["reconnects"] >= cutter.cuts > 0  # closed for being slow, too
-    text = words(6)
+    text, typed_on = words(6), words(6, after=1)
     assert rest[1:] == [
         {"published": "js-1"},
         {"refused": "invalid_record", "status": 422},
         {"answer": text, "pieces": text},
-        {"superseded": True, "suggestion": text, "source": "model"},
-        {"suggestion": text[2:], "source": "cache"},
+        {"superseded": True, "suggestion": typed_on, "source": "model"},
+        {"suggestion": typed_on[2:], "source": "cache"},
         {"refused": "unknown_channel", "status": 404},
         {"closed": "closed_4401"},
         {"failed": "closed_4401", "retryable": False},

@@ -135,8 +135,10 @@ def question_of(
     return Question(tenant, id, PIPELINE, body, deadline_at, streamed)
 
 
-def words(count: int) -> str:
-    return " ".join(f"w{number}" for number in range(count))
+def words(count: int, *, after: int = 0) -> str:
+    """What a fake says, from the beginning or after so many words."""
+    said = " ".join(f"w{number}" for number in range(after, after + count))
+    return f" {said}" if after else said
 
 
 @asynccontextmanager

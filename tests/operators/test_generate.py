@@ -17,6 +17,7 @@ from core.errors import (
     Unavailable,
     UnknownName,
 )
+from operators.asking import Question
 from tests.llm_fake import AT_ONCE, MID_STREAM, NEVER_STOPS
 from tests.operators.generating import PATIENT_S, SILENCE_S, Heard, asked, question_of, until, words, world
 
@@ -76,6 +77,33 @@ async def test_a_server_that_cannot_go_on_begins_anew_and_says_so() -> None:
         answer = read((await w.ask(asked(), heard)).body)
         assert heard.text == answer["text"] == words(10)
         assert heard.kinds == ["continued", "restarted"]
+
+
+def begun(beginning: str) -> Question:
+    messages = [{"role": "user", "content": "Write."}, {"role": "assistant", "content": beginning}]
+    given = {"messages": messages, "continue_final_message": True, "max_tokens": 10}
+    return question_of(json.dumps(given).encode())
+
+
+async def test_an_answer_that_was_begun_is_gone_on_with_by_a_server_and_by_the_next() -> None:
+    async with world("fake", "fake") as w:
+        w.fakes[0].script = ["reset"]
+        heard = Heard()
+        answer = read((await w.ask(begun("w0 w1"), heard)).body)
+        assert heard.text == answer["text"] == words(10, after=2)
+        assert heard.kinds == ["continued"]
+        asked_for = [fake.seen[0] for fake in w.fakes]
+        assert [one["continue_final_message"] for one in asked_for] == [True, True]
+        assert [one["add_generation_prompt"] for one in asked_for] == [False, False]
+
+
+async def test_an_answer_that_was_begun_is_refused_where_no_server_goes_on() -> None:
+    async with world("fake") as w:
+        w.fakes[0].continues = False
+        with pytest.raises(InvalidInput) as refused:
+            await w.ask(begun("w0 w1"))
+        assert "continue_final_message" in str(refused.value)
+        assert read((await w.ask()).body)["text"] == words(10)
 
 
 async def test_another_model_begins_anew_and_the_answer_is_degraded() -> None:

@@ -40,6 +40,27 @@ def test_a_conversation_keeps_its_turns() -> None:
 
 
 @pytest.mark.parametrize(
+    ("last", "flag", "goes_on"),
+    [
+        ("assistant", True, True),
+        ("assistant", False, False),
+        ("assistant", None, False),
+        ("user", True, False),
+    ],
+)
+def test_an_answer_goes_on_after_the_assistants_turn_where_that_is_asked_for(
+    last: str, flag: bool | None, goes_on: bool
+) -> None:
+    messages = [{"role": "user", "content": "Write."}, {"role": last, "content": "Dear si"}]
+    given = {} if flag is None else {"continue_final_message": flag}
+    asked = parse(of(messages=messages, temperature=0, **given), LIMITS)
+    plain = parse(of(messages=messages, temperature=0), LIMITS)
+    assert asked.completion.messages == plain.completion.messages
+    assert asked.completion.open is goes_on
+    assert (asked.key("acme", "m") == plain.key("acme", "m")) is not goes_on
+
+
+@pytest.mark.parametrize(
     ("body", "pointer"),
     [
         (of(), "/prompt"),
@@ -78,8 +99,17 @@ def test_a_conversation_keeps_its_turns() -> None:
         (of(messages=[{"role": "user"}]), "/messages/0/content"),
         (of(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "/messages/0/content"),
         (of(messages=[{"role": "user", "content": "x"}], n=2), "/n"),
+        (
+            of(messages=[{"role": "user", "content": "x"}], max_tokens="x", max_completion_tokens=1),
+            "/max_tokens",
+        ),
         (of(messages=[{"role": "user", "content": "x"}], n=True), "/n"),
         (of(messages=[{"role": "user", "content": "x"}], tools=[]), "/tools"),
+        (
+            of(messages=[{"role": "user", "content": "x"}], continue_final_message=1),
+            "/continue_final_message",
+        ),
+        (of(prompt="x", continue_final_message=True), "/continue_final_message"),
     ],
 )
 def test_what_is_wrong_is_named(body: bytes, pointer: str) -> None:

@@ -71,6 +71,16 @@ class ServerBehaviour:
         assert not rest.startswith(begun)
         assert (begun + rest)[: len(begun) + 4] == whole[: len(begun) + 4]
 
+    async def test_a_server_goes_on_after_a_beginning_that_it_was_given(
+        self, server: HttpLanguageServer
+    ) -> None:
+        beginning = (*QUESTION, Message("assistant", "The longest rivers are the Nile and the"))
+        rest, deltas = await all_of(server, Completion(beginning, 6, temperature=0.0, open=True))
+        assert rest.startswith(" ")
+        assert [delta.finish for delta in deltas if delta.finish] == ["length"]
+        later = Completion(beginning, 6, temperature=0.0, open=True).after(rest, 3)
+        assert (await all_of(server, later))[0]
+
     async def test_a_client_that_leaves_frees_the_slot(
         self, server: HttpLanguageServer, backend: Backend
     ) -> None:
