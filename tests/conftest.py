@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from core import collector
-from tests.lanes import arrange
+from tests.lanes import Lanes, arrange
 from tests.mlflow_fixture import mlflow_server, mlflow_tables
 from tests.stack_fixture import services_env, stack
 
@@ -18,6 +18,11 @@ LONGEST_ID = 60
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     arrange(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Lanes | None:
+    return Lanes(config, log) if config.option.dist == "loadgroup" else None
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
