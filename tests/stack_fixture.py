@@ -146,6 +146,5 @@ def stack(services_env: dict[str, str]) -> Iterator[Stack]:
     try:
         yield running
     finally:
-        gc.unfreeze()
         gc.collect()  # clients that are waiting to be collected would complain of the brokers' end
         running.down()
