@@ -23,6 +23,7 @@ from cli.stack_commands import Lines, local_stack
 from core.errors import MillstreamError
 from core.settings import settings
 from stack.local import Stack
+from tests.lanes import STACK
 
 # below the range from which the kernel takes ports for outgoing connections
 PORTS = range(20_000, 32_000)
@@ -117,8 +118,11 @@ EXTERNAL_ADDRESSES = (
 
 
 @pytest.fixture(scope="session")
-def services_env() -> Iterator[dict[str, str]]:
+def services_env(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """The environment of the session's stack, already in `os.environ`; the stack need not run."""
+    in_lanes = getattr(request.config.option, "loadgroup", False)
+    if in_lanes and f"@{STACK} " not in os.environ["PYTEST_CURRENT_TEST"]:
+        pytest.fail("one stack more, for a test in another lane: mark it `on_the_stack` (tests/lanes.py)")
     home = Path(tempfile.mkdtemp(prefix="millstream-test-"))
     env = stack_env(home)
     try:
@@ -146,6 +150,5 @@ def stack(services_env: dict[str, str]) -> Iterator[Stack]:
     try:
         yield running
     finally:
-        gc.unfreeze()
         gc.collect()  # clients that are waiting to be collected would complain of the brokers' end
         running.down()

@@ -18,7 +18,7 @@ from tests.lanes import on_the_stack
 TTL = timedelta(hours=1)
 
 
-@pytest.fixture(params=["memory", pytest.param("redis", marks=[pytest.mark.services, on_the_stack])])
+@pytest.fixture(params=["memory", pytest.param("redis", marks=on_the_stack)])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[AcceptanceStore]:
     if request.param == "memory":
         yield InMemoryAcceptance(ttl=TTL)

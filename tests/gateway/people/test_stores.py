@@ -29,9 +29,10 @@ from tests.gateway.access.test_authority import Source
 from tests.gateway.people.forging import KeysInMemory, SessionsInMemory
 from tests.gateway.people.site import CHEAP, PASSWORD, Trail
 from tests.gateway.samples import NOW
+from tests.lanes import on_the_stack
 
 DENY = policy_of({"name": "no", "effect": "deny", "permissions": ["*"]}, where="test")
-REAL = pytest.param("real", marks=pytest.mark.services)
+REAL = pytest.param("real", marks=on_the_stack)
 
 
 @dataclass

@@ -45,7 +45,7 @@ class ReadablePostgres(PostgresStatusStore):
         return found
 
 
-@pytest.fixture(params=["memory", pytest.param("postgres", marks=[pytest.mark.services, on_the_stack])])
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=on_the_stack)])
 def store(request: pytest.FixtureRequest) -> Iterator[Any]:
     if request.param == "memory":
         yield MemoryStatusStore()
