@@ -84,7 +84,7 @@ def bench(seconds: float = BURST_S, steady_s: float = STEADY_S, rounds: int = RO
         ratios=[
             reached("ask_p50_ms", middles), reached("ask_p99_ms", highs), reached("ask_64", rates)
         ],
-        versions=versions(("granian", "msgspec", "confluent-kafka"), **PEER_VERSIONS),
+        versions=versions(("httptools", "msgspec", "confluent-kafka"), **PEER_VERSIONS),
         sizes={"callers": CALLERS, "seconds of a burst": seconds, "seconds at a steady rate": steady_s},
         figures={name: statistics.median(values) for name, values in figures.items()},
         control=noise,

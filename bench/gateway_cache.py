@@ -67,7 +67,7 @@ def bench(rounds: int = ROUNDS) -> BenchResult:
             reached("hit_memory_p50_ms", medians["memory"]), reached("hit_redis_p50_ms", medians["redis"]),
             reached("miss_p50_ms", medians["miss"]),
         ],
-        versions=versions(("granian", "msgspec", "confluent-kafka", "onnxruntime", "redis")),
+        versions=versions(("httptools", "msgspec", "confluent-kafka", "onnxruntime", "redis")),
         sizes={
             "payments of a round": PAYMENTS, "skewed over": SKEWED, "skewed questions": DRAWS,
             "trees": TRAINING.trees.trees, "depth": TRAINING.trees.depth,

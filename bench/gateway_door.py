@@ -68,7 +68,7 @@ def bench(load_s: float = LOAD_S, rounds: int = ROUNDS) -> BenchResult:
             reached("key_cached_us", cached), reached("key_uncached_us", uncached),
             reached("limiter_us", limiters), reached("livez_p99_ms", highs),
         ],
-        versions=versions(("granian", "psycopg", "redis", "hiredis")),
+        versions=versions(("httptools", "psycopg", "redis", "hiredis")),
         sizes={"checks": CHECKS, "keys": KEYS, "takings": TAKINGS, "callers who publish": CALLERS},
         figures={
             "beside /livez, published: requests/s": statistics.median(published),

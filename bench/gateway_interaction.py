@@ -64,7 +64,7 @@ def bench() -> BenchResult:
             reached("suggestion_hit_p95_ms", [_p95(found) for found in hits]),
             reached("first_token_p95_ms", [_p95(found) for found in misses]),
         ],
-        versions=versions(("granian", "xllamacpp", "websockets")),
+        versions=versions(("httptools", "xllamacpp", "websockets")),
         sizes={
             "prompts": len(_prompts(0)) * ROUNDS, "tokens": TOKENS, "model": given.llm.model,
             "threads of the model": given.llm.threads,

@@ -78,7 +78,7 @@ def bench(seconds: float = SECONDS) -> BenchResult:
     return BenchResult(
         bench="gateway-memory",
         ratios=[reached("memory_growth", [after / before])],
-        versions=versions(("granian", "confluent-kafka", "redis")),
+        versions=versions(("httptools", "confluent-kafka", "redis")),
         sizes={
             "seconds": seconds, "callers who publish": PUBLISHERS, "who ask": ASKERS, "sockets": SOCKETS,
             "results a second": RESULTS_PER_S,

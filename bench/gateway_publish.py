@@ -92,7 +92,7 @@ def bench(seconds: float = BURST_S, rounds: int = ROUNDS) -> BenchResult:
     return BenchResult(
         bench="gateway-publish",
         ratios=[reached("publish", found)],
-        versions=versions(("granian", "msgspec", "confluent-kafka"), **PEER_VERSIONS),
+        versions=versions(("httptools", "msgspec", "confluent-kafka"), **PEER_VERSIONS),
         sizes={
             "callers": CALLERS, "seconds of a burst": seconds, "bytes of a payment": len(sent[0]),
             "columns": 120, "load": "bench.http_load",

@@ -144,7 +144,7 @@ def bench(steady_s: float = STEADY_S, trial_s: float = TRIAL_S, rounds: int = RO
     return BenchResult(
         bench="gateway-push",
         ratios=[reached("push_p50_ms", middles), reached("push_p99_ms", highs), reached("push_rate", rates)],
-        versions=versions(("granian", "msgspec", "confluent-kafka"), **PEER_VERSIONS),
+        versions=versions(("httptools", "msgspec", "confluent-kafka"), **PEER_VERSIONS),
         sizes={"sockets": SOCKETS, "seconds at 1,000/s": steady_s, "seconds of a trial": trial_s},
         figures={name: statistics.median(values) for name, values in figures.items()},
     )

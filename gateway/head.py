@@ -1,10 +1,9 @@
 """The head of a request: its fields as a dictionary, and what is refused in it before anything is read.
 
-The server below refuses what is no HTTP (obsolete folding, blanks before colons, lengths that differ, unknown
-transfer codings: 400), more than 100 fields (431) and a path above 64 KiB (414), and closes connections that
-take too long over a head. Of a request with both `Content-Length` and `Transfer-Encoding` it drops the former
-before we can see it. So a body has to declare its length: every transfer coding is refused with 411, and what
-two servers could read in two ways is accepted in none.
+`gateway.wire` refuses what is no HTTP (obsolete folding, blanks before colons, lengths that differ,
+`Content-Length` beside `Transfer-Encoding`: 400) and more than 100 fields (431), and closes connections that
+take too long over a head. A body has to declare its length: every transfer coding is refused with 411, and
+what two servers could read in two ways is accepted in none.
 """
 
 from collections.abc import Iterable

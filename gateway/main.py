@@ -53,12 +53,13 @@ from gateway.registry_webhook import registry_webhook
 from gateway.reviews import ReviewsEndpoint
 from gateway.routing import Route, Router
 from gateway.schema_watch import SchemaWatch
-from gateway.server import Application, Listener
+from gateway.server import Application
 from gateway.tokens import Tokens
 from gateway.training import PATH as TRAINING
 from gateway.training import TrainingEndpoint
 from gateway.training_states import TrainingStates
 from gateway.transactions import TransactionsEndpoint
+from gateway.wire.listener import Listener
 from operators.generate import PIPELINE
 from pipelines.generating import REQUESTS
 from pipelines.outbox import RecordOutbox

@@ -177,12 +177,9 @@ def problem_of(error: BaseException, request_id: str) -> Problem:
 
 
 def problem_headers(error: BaseException) -> list[tuple[str, str]]:
-    """The headers that a problem brings along: Retry-After, Allow, WWW-Authenticate, Connection: close where
-    the body was left unread."""
+    """The headers that a problem brings along: Retry-After, Allow, WWW-Authenticate."""
     if isinstance(error, Unavailable):
         return [("retry-after", str(max(1, math.ceil(error.retry_after_s))))]
-    if isinstance(error, (SlowBody, LengthRequired, TargetTooLong, HeadTooLarge)):
-        return [("connection", "close")]
     if isinstance(error, MethodNotAllowed):
         return [("allow", ", ".join(error.allowed))]
     if isinstance(error, Denied) and not isinstance(error, Forbidden):

@@ -47,6 +47,7 @@ CODES: Mapping[str, str] = {
     "login_failed": "User or password is wrong.",
     "malformed_body": "The body is no strict JSON in UTF-8, or ended early.",
     "malformed_frame": "The frame is none of the protocol's.",
+    "malformed_request": "What came is no HTTP, or could be read in two ways.",
     "method_not_allowed": "The path exists, the method does not; see `Allow`.",
     "model_failed": "The model gave nothing for this input.",
     "model_in_use": "The version serves, or is being brought into service.",

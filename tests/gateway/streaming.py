@@ -33,8 +33,9 @@ from gateway.push.stored import InMemoryPositions
 from gateway.push.suggestions import PrefixCache, Suggestions
 from gateway.push.wiring import SUGGESTION_TTL
 from gateway.routing import Route, Router
-from gateway.server import STREAM_PATH, Application, Listener, bearer
+from gateway.server import STREAM_PATH, Application, bearer
 from gateway.standing import Policy
+from gateway.wire.listener import Listener
 from operators.generate import Generate
 from operators.limits import InMemoryLimiter, Limit
 from schemas.catalog.conversations import CONVERSATIONS, ConversationEvent

@@ -31,9 +31,10 @@ from gateway.keys import Key, mint
 from gateway.limits import CallerLimits, NamedLimit
 from gateway.principals import ASK, FEATURES_READ, PUBLIC
 from gateway.routing import Route, Router
-from gateway.server import Application, Receive, Send
+from gateway.server import STREAM_PATH, Application, Receive, Send
 from gateway.standing import Policy
 from operators.limits import InMemoryLimiter, Limit
+from tests.gateway.in_memory import InMemoryTransport, opened
 from tests.gateway.samples import NOW, KeysInMemory
 
 WIDE = Limit(1.0, 1_000)
@@ -109,7 +110,7 @@ class World:
         await send({"type": "websocket.accept"})
 
     def http(self, address: str = "10.0.0.1") -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(app=self.application, client=(address, 1))  # type: ignore[arg-type]
+        transport = InMemoryTransport(self.application, peer=address)
         return httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
 
@@ -292,26 +293,10 @@ async def test_the_tenant_is_the_credentials(named: dict[str, str]) -> None:
     assert answer.json() == {"tenant": "acme"}
 
 
-async def opened(world: World, address: str) -> list[dict[str, Any]]:
-    """What a socket from that address is sent."""
-    sent: list[dict[str, Any]] = []
-    scope = {"type": "websocket", "path": "/api/v1/stream", "client": (address, 1), "query_string": b""}
-    scope |= {"http_version": "1.1", "headers": [(b"host", b"a")]}
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await world.application(scope, receive, send)
-    return sent
-
-
 async def test_sockets_count_for_their_address() -> None:
     world = World({"address": ONE})
-    assert await opened(world, "10.0.0.1") == [{"type": "websocket.accept"}]
-    sent = await opened(world, "10.0.0.1")
+    assert await opened(world.application, STREAM_PATH, "10.0.0.1") == [{"type": "websocket.accept"}]
+    sent = await opened(world.application, STREAM_PATH, "10.0.0.1")
     assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
     assert sent[1]["code"] == 4429
-    assert await opened(world, "10.0.0.2") == [{"type": "websocket.accept"}]
+    assert await opened(world.application, STREAM_PATH, "10.0.0.2") == [{"type": "websocket.accept"}]

@@ -24,7 +24,8 @@ from gateway.keyring import Keyring
 from gateway.keys import Key, mint
 from gateway.principals import EVENTS_WRITE, FEATURES_READ
 from gateway.routing import Route, Router
-from gateway.server import Application, Listener
+from gateway.server import Application
+from gateway.wire.listener import Listener
 from tests.features.reading_views import NOW, READABLE, ago, put_all, put_of_another_layout
 from tests.features.redis_server import RedisServer, own_redis
 from tests.features.rolling_behaviour import batch

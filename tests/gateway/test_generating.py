@@ -20,7 +20,8 @@ from gateway.keyring import Keyring
 from gateway.keys import Key, mint
 from gateway.principals import ASK, EVENTS_WRITE
 from gateway.routing import Router
-from gateway.server import Application, Listener
+from gateway.server import Application
+from gateway.wire.listener import Listener
 from models.llm.client import HttpLanguageServer
 from models.llm.connections import Pooling
 from models.llm.servers import Unbroken

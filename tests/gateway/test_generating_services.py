@@ -32,7 +32,8 @@ from gateway.main import _model_routes
 from gateway.models import ModelsEndpoint
 from gateway.principals import ASK, MODELS_READ, MODELS_WRITE
 from gateway.routing import Router
-from gateway.server import Application, Listener
+from gateway.server import Application
+from gateway.wire.listener import Listener
 from operators.generate import PIPELINE
 from pipelines.changes import apply_topics
 from pipelines.generating import REQUESTS, TOPICS

@@ -18,7 +18,8 @@ from gateway.health import Health
 from gateway.keyring import Keyring
 from gateway.principals import PUBLIC
 from gateway.routing import Route, Router
-from gateway.server import Application, Listener
+from gateway.server import Application
+from gateway.wire.listener import Listener
 from tests.gateway.samples import NOW, KeysInMemory
 
 MOST_PARTS = 2_000  # more than the buffers of both sides hold
@@ -118,13 +119,13 @@ async def impatient() -> AsyncIterator[Serving]:
 
 CHUNKS = b"0\r\n\r\n"
 SHAPES: dict[str, tuple[bytes, int]] = {
-    "length and chunks": (POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS, 411),
-    "chunks and length": (POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n" + CHUNKS, 411),
+    "length and chunks": (POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS, 400),
+    "chunks and length": (POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n" + CHUNKS, 400),
     "chunks": (POST + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKS, 411),
     "chunks behind a tab": (POST + b"Transfer-Encoding:\tchunked\r\n\r\n" + CHUNKS, 411),
     "chunks in capitals": (POST + b"TRANSFER-ENCODING: CHUNKED\r\n\r\n" + CHUNKS, 411),
-    "another coding": (POST + b"Transfer-Encoding: gzip\r\n\r\n" + CHUNKS, 400),
-    "a coding that looks like it": (POST + b"Transfer-Encoding: xchunked\r\n\r\n" + CHUNKS, 400),
+    "another coding": (POST + b"Transfer-Encoding: gzip\r\n\r\n" + CHUNKS, 411),
+    "a coding that looks like it": (POST + b"Transfer-Encoding: xchunked\r\n\r\n" + CHUNKS, 411),
     "two codings": (
         POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n" + CHUNKS,
         400,
@@ -142,6 +143,7 @@ SHAPES: dict[str, tuple[bytes, int]] = {
     "a field without a name": (POST + b": a\r\nContent-Length: 0\r\n\r\n", 400),
     "another protocol": (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
     "another version": (b"GET /livez HTTP/3.0\r\nHost: a\r\n\r\n", 400),
+    "a method that HTTP does not know": (b"BREW /livez HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "no version": (b"GET /livez\r\n\r\n", 400),
     "too many fields": (POST + b"".join(b"X-%d: a\r\n" % n for n in range(101)) + b"\r\n", 431),
     "a path without end": (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),

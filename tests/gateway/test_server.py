@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-import gateway.server
+import gateway.wire.connection
 from core.clock import ManualClock
 from core.errors import Unavailable
 from core.telemetry.metrics import REGISTRY
@@ -21,7 +21,8 @@ from gateway.keys import Key, mint
 from gateway.principals import EVENTS_WRITE, PUBLIC, TRANSACTIONS_READ
 from gateway.problems import status_of
 from gateway.routing import Route, Router
-from gateway.server import Application, Listener
+from gateway.server import Application
+from gateway.wire.listener import Listener
 from tests.gateway.samples import NOW, KeysInMemory
 
 KEY, ID, HASH = mint()
@@ -158,7 +159,7 @@ async def test_a_body_over_the_limit_is_413_and_one_without_a_length_411(http: h
 async def test_a_client_that_is_still_sending_sees_why_it_is_refused(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway.server, "_DISCARD_S", 60.0)
+    monkeypatch.setattr(gateway.wire.connection, "LINGER_S", 60.0)
     reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
     size = 600_000
     lines = ["POST /echo/a HTTP/1.1", "host: a", f"authorization: Bearer {KEY}", f"content-length: {size}"]

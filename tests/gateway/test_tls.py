@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 
 from core.errors import StackError
 from core.settings import Gateway, Settings
-from gateway.server import Listener
+from gateway.wire.listener import Listener
 from stack.probes import ask
 from stack.unit import Probe
 from tests.certificates import pair

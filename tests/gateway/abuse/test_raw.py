@@ -56,7 +56,6 @@ SHAPES = {
     "a chunk of less than nothing": (CHUNKED + b"-1\r\n\r\n", 411),
     "a carriage return alone": (b"POST %b HTTP/1.1\rHost: a\rContent-Length: 0\r\r" % EVENTS, 400),
     "a blank first": (b" GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", 400),
-    "two blanks in the line": (b"GET  /livez  HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "a name with a blank": (b"GET /livez HTTP/1.1\r\nHost: a\r\nX Y: a\r\n\r\n", 400),
 }  # fmt: skip
 
@@ -209,9 +208,9 @@ def test_handshakes_that_are_none(site: Site) -> None:
     good = handshake()
     cases = {
         "another path": (handshake(path=b"/api/v1/nope"), (b"403", b"404")),
-        "another method": (handshake(method=b"POST"), (b"101",)),  # it is a socket that has not connected
-        "without a key": (good.replace(b"Sec-WebSocket-Key", b"X"), (b"400", b"401", b"101")),
-        "another version": (good.replace(b"Version: 13", b"Version: 7"), (b"400", b"401", b"426", b"101")),
+        "another method": (handshake(method=b"POST"), (b"400",)),
+        "without a key": (good.replace(b"Sec-WebSocket-Key", b"X"), (b"400",)),
+        "another version": (good.replace(b"Version: 13", b"Version: 7"), (b"400",)),
     }
     for what, (data, statuses) in cases.items():
         with connection(site) as made:

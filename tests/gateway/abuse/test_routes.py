@@ -17,7 +17,7 @@ from tests.gateway.abuse.site import Site
 pytestmark = pytest.mark.services
 
 EVERY = pytest.mark.parametrize("name", ROUTES)
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "BREW")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 CHAT = ROUTES["POST /v1/chat/completions"]
 TAKING = [name for name, row in ROUTES.items() if row.body is not None]
 NAMED = [name for name in ROUTES if "{" in name]

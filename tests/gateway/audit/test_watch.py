@@ -21,6 +21,7 @@ from gateway.routing import Route, Router
 from gateway.server import Application
 from gateway.standing import Policy
 from operators.limits import InMemoryLimiter, Limit
+from tests.gateway.in_memory import InMemoryTransport
 from tests.gateway.samples import NOW, KeysInMemory
 
 MAY, MAY_NOT = mint(), mint()
@@ -94,7 +95,7 @@ class World:
         return Response(self.status)
 
     async def post(self, path: str, key: tuple[str, str, bytes] | None = MAY) -> httpx.Response:
-        transport = httpx.ASGITransport(app=self.application, client=("192.0.2.7", 1))  # type: ignore[arg-type]
+        transport = InMemoryTransport(self.application, peer="192.0.2.7")
         headers = {"x-request-id": ID} | ({"authorization": f"Bearer {key[0]}"} if key else {})
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
             return await client.post(path, headers=headers)

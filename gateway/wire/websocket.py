@@ -1,0 +1,258 @@
+"""A WebSocket (RFC 6455), once a connection has been upgraded.
+
+What comes is read by `websockets`' protocol without I/O, which answers pings and closing; what goes is framed
+here, and a text that goes to many sockets one after the other is framed once.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections import deque
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, cast
+
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Protocol, Side
+from websockets.protocol import State as Open
+from websockets.utils import accept_key
+
+from core.errors import Malformed
+from core.telemetry.log import logger
+
+if TYPE_CHECKING:
+    from gateway.wire.call import Call
+    from gateway.wire.listener import Listener
+
+Message = MutableMapping[str, Any]
+MOST_BYTES = 4 * 1024 * 1024
+"""Of a message; the stream protocol's own bound is lower and answered by itself."""
+HELD_MESSAGES = 16
+CLOSE_S = 1.0
+ABNORMAL, NO_UTF8, NO_CODE = 1006, 1007, 1005
+_log = logger("gateway.wire")
+_REFUSED = b"HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_framed: tuple[str, bytes] = ("", b"\x81\x00")
+
+
+def handshake(call: "Call") -> str | None:
+    """The key of a request to become a WebSocket; None where it is none. Raises Malformed for a bad one."""
+    given = dict(call.fields)
+    if given.get(b"upgrade", b"").lower() != b"websocket":
+        return None
+    if call.method != "GET" or call.version != "1.1" or given.get(b"sec-websocket-version") != b"13":
+        raise Malformed("no upgrade to a WebSocket of version 13", code="malformed_request")
+    key = given.get(b"sec-websocket-key", b"")
+    try:
+        known = len(base64.b64decode(key, validate=True)) == 16
+    except binascii.Error:
+        known = False
+    if not known:
+        raise Malformed("no key for a WebSocket", code="malformed_request")
+    return key.decode("ascii")
+
+
+class WebSocket(asyncio.Protocol):
+    """Belongs to the event loop. `receive` and `send` take and give ASGI's messages for WebSockets.
+
+    Sending waits while the client takes nothing; what is sent to who is gone is dropped.
+    """
+
+    def __init__(self, transport: asyncio.Transport, call: "Call", key: str, listener: "Listener") -> None:
+        self.call = call
+        self.lost = False
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._transport = transport
+        self._key = key
+        self._accepted = False
+        self._early = b""
+        self._protocol = Protocol(Side.SERVER, state=Open.OPEN, max_size=MOST_BYTES)
+        self._parts: list[bytes] = []
+        self._text = True
+        self._come: deque[Message] = deque([{"type": "websocket.connect"}])
+        self._waiter: asyncio.Future[None] | None = None
+        self._full: asyncio.Future[None] | None = None
+        self._held = False
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def take_over(
+        cls, transport: asyncio.Transport, call: "Call", key: str, rest: bytes, listener: "Listener"
+    ) -> None:
+        """The connection is a WebSocket from here on; `rest` came already."""
+        made = cls(transport, call, key, listener)
+        transport.set_protocol(made)
+        listener.take(made)
+        made._early = rest
+        transport.pause_reading()
+        made._task = made._loop.create_task(made._serve())
+
+    @property
+    def idle(self) -> bool:
+        return self._task is None
+
+    def end(self) -> None:
+        """Sockets are closed by those who hold them."""
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    @property
+    def protocols(self) -> list[str]:
+        """The subprotocols that the client offers."""
+        found: list[str] = []
+        for name, value in self.call.fields:
+            if name == b"sec-websocket-protocol":
+                found += [part.strip() for part in value.decode("latin-1").split(",")]
+        return found
+
+    async def receive(self) -> Message:
+        while not self._come:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        if self._held and len(self._come) <= HELD_MESSAGES // 2 and not self._over:
+            self._held = False
+            self._transport.resume_reading()
+        message = self._come[0]
+        if message["type"] != "websocket.disconnect":  # which stays
+            self._come.popleft()
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.send":
+            if not self._over and self._protocol.state is Open.OPEN:
+                self._transport.write(_frame_of(message["text"]))
+                if self._full is not None:
+                    await asyncio.shield(self._full)
+        elif kind == "websocket.accept":
+            self._accept(message.get("subprotocol"))
+        elif not self._over:
+            if not self._accepted:
+                self._transport.write(_REFUSED)
+                self._transport.close()
+                return
+            if self._protocol.state is Open.OPEN:
+                self._protocol.send_close(message["code"], message.get("reason", ""))
+                self._flush()
+            self._loop.call_later(CLOSE_S, self._transport.abort)
+
+    # What the transport tells
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost = True
+        self._listener.forget(self)
+        self._disconnected(ABNORMAL)
+        if self._full is not None and not self._full.done():
+            self._full.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        self._protocol.receive_data(data)
+        for event in self._protocol.events_received():
+            self._frame(cast(Frame, event))
+        self._flush()
+        if len(self._come) > HELD_MESSAGES and not self._held and not self._over:
+            self._held = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """Who sends no more is gone."""
+
+    def pause_writing(self) -> None:
+        self._full = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._full is not None and not self._full.done():
+            self._full.set_result(None)
+        self._full = None
+
+    @property
+    def _over(self) -> bool:
+        return self.lost or self._transport.is_closing()
+
+    async def _serve(self) -> None:
+        try:
+            await self._listener.application.socket(self)
+        except Exception:
+            _log.exception("a socket failed")
+            await self.send({"type": "websocket.close", "code": 1011})
+        finally:
+            self._task = None
+            if self._protocol.state is Open.OPEN and not self._over:
+                self._transport.abort()
+
+    def _accept(self, subprotocol: str | None) -> None:
+        if self._over:
+            return
+        self._accepted = True
+        lines = [
+            "HTTP/1.1 101 Switching Protocols",
+            "upgrade: websocket",
+            "connection: Upgrade",
+            f"sec-websocket-accept: {accept_key(self._key)}",
+            "server: millstream",
+        ]
+        if subprotocol is not None:
+            lines.append(f"sec-websocket-protocol: {subprotocol}")
+        self._transport.write("\r\n".join((*lines, "", "")).encode("ascii"))
+        self._transport.resume_reading()
+        if self._early:
+            self.data_received(self._early)
+
+    def _frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            closed = self._protocol.close_rcvd
+            self._disconnected(closed.code if closed is not None else NO_CODE)
+            return
+        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            return  # a ping, which has been answered, or a pong
+        if frame.opcode is not Opcode.CONT:
+            self._text = frame.opcode is Opcode.TEXT
+        self._parts.append(bytes(frame.data))
+        if not frame.fin:
+            return
+        data, self._parts = b"".join(self._parts), []
+        if not self._text:
+            self._put({"type": "websocket.receive", "bytes": data})
+            return
+        try:
+            self._put({"type": "websocket.receive", "text": data.decode()})
+        except UnicodeDecodeError:
+            self._protocol.fail(NO_UTF8, "no UTF-8")
+
+    def _put(self, message: Message) -> None:
+        self._come.append(message)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _disconnected(self, code: int) -> None:
+        if not self._come or self._come[-1]["type"] != "websocket.disconnect":
+            self._put({"type": "websocket.disconnect", "code": code})
+
+    def _flush(self) -> None:
+        """Write what the protocol has to say; it ends the connection with an empty one."""
+        for data in self._protocol.data_to_send():
+            if self._over:
+                return
+            if data:
+                self._transport.write(data)
+            else:
+                self._disconnected(self._protocol.close_code or ABNORMAL)
+                self._transport.close()
+
+
+def _frame_of(text: str) -> bytes:
+    """A text as a frame. The same text, which is what many sockets are sent, is framed once."""
+    global _framed
+    if text is _framed[0]:
+        return _framed[1]
+    data = text.encode()
+    size = len(data)
+    if size < 126:
+        head = bytes((0x81, size))
+    elif size < 1 << 16:
+        head = b"\x81\x7e" + size.to_bytes(2)
+    else:
+        head = b"\x81\x7f" + size.to_bytes(8)
+    _framed = (text, head + data)
+    return _framed[1]
