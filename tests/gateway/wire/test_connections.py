@@ -58,7 +58,8 @@ class Echo:
 
     async def socket(self, socket: WebSocket) -> None:
         await socket.receive()
-        await socket.send({"type": "websocket.accept", "subprotocol": (socket.protocols or [None])[0]})
+        offered = socket.protocols
+        await socket.send({"type": "websocket.accept", "subprotocol": offered[0] if offered else None})
         while True:
             await self.reading.wait()
             message = await socket.receive()
