@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from http import HTTPStatus
+from functools import cache
+from http.client import responses
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -27,7 +28,7 @@ class Call:
 
     __slots__ = (
         "_body", "_connection", "_expects", "_gone", "_held", "_waiter", "answered", "chunked", "complete",
-        "fields", "keep", "length", "method", "path", "query", "streamed", "target_bytes", "version",
+        "fields", "keep", "length", "method", "path", "query", "target_bytes", "version",
     )  # fmt: skip
 
     def __init__(
@@ -57,7 +58,7 @@ class Call:
             elif name == b"expect":
                 self._expects = value.lower() == b"100-continue"
         self.complete = not self.length and not self.chunked
-        self.answered = self.streamed = False
+        self.answered = False
         self._body: list[bytes] = []
         self._held = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -93,7 +94,7 @@ class Call:
 
     def answer(self, status: int, head: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """The whole answer; nothing is sent to who is gone."""
-        parts = [_LINES[status], *self._lines(head)]
+        parts = [_first_line(status), *self._lines(head)]
         if status not in _NO_BODY:
             parts.append(b"content-length: %d\r\n\r\n" % len(body))
             if self.method != "HEAD":
@@ -107,9 +108,8 @@ class Call:
         """The head of an answer that comes part by part."""
         chunked = self.version == "1.1"
         self.keep = self.keep and chunked  # its end is otherwise that of the connection
-        parts = [_LINES[status], *self._lines(head)]
+        parts = [_first_line(status), *self._lines(head)]
         parts.append(b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n")
-        self.streamed = True
         self._connection.write(b"".join(parts))
 
     async def part(self, data: bytes) -> None:
@@ -191,8 +191,6 @@ def _parts_of(target: bytes) -> tuple[str, str]:
     return unquote(text) if "%" in text else text, query.decode("latin-1")
 
 
-def _line(status: HTTPStatus) -> bytes:
-    return f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
-
-
-_LINES = {status.value: _line(status) for status in HTTPStatus}
+@cache
+def _first_line(status: int) -> bytes:
+    return f"HTTP/1.1 {status} {responses.get(status, '')}\r\n".encode()

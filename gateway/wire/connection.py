@@ -266,10 +266,10 @@ class HttpConnection(asyncio.Protocol):
 
     def _look(self) -> None:
         self._timer = None
-        if self._calls or self.lost:
+        if self._task is not None or self.lost:
             return  # it is set again after the answer
         if self._loop.time() + 0.001 >= self._due:
-            self._transport.abort()
+            self._transport.close()
         else:
             self._timer = self._loop.call_at(self._due, self._look)
 

@@ -114,7 +114,11 @@ class Listener:
         if isinstance(bound, OSError):
             raise bound
         server = await asyncio.get_running_loop().create_server(
-            lambda: HttpConnection(self), sock=bound, backlog=BACKLOG, ssl=self._tls
+            lambda: HttpConnection(self),
+            sock=bound,
+            backlog=BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=self.head_read_s if self._tls else None,
         )
         try:
             await self._stopping.wait()

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Message = MutableMapping[str, Any]
 MOST_BYTES = 4 * 1024 * 1024
 """Of a message; the stream protocol's own bound is lower and answered by itself."""
-HELD_MESSAGES = 16
+HELD_MESSAGES, HELD_BYTES = 16, 1024 * 1024
+"""So much waits for its reader before no more is taken from the client."""
 CLOSE_S = 1.0
 ABNORMAL, NO_UTF8, NO_CODE = 1006, 1007, 1005
 _log = logger("gateway.wire")
@@ -73,6 +74,7 @@ class WebSocket(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._full: asyncio.Future[None] | None = None
         self._held = False
+        self._held_bytes = 0
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -110,12 +112,13 @@ class WebSocket(asyncio.Protocol):
         while not self._come:
             self._waiter = self._loop.create_future()
             await self._waiter
-        if self._held and len(self._come) <= HELD_MESSAGES // 2 and not self._over:
-            self._held = False
-            self._transport.resume_reading()
         message = self._come[0]
         if message["type"] != "websocket.disconnect":  # which stays
             self._come.popleft()
+            self._held_bytes -= _size_of(message)
+        if self._held and self._room() and not self._over:
+            self._held = False
+            self._transport.resume_reading()
         return message
 
     async def send(self, message: Message) -> None:
@@ -151,7 +154,7 @@ class WebSocket(asyncio.Protocol):
         for event in self._protocol.events_received():
             self._frame(cast(Frame, event))
         self._flush()
-        if len(self._come) > HELD_MESSAGES and not self._held and not self._over:
+        if not self._room() and not self._held and not self._over:
             self._held = True
             self._transport.pause_reading()
 
@@ -220,8 +223,12 @@ class WebSocket(asyncio.Protocol):
         except UnicodeDecodeError:
             self._protocol.fail(NO_UTF8, "no UTF-8")
 
+    def _room(self) -> bool:
+        return len(self._come) <= HELD_MESSAGES and self._held_bytes <= HELD_BYTES
+
     def _put(self, message: Message) -> None:
         self._come.append(message)
+        self._held_bytes += _size_of(message)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -239,6 +246,11 @@ class WebSocket(asyncio.Protocol):
             else:
                 self._disconnected(self._protocol.close_code or ABNORMAL)
                 self._transport.close()
+
+
+def _size_of(message: Message) -> int:
+    """Of what it says, about."""
+    return len(message.get("text") or message.get("bytes") or b"")
 
 
 def _frame_of(text: str) -> bytes:
