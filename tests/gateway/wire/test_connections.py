@@ -328,18 +328,6 @@ async def test_a_bad_handshake_is_refused(site: Site, lines: tuple[str, ...]) ->
     assert found.endswith(b"malformed_request")
 
 
-async def test_a_handshake_that_does_not_end_ends_the_connection() -> None:
-    async with serving(head_read_s=0.3) as site:
-        lines = (
-            "upgrade: websocket",
-            "connection: upgrade",
-            "sec-websocket-version: 13",
-            "content-length: 9",
-        )
-        key = base64.b64encode(bytes(16)).decode()
-        assert await site.answers(get("/socket", *lines, f"sec-websocket-key: {key}")) == b""
-
-
 async def test_frames_that_came_with_the_handshake_are_read(site: Site) -> None:
     reader, writer = await upgraded(site, Frame(Opcode.TEXT, b"early").serialize(mask=True))
     assert await reader.readexactly(7) == b"\x81\x05early"
