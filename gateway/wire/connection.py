@@ -16,6 +16,7 @@ from core.errors import Malformed, MillstreamError
 from core.telemetry.log import logger
 from gateway.problems import HeadTooLarge, TargetTooLong
 from gateway.wire.call import Call
+from gateway.wire.flow import Flow
 from gateway.wire.websocket import WebSocket, handshake
 
 if TYPE_CHECKING:
@@ -47,17 +48,15 @@ class Handler(Protocol):
         ...
 
 
-class HttpConnection(asyncio.Protocol):
+class HttpConnection(Flow):
     """Belongs to the event loop."""
 
     def __init__(self, listener: "Listener") -> None:
+        super().__init__()
         self.application = listener.application
         self.peer = ""
         self.secure = False
-        self.lost = False
         self._listener = listener
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._parser = httptools.HttpRequestParser(self)
         self._reset()
         self._due = 0.0
@@ -66,7 +65,6 @@ class HttpConnection(asyncio.Protocol):
         self._coming: Call | None = None
         self._task: asyncio.Task[None] | None = None
         self._held = False
-        self._full: asyncio.Future[None] | None = None
         self._lingering = 0
         self._ending = False
 
@@ -81,9 +79,6 @@ class HttpConnection(asyncio.Protocol):
         if self.idle:
             self._transport.close()
 
-    def abort(self) -> None:
-        self._transport.abort()
-
     # What the transport tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -97,12 +92,10 @@ class HttpConnection(asyncio.Protocol):
         self._await_head()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.lost = True
+        super().connection_lost(error)
         self._listener.forget(self)
         if self._timer is not None:
             self._timer.cancel()
-        if self._full is not None and not self._full.done():
-            self._full.set_result(None)
         for call in self._calls:
             call.left()
 
@@ -130,17 +123,6 @@ class HttpConnection(asyncio.Protocol):
             return
         if self._coming is None and self._head_bytes > MOST_BYTES:
             self._refuse(self._too_large())
-
-    def eof_received(self) -> None:
-        """Who sends no more is gone."""
-
-    def pause_writing(self) -> None:
-        self._full = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        if self._full is not None and not self._full.done():
-            self._full.set_result(None)
-        self._full = None
 
     # What the parser tells
 
@@ -196,19 +178,14 @@ class HttpConnection(asyncio.Protocol):
         if not self.lost:
             self._transport.write(data)
 
-    async def room(self) -> None:
-        """Until what was written has gone so far that more can be."""
-        if self._full is not None and not self.lost:
-            await asyncio.shield(self._full)
-
     def hold(self) -> None:
         """Read no more before `release`."""
-        if not self._held and not self._over:
+        if not self._held and not self.over:
             self._held = True
             self._transport.pause_reading()
 
     def release(self) -> None:
-        if self._held and not self._over:
+        if self._held and not self.over:
             self._held = False
             self._transport.resume_reading()
 
@@ -279,14 +256,10 @@ class HttpConnection(asyncio.Protocol):
         if self._calls:
             self._calls[-1].keep = False
             self.hold()
-        elif not self._over:
+        elif not self.over:
             call = Call(self, "GET", b"/", [], version="1.1", keep=False)
             self.application.unreadable(call, error)
             self._linger()
-
-    @property
-    def _over(self) -> bool:
-        return self.lost or self._transport.is_closing()
 
     def _too_large(self) -> MillstreamError:
         if not self._fields:

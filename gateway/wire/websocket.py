@@ -18,6 +18,7 @@ from websockets.utils import accept_key
 
 from core.errors import Malformed
 from core.telemetry.log import logger
+from gateway.wire.flow import Flow
 
 if TYPE_CHECKING:
     from gateway.wire.call import Call
@@ -52,17 +53,16 @@ def handshake(call: "Call") -> str | None:
     return key.decode("ascii")
 
 
-class WebSocket(asyncio.Protocol):
+class WebSocket(Flow):
     """Belongs to the event loop. `receive` and `send` take and give ASGI's messages for WebSockets.
 
     Sending waits while the client takes nothing; what is sent to who is gone is dropped.
     """
 
     def __init__(self, transport: asyncio.Transport, call: "Call", key: str, listener: "Listener") -> None:
+        super().__init__()
         self.call = call
-        self.lost = False
         self._listener = listener
-        self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._key = key
         self._accepted = False
@@ -72,7 +72,6 @@ class WebSocket(asyncio.Protocol):
         self._text = True
         self._come: deque[Message] = deque([{"type": "websocket.connect"}])
         self._waiter: asyncio.Future[None] | None = None
-        self._full: asyncio.Future[None] | None = None
         self._held = False
         self._held_bytes = 0
         self._task: asyncio.Task[None] | None = None
@@ -96,9 +95,6 @@ class WebSocket(asyncio.Protocol):
     def end(self) -> None:
         """Sockets are closed by those who hold them."""
 
-    def abort(self) -> None:
-        self._transport.abort()
-
     @property
     def protocols(self) -> list[str]:
         """The subprotocols that the client offers."""
@@ -116,7 +112,7 @@ class WebSocket(asyncio.Protocol):
         if message["type"] != "websocket.disconnect":  # which stays
             self._come.popleft()
             self._held_bytes -= _size_of(message)
-        if self._held and self._room() and not self._over:
+        if self._held and self._room() and not self.over:
             self._held = False
             self._transport.resume_reading()
         return message
@@ -124,13 +120,12 @@ class WebSocket(asyncio.Protocol):
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "websocket.send":
-            if not self._over and self._protocol.state is Open.OPEN:
+            if not self.over and self._protocol.state is Open.OPEN:
                 self._transport.write(_frame_of(message["text"]))
-                if self._full is not None:
-                    await asyncio.shield(self._full)
+                await self.room()
         elif kind == "websocket.accept":
             self._accept(message.get("subprotocol"))
-        elif not self._over:
+        elif not self.over:
             if not self._accepted:
                 self._transport.write(_REFUSED)
                 self._transport.close()
@@ -143,35 +138,18 @@ class WebSocket(asyncio.Protocol):
     # What the transport tells
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.lost = True
+        super().connection_lost(error)
         self._listener.forget(self)
         self._disconnected(ABNORMAL)
-        if self._full is not None and not self._full.done():
-            self._full.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             self._frame(cast(Frame, event))
         self._flush()
-        if not self._room() and not self._held and not self._over:
+        if not self._room() and not self._held and not self.over:
             self._held = True
             self._transport.pause_reading()
-
-    def eof_received(self) -> None:
-        """Who sends no more is gone."""
-
-    def pause_writing(self) -> None:
-        self._full = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        if self._full is not None and not self._full.done():
-            self._full.set_result(None)
-        self._full = None
-
-    @property
-    def _over(self) -> bool:
-        return self.lost or self._transport.is_closing()
 
     async def _serve(self) -> None:
         try:
@@ -181,11 +159,11 @@ class WebSocket(asyncio.Protocol):
             await self.send({"type": "websocket.close", "code": 1011})
         finally:
             self._task = None
-            if self._protocol.state is Open.OPEN and not self._over:
+            if self._protocol.state is Open.OPEN and not self.over:
                 self._transport.abort()
 
     def _accept(self, subprotocol: str | None) -> None:
-        if self._over:
+        if self.over:
             return
         self._accepted = True
         lines = [
@@ -239,7 +217,7 @@ class WebSocket(asyncio.Protocol):
     def _flush(self) -> None:
         """Write what the protocol has to say; it ends the connection with an empty one."""
         for data in self._protocol.data_to_send():
-            if self._over:
+            if self.over:
                 return
             if data:
                 self._transport.write(data)

@@ -92,15 +92,6 @@ class Serving:
 @asynccontextmanager
 async def running(made: Serving) -> AsyncIterator[Serving]:
     made.listener.start()
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                _, writer = await made.open()
-            except OSError:
-                await asyncio.sleep(0.01)
-            else:
-                writer.close()
-                break
     yield made
     await made.listener.stop(5)
 

@@ -109,14 +109,6 @@ async def serving(**options: Any) -> AsyncIterator[Site]:
     made = Site(**options)
     made.listener.start()
     async with asyncio.timeout(WITHIN_S):
-        while True:
-            try:
-                _, writer = await made.open()
-            except OSError:
-                await asyncio.sleep(0.01)
-            else:
-                writer.close()
-                break
         yield made
     await made.listener.stop(5)
 
