@@ -85,7 +85,7 @@ class Application:
     ) -> None:
         given = settings or Limits()
         self._admission = admission
-        self._cross_origin = CrossOrigin(origins)
+        self._cross_origin = CrossOrigin(origins) if origins else None
         self._addresses = ClientAddress(given.trusted_proxies)
         self.body_read_s = given.body_read_s
         self.answer_take_s = given.answer_take_s
@@ -132,7 +132,7 @@ class Application:
                 call.keep = False
             if request.standing is not None:
                 response.headers += request.standing.headers()
-            if self._cross_origin:
+            if self._cross_origin is not None:
                 response.headers += self._cross_origin.headers(fields.get("origin"))
             _REQUESTS.labels(template, str(response.status)).inc()
             _TOOK.labels(template).observe((time.perf_counter() - began) * 1000)
@@ -149,7 +149,7 @@ class Application:
         response: Response | None = None
         failure: BaseException | None = None
         try:
-            if _UNSPEAKABLE.search(request.path):
+            if not request.path.isprintable() and _UNSPEAKABLE.search(request.path):
                 flaw = flaw or NotFound("no such path")
             route = await self._admission.find(request, request.address, flaw)
             visit = await self._admission.admit(route, request, bearer(request.headers))
@@ -183,7 +183,11 @@ class Application:
 
     def _asked_first(self, request: Request, error: BaseException) -> Response | None:
         """The answer to a browser that asks what a page of another origin may send."""
-        if request.method != "OPTIONS" or not isinstance(error, MethodNotAllowed):
+        if (
+            self._cross_origin is None
+            or request.method != "OPTIONS"
+            or not isinstance(error, MethodNotAllowed)
+        ):
             return None
         return self._cross_origin.preflight(request.headers, error.allowed)
 
