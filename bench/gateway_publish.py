@@ -43,7 +43,7 @@ from schemas.registry import SchemaRegistry
 
 CALLERS, BURST_S, COMPARED = 64, 3.0, 200
 WARM = 4
-"""Bursts of each before those that count: a broker that was just started compiles itself for half a minute."""
+"""Bursts of each before those that count: a fresh broker compiles itself for half a minute."""
 OURS = "bench"
 
 
