@@ -14,6 +14,8 @@ from websockets.frames import Frame, Opcode
 
 from core.errors import MillstreamError
 from gateway.wire.call import Call
+from gateway.wire.connection import MOST_BYTES as HEAD_BYTES
+from gateway.wire.connection import HttpConnection
 from gateway.wire.listener import Listener
 from gateway.wire.websocket import HELD_MESSAGES, MOST_BYTES, WebSocket
 from tests.stack_fixture import free_ports
@@ -119,6 +121,27 @@ async def site() -> AsyncIterator[Site]:
         yield made
 
 
+class WriteOnly(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.paused = False
+
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
 def get(path: str, *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
     return "\r\n".join((f"{method} {path} HTTP/{version}", "host: a", *lines, "", "")).encode()
 
@@ -204,8 +227,43 @@ async def test_a_large_body_and_a_large_answer(site: Site) -> None:
 
 async def test_a_fault_of_ours_ends_the_connection_and_nothing_else(site: Site) -> None:
     with suppress(ConnectionResetError):
-        assert await site.answers(get("/breaks")) == b""
+        assert await site.answers(get("/breaks") + get("/x", LAST)) == b""
     assert (await site.answers(get("/x", LAST))).endswith(b"/x? 0")
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(b"GET /x HTTP/1.1\r\nhost: a\r\nx: ", b"head_too_large"), (b"GET /", b"target_too_long")],
+)
+async def test_a_head_without_an_end_is_refused(site: Site, data: bytes, code: bytes) -> None:
+    assert (await site.answers(data + b"y" * HEAD_BYTES)).endswith(code)
+
+
+async def test_who_takes_nothing_of_an_answer_is_left() -> None:
+    async with serving() as site:
+        while site.listener.count:
+            await asyncio.sleep(0.01)
+        site.echo.answer_take_s = 0.2
+        _, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
+        writer.write(get("/large"))
+        while not site.echo.begun or site.listener.count:
+            await asyncio.sleep(0.01)
+        writer.close()
+
+
+async def test_no_more_is_read_while_requests_wait(site: Site) -> None:
+    reading = WriteOnly()
+    connection = HttpConnection(site.listener)
+    connection.connection_made(reading)
+    connection.data_received(get("/slow"))
+    assert not reading.paused
+    connection.data_received(get("/x"))
+    assert reading.paused
+    site.echo.let.set()
+    while reading.paused:
+        await asyncio.sleep(0.01)
+    assert [b"/slow? 0" in part or b"/x? 0" in part for part in reading.written] == [True, True]
+    connection.connection_lost(None)
 
 
 async def test_a_client_that_leaves_is_noticed(site: Site) -> None:
