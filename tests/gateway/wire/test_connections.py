@@ -15,7 +15,7 @@ from websockets.frames import Frame, Opcode
 from core.errors import MillstreamError
 from gateway.wire.call import Call
 from gateway.wire.listener import Listener
-from gateway.wire.websocket import HELD_MESSAGES, MOST_BYTES, WebSocket
+from gateway.wire.websocket import HELD_MESSAGES, MOST_BYTES, WebSocket, framed
 from tests.stack_fixture import free_ports
 
 WITHIN_S = 60.0
@@ -57,9 +57,8 @@ class Echo:
         call.answer(204 if call.path == "/nothing" else 200, [HEAD], answer)
 
     async def socket(self, socket: WebSocket) -> None:
-        await socket.receive()
         offered = socket.protocols
-        await socket.send({"type": "websocket.accept", "subprotocol": offered[0] if offered else None})
+        socket.accept(offered[0] if offered else None)
         while True:
             await self.reading.wait()
             message = await socket.receive()
@@ -68,11 +67,12 @@ class Echo:
                 return
             said = message.get("text")
             if said == "close":
-                await socket.send({"type": "websocket.close", "code": 4429, "reason": "enough"})
+                socket.close(4429, "enough")
                 return
             if said == "break":
                 raise RuntimeError("a fault of ours")
-            await socket.send({"type": "websocket.send", "text": said or "bytes"})
+            socket.write(framed(said or "bytes"))
+            await socket.room()
 
     def unreadable(self, call: Call, error: MillstreamError) -> None:
         call.answer(400, [HEAD], error.code.encode())
