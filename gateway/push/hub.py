@@ -88,8 +88,10 @@ class Subscription:
         it is."""
         if self.selection is not EVERYTHING or self.policy != "disconnect":
             return False
-        floor, behind = self.floor, self.behind
-        return all(floor[place] < offset and place not in behind for place, offset in firsts.items())
+        for place, offset in firsts.items():
+            if self.floor[place] >= offset or place in self.behind:
+                return False
+        return True
 
 
 @dataclass(frozen=True)

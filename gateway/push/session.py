@@ -276,23 +276,19 @@ class Session(Connection):
 
     def _next_messages(self) -> bytes:
         """The messages that are written next; no more are added when there are `_BURST` frames."""
-        item = self._pop()
-        if item is None:
-            return b""
-        items = [item]
-        count = _frames_of(item)
+        items: list[Item] = []
+        count = 0
         while count < _BURST and (item := self._pop()) is not None:
             items.append(item)
-            count += _frames_of(item)
+            count += 1 if isinstance(item, str) else len(item[1].events)
         if self._batched and len(items) > 1:
             texts = [one if isinstance(one, str) else one[1].text(one[0].label) for one in items]
             return framed(f"[{','.join(texts)}]")
-        return b"".join(
-            [
-                framed(one) if isinstance(one, str) else one[1].messages(one[0].label, batched=self._batched)
-                for one in items
-            ]
-        )
+        messages = [
+            framed(one) if isinstance(one, str) else one[1].messages(one[0].label, batched=self._batched)
+            for one in items
+        ]
+        return messages[0] if len(messages) == 1 else b"".join(messages)
 
 
 class _Gone(Exception):
@@ -316,7 +312,3 @@ def _code_of(error: MillstreamError) -> int:
 
 def _label(frame: frames.Subscribe) -> str:
     return ":".join(part for part in (frame.channel, frame.pipeline, frame.entity) if part is not None)[:200]
-
-
-def _frames_of(item: Item) -> int:
-    return 1 if isinstance(item, str) else len(item[1].events)
