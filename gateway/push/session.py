@@ -30,7 +30,7 @@ from gateway.push import frames
 from gateway.push.calls import Calls
 from gateway.push.connection import CLOSED, Connection, refusal
 from gateway.push.hub import Hub, Subscription
-from gateway.push.queue import Item
+from gateway.push.queue import Burst, Given, Item
 from gateway.push.selection import asked_of, selection_of
 from gateway.push.stored import StoredPositions
 from gateway.push.under_way import UnderWayCalls
@@ -92,11 +92,16 @@ class Session(Connection):
         self._socket.close(code, reason)
         self.ended.set()
 
+    def push(self, subscription: Subscription, given: Given) -> bool:
+        if isinstance(given, Burst) and not (self._socket.full or len(self._queue) or self.over):
+            self._say(given.messages(subscription.label, batched=self._batched))
+            return True
+        return super().push(subscription, given)
+
     def flush(self) -> None:
         """Write what is queued as far as the client takes it."""
-        while not self._socket.full and (messages := self._next_messages()):
-            self._written = self._loop.time()
-            self._socket.write(messages)
+        while len(self._queue) and not self._socket.full:
+            self._say(self._next_messages())
         if self._socket.full:
             self._wake.set()
 
@@ -273,6 +278,10 @@ class Session(Connection):
                 self.close(frames.TIMED_OUT, "no sign of the client")
             else:
                 self.tell(frames.encode(frames.Ping()))
+
+    def _say(self, messages: bytes) -> None:
+        self._written = self._loop.time()
+        self._socket.write(messages)
 
     def _next_messages(self) -> bytes:
         """The messages that are written next; no more are added when there are `_BURST` frames."""
