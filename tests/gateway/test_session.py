@@ -468,13 +468,22 @@ async def test_what_comes_is_written_before_anything_else_has_its_turn(batched: 
     )
 
 
-@pytest.mark.parametrize("policy", ["disconnect", "drop_oldest", "coalesce_by_key"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"policy": "disconnect"},
+        {"policy": "disconnect", "filter": {"rank": 1}},
+        {"policy": "drop_oldest"},
+        {"policy": "coalesce_by_key"},
+    ],
+    ids=["everything", "a selection", "drop_oldest", "coalesce_by_key"],
+)
 @pytest.mark.parametrize("batched", [True, False])
 async def test_what_waited_is_written_before_what_comes_when_there_is_room(
-    policy: str, batched: bool
+    asked: dict[str, Any], batched: bool
 ) -> None:
     hub, sessions, _ = some_sessions()
-    client = await following(sessions, batched=batched, policy=policy, filter={"rank": 1})
+    client = await following(sessions, batched=batched, **asked)
     expected: list[str] = []
     for start in range(0, 50, 10):
         client.reading.clear()
@@ -484,13 +493,38 @@ async def test_what_waited_is_written_before_what_comes_when_there_is_room(
         assert client.events == expected
         client.reading.set()  # whoever writes what waited has not had its turn yet
         feed(hub, events(start + 5, start + 9))
-        skipped = 9 if policy == "coalesce_by_key" else 0  # of one entity, of all that waited at once
+        skipped = (
+            9 if asked["policy"] == "coalesce_by_key" else 0
+        )  # of one entity, of all that waited at once
         expected += named(start + skipped, start + 9)
         assert client.events == expected
         await asyncio.sleep(0)
     client.say({"type": "ping", "id": "1"})
     await client.until("pong")
     assert client.events == expected
+
+
+async def test_what_waits_when_a_socket_is_closed_is_written_before() -> None:
+    hub, sessions, _ = some_sessions()
+    client = await following(sessions)
+    client.reading.clear()
+    feed(hub, events(0, 200))
+    draining = asyncio.create_task(sessions.connections.drain())
+    await asyncio.sleep(0)
+    feed(hub, events(201, 201))
+    client.reading.set()
+    await draining
+    assert client.events == named(0, 200)
+    assert await client.code() == 1001
+
+
+async def test_silence_is_broken_by_a_ping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "HEARTBEAT_S", 0.01)
+    _, sessions, _ = some_sessions()
+    client = await following(sessions)
+    await client.until("ping")
+    monkeypatch.setattr(frames, "SILENT_S", 0.0)
+    assert await client.code() == 4408
 
 
 async def test_who_is_brought_along_leaves_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ class Echo:
         self.begun: list[str] = []
         self.left = asyncio.Event()
         self.messages: list[Any] = []
+        self.written, self.full = 0, asyncio.Event()
         self.reading = asyncio.Event()
         self.reading.set()
 
@@ -69,10 +70,24 @@ class Echo:
             if said == "close":
                 socket.close(4429, "enough")
                 return
+            if said == "much":
+                await self.much(socket)
+                continue
             if said == "break":
                 raise RuntimeError("a fault of ours")
             socket.write(framed(said or "bytes"))
             await socket.room()
+
+    async def much(self, socket: WebSocket) -> None:
+        """As much as is taken, and more when there is room."""
+        self.written = 0
+        while not socket.full:
+            socket.write(framed("x" * 60_000))
+            self.written += 1
+        self.full.set()
+        await socket.room()
+        assert not socket.full
+        socket.write(framed("the end"))
 
     def unreadable(self, call: Call, error: MillstreamError) -> None:
         call.answer(400, [HEAD], error.code.encode())
@@ -342,6 +357,16 @@ async def test_who_sends_faster_than_is_read_waits(site: Site) -> None:
     assert HELD_MESSAGES < sent < 2_000, "nothing held the client up"
     writer.transport.abort()
     site.echo.reading.set()
+
+
+async def test_a_socket_is_full_until_its_client_takes_more(site: Site) -> None:
+    reader, writer = await upgraded(site, Frame(Opcode.TEXT, b"much").serialize(mask=True))
+    await site.echo.full.wait()
+    data = b""
+    while not data.endswith(b"\x81\x07the end"):
+        data += await reader.read(1_000_000)
+    assert len(data) == site.echo.written * 60_004 + 9
+    writer.close()
 
 
 async def upgraded(site: Site, rest: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
