@@ -18,11 +18,12 @@ async def until(client: Client, count: int) -> None:
 
 
 def in_a_thread(handover: Handover, *reads: list[Entry]) -> None:
-    """Returns when all are handed over; the loop has no turn meanwhile."""
+    """Returns when all are handed over; the loop has no turn meanwhile. After each read comes a message that
+    is no entry."""
 
     def read() -> None:
         for entries in reads:
-            assert handover.read(CHANNEL, entries, {0: entries[-1].offset}, unless=NEVER)
+            assert handover.read(CHANNEL, entries, {0: entries[-1].offset + 1}, unless=NEVER)
 
     thread = threading.Thread(target=read)
     thread.start()
@@ -33,13 +34,13 @@ async def test_what_was_read_while_the_loop_was_busy_is_one_message() -> None:
     hub, sessions, _ = some_sessions()
     client = await following(sessions, batched=True)
     handover = Handover(hub, ahead=3)
-    in_a_thread(handover, events(0, 1), events(2, 2), events(3, 5))
+    in_a_thread(handover, events(0, 1), events(3, 3), events(5, 7))
     await until(client, 6)
-    in_a_thread(handover, events(6, 6))
+    assert hub.channels[CHANNEL].rings[0].reached == 8
+    in_a_thread(handover, events(9, 9))
     await until(client, 7)
-    assert client.events == named(0, 6)
+    assert client.events == [*named(0, 1), "t3", *named(5, 7), "t9"]
     assert [len(message) if isinstance(message, list) else 1 for message in client.messages[2:]] == [6, 1]
-    assert hub.channels[CHANNEL].rings[0].reached == 6
 
 
 async def test_what_was_read_before_a_channel_is_read_anew_is_given_before() -> None:

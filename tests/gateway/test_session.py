@@ -518,6 +518,16 @@ async def test_what_waits_when_a_socket_is_closed_is_written_before() -> None:
     assert await client.code() == 1001
 
 
+async def test_nothing_is_pushed_to_a_socket_that_is_being_closed() -> None:
+    hub, sessions, _ = some_sessions()
+    client = await following(sessions)
+    draining = asyncio.create_task(sessions.connections.drain())
+    await asyncio.sleep(0)
+    feed(hub, events(0, 1))
+    await draining
+    assert (client.events, await client.code()) == ([], 1001)
+
+
 async def test_silence_is_broken_by_a_ping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "HEARTBEAT_S", 0.01)
     _, sessions, _ = some_sessions()
