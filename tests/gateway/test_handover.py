@@ -5,8 +5,8 @@ import threading
 
 from gateway.push.handover import Handover
 from gateway.push.ring import Entry
+from tests.gateway.sockets import Client, events, following, named, some_sessions
 from tests.gateway.test_hub import CHANNEL
-from tests.gateway.test_session import Client, events, following, named, some_sessions
 
 NEVER = threading.Event()
 

@@ -1,166 +1,33 @@
 """The socket's manners: what is asked first, what is refused, and with which code it ends."""
 
 import asyncio
-from collections.abc import Sequence
 from datetime import timedelta
-from itertools import pairwise
 from typing import Any
 
-import msgspec
 import pytest
 
 from core.clock import ManualClock
 from core.errors import ServerFailed
-from gateway.admission import Admission
 from gateway.circuits import BREAKING
 from gateway.exchange import Request, Response, json_response
-from gateway.keyring import Keyring
 from gateway.keys import Key, mint
-from gateway.principals import EVENTS_WRITE, STREAM_READ
+from gateway.principals import STREAM_READ
 from gateway.push import connections as register
-from gateway.push import frames, session
-from gateway.push import hub as push_hub
-from gateway.push.calls import Calls
+from gateway.push import frames
 from gateway.push.positions import Position, Signer
-from gateway.push.ring import Entry
-from gateway.push.sessions import Sessions
-from gateway.push.stored import InMemoryPositions
 from gateway.push.under_way import MOST_CALLS
-from gateway.routing import Route, Router
-from gateway.server import bearer
-from tests.gateway.samples import NOW, KeysInMemory, position_of, status_entries, texts_of
-from tests.gateway.test_hub import CHANNEL, a_hub, feed
-
-KEY, ID, HASH = mint()
-WEAK_KEY, WEAK_ID, WEAK_HASH = mint()
-
-
-class Client:
-    """Both ends of a socket in memory (`gateway.push.session.Socket`), full while nobody is `reading`."""
-
-    def __init__(
-        self,
-        sessions: Sessions,
-        *,
-        header: str | None = None,
-        protocols: tuple[str, ...] = (),
-        origin: str | None = None,
-    ) -> None:
-        self.inbox: asyncio.Queue[Any] = asyncio.Queue()
-        self.sent: list[dict[str, Any]] = []
-        self.changed = asyncio.Event()
-        self.reading = asyncio.Event()
-        self.reading.set()
-        headers = {"authorization": f"Bearer {header}"} if header else {}
-        headers |= {"origin": origin, "host": "gateway.example:8000"} if origin is not None else {}
-        self.protocols = list(protocols or (frames.SUBPROTOCOL,))
-        self.task = asyncio.create_task(sessions(headers, self))
-
-    @property
-    def full(self) -> bool:
-        return not self.reading.is_set()
-
-    def accept(self, subprotocol: str | None = None) -> None:
-        self.sent.append({"type": "websocket.accept", "subprotocol": subprotocol})
-
-    async def receive(self) -> Any:
-        return await self.inbox.get()
-
-    def write(self, frames: bytes) -> None:
-        assert not self.full, "written to who takes nothing"
-        self.sent += [{"type": "websocket.send", "text": text} for text in texts_of(frames)]
-        self.changed.set()
-
-    async def room(self) -> None:
-        await self.reading.wait()
-
-    def close(self, code: int, reason: str = "") -> None:
-        self.sent.append({"type": "websocket.close", "code": code, "reason": reason})
-        self.changed.set()
-
-    def say(self, frame: Any) -> None:
-        text = frame if isinstance(frame, str) else msgspec.json.encode(frame).decode()
-        self.inbox.put_nowait({"type": "websocket.receive", "text": text})
-
-    async def until(self, kind: str) -> dict[str, Any]:
-        """The next frame of a kind."""
-        async with asyncio.timeout(60):
-            while True:
-                for found in self.frames:
-                    if found["type"] == kind:
-                        return found
-                self.changed.clear()
-                await self.changed.wait()
-
-    async def code(self) -> int:
-        """The close code."""
-        async with asyncio.timeout(60):
-            await self.task
-        closed = [message for message in self.sent if message["type"] == "websocket.close"]
-        return int(closed[0]["code"])
-
-    @property
-    def messages(self) -> list[Any]:
-        return [msgspec.json.decode(m["text"]) for m in self.sent if m["type"] == "websocket.send"]
-
-    @property
-    def frames(self) -> list[dict[str, Any]]:
-        return [
-            frame
-            for message in self.messages
-            for frame in (message if isinstance(message, list) else [message])
-        ]
-
-    @property
-    def events(self) -> list[str]:
-        """The ids of the events."""
-        return [frame["id"] for frame in self.frames if frame["type"] == "event"]
-
-
-def some_sessions(
-    *,
-    queue: int = 1000,
-    keys: KeysInMemory | None = None,
-    routes: Sequence[Route] = (),
-    clock: ManualClock | None = None,
-) -> tuple[Any, Sessions, Keyring]:
-    hub = a_hub()
-    source = keys or KeysInMemory(
-        Key(ID, HASH, "acme", "", frozenset({STREAM_READ}), NOW),
-        Key(WEAK_ID, WEAK_HASH, "acme", "", frozenset({EVENTS_WRITE}), NOW),
-    )
-    keyring = Keyring(source, clock=clock or ManualClock(NOW))
-    sessions = Sessions(
-        register.Connections(hub, keyring, queue=queue),
-        bearer=bearer,
-        stored=InMemoryPositions(),
-        calls=Calls(Admission(Router(routes), keyring)),
-        origins=("https://pages.example",),
-    )
-    return hub, sessions, keyring
-
-
-async def connected(sessions: Sessions, *, batched: bool = False) -> Client:
-    client = Client(sessions)
-    client.say({"type": "connect", "token": KEY, "batched": batched})
-    await client.until("connected")
-    return client
-
-
-async def following(sessions: Sessions, *, batched: bool = False, **more: Any) -> Client:
-    client = await connected(sessions, batched=batched)
-    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud"} | more)
-    await client.until("subscribed")
-    return client
-
-
-def events(first: int, last: int) -> list[Entry]:
-    """Of these offsets, both included."""
-    return status_entries([("acme", f"t{i}", 1) for i in range(first, last + 1)], first_offset=first)
-
-
-def named(first: int, last: int) -> list[str]:
-    return [f"t{i}" for i in range(first, last + 1)]
+from gateway.routing import Route
+from tests.gateway.samples import NOW, KeysInMemory, position_of, status_entries
+from tests.gateway.sockets import (
+    HASH,
+    ID,
+    KEY,
+    WEAK_KEY,
+    Client,
+    connected,
+    some_sessions,
+)
+from tests.gateway.test_hub import CHANNEL, feed
 
 
 async def test_connect_subscribe_and_be_pushed() -> None:
@@ -295,16 +162,6 @@ async def test_another_subprotocol_is_closed_with_4406() -> None:
     assert await Client(sessions, protocols=("graphql-ws",)).code() == 4406
 
 
-async def test_a_client_that_does_not_read_is_closed_with_4429() -> None:
-    hub, sessions, _ = some_sessions(queue=20)
-    client = await connected(sessions)
-    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud"})
-    await client.until("subscribed")
-    client.reading.clear()
-    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(100)]))
-    assert await client.code() == 4429
-
-
 async def test_a_revoked_key_closes_its_sockets() -> None:
     source = KeysInMemory(Key(ID, HASH, "acme", "", frozenset({STREAM_READ}), NOW))
     _, sessions, keyring = some_sessions(keys=source)
@@ -427,133 +284,6 @@ async def test_what_is_no_position_of_the_channel_is_not_acknowledged(position: 
     await client.until("pong")
     codes = [frame["problem"]["code"] for frame in client.frames if frame["type"] == "error"]
     assert codes == ["invalid_position", "unknown_subscription"]
-
-
-async def test_a_client_that_takes_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "SEND_WITHIN_S", 0.05)
-    hub, sessions, _ = some_sessions()
-    client = await connected(sessions)
-    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud"})
-    await client.until("subscribed")
-    client.reading.clear()
-    feed(hub, status_entries([("acme", "a", 1)]))
-    assert await client.code() == 4429
-
-
-async def test_a_policy_keeps_a_slow_client_connected_and_tells_what_it_missed() -> None:
-    hub, sessions, _ = some_sessions(queue=20)
-    client = await connected(sessions)
-    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud", "policy": "drop_oldest"})
-    await client.until("subscribed")
-    client.reading.clear()
-    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(100)]))
-    client.reading.set()
-    client.say({"type": "ping", "id": "1"})
-    await client.until("pong")
-    ids = [frame["id"] for frame in client.frames if frame["type"] == "event"]
-    dropped = [frame["count"] for frame in client.frames if frame["type"] == "dropped"]
-    assert ids[-20:] == [f"t{i}" for i in range(80, 100)]
-    assert sum(dropped) + len(ids) == 100
-
-
-@pytest.mark.parametrize("batched", [True, False])
-async def test_what_comes_is_written_before_anything_else_has_its_turn(batched: bool) -> None:
-    hub, sessions, _ = some_sessions()
-    client = await following(sessions, batched=batched)
-    feed(hub, events(0, 2))
-    assert client.events == named(0, 2)
-    feed(hub, events(3, 3))
-    assert [len(message) if isinstance(message, list) else 1 for message in client.messages[2:]] == (
-        [3, 1] if batched else [1, 1, 1, 1]
-    )
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"policy": "disconnect"},
-        {"policy": "disconnect", "filter": {"rank": 1}},
-        {"policy": "drop_oldest"},
-        {"policy": "coalesce_by_key"},
-    ],
-    ids=["everything", "a selection", "drop_oldest", "coalesce_by_key"],
-)
-@pytest.mark.parametrize("batched", [True, False])
-async def test_what_waited_is_written_before_what_comes_when_there_is_room(
-    asked: dict[str, Any], batched: bool
-) -> None:
-    hub, sessions, _ = some_sessions()
-    client = await following(sessions, batched=batched, **asked)
-    expected: list[str] = []
-    for start in range(0, 50, 10):
-        client.reading.clear()
-        for offset in range(start, start + 5):
-            feed(hub, events(offset, offset))
-            await asyncio.sleep(0)
-        assert client.events == expected
-        client.reading.set()  # whoever writes what waited has not had its turn yet
-        feed(hub, events(start + 5, start + 9))
-        skipped = (
-            9 if asked["policy"] == "coalesce_by_key" else 0
-        )  # of one entity, of all that waited at once
-        expected += named(start + skipped, start + 9)
-        assert client.events == expected
-        await asyncio.sleep(0)
-    client.say({"type": "ping", "id": "1"})
-    await client.until("pong")
-    assert client.events == expected
-
-
-async def test_what_waits_when_a_socket_is_closed_is_written_before() -> None:
-    hub, sessions, _ = some_sessions()
-    client = await following(sessions)
-    client.reading.clear()
-    feed(hub, events(0, 200))
-    draining = asyncio.create_task(sessions.connections.drain())
-    await asyncio.sleep(0)
-    feed(hub, events(201, 201))
-    client.reading.set()
-    await draining
-    assert client.events == named(0, 200)
-    assert await client.code() == 1001
-
-
-async def test_nothing_is_pushed_to_a_socket_that_is_being_closed() -> None:
-    hub, sessions, _ = some_sessions()
-    client = await following(sessions)
-    draining = asyncio.create_task(sessions.connections.drain())
-    await asyncio.sleep(0)
-    feed(hub, events(0, 1))
-    await draining
-    assert (client.events, await client.code()) == ([], 1001)
-
-
-async def test_silence_is_broken_by_a_ping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "HEARTBEAT_S", 0.01)
-    _, sessions, _ = some_sessions()
-    client = await following(sessions)
-    await client.until("ping")
-    monkeypatch.setattr(frames, "SILENT_S", 0.0)
-    assert await client.code() == 4408
-
-
-async def test_who_is_brought_along_leaves_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push_hub, "_SCANNED", 100)
-    hub, sessions, _ = some_sessions()
-    first = await following(sessions)
-    positions = list((await first.until("subscribed"))["positions"].values())
-    first.inbox.put_nowait({"type": "websocket.disconnect", "code": 1000})
-    await first.task
-    feed(hub, events(0, 899))
-    second = await connected(sessions)
-    second.say({"type": "subscribe", "channel": "results", "pipeline": "fraud", "since": positions})
-    seen = [0]
-    async with asyncio.timeout(60):
-        while seen[-1] < 900:
-            await asyncio.sleep(0)
-            seen.append(len(second.events))
-    assert second.events == named(0, 899)
-    assert max(later - earlier for earlier, later in pairwise(seen)) == 100
 
 
 async def test_an_expiring_key_closes_its_socket() -> None:
