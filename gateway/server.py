@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from functools import cache
-from typing import Protocol
 
 import msgspec
 
@@ -34,10 +33,10 @@ from gateway.problems import (
 )
 from gateway.routing import Route
 from gateway.wire.call import Call
-from gateway.wire.websocket import Message, WebSocket
+from gateway.wire.websocket import WebSocket
 
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+SocketHandler = Callable[[dict[str, str], WebSocket], Awaitable[None]]
+"""Is given the fields of the handshake's head, too."""
 STREAM_PATH = "/api/v1/stream"
 BAD_HEAD, OVER_LIMIT = 4400, 4429
 
@@ -62,14 +61,6 @@ _TOOK = histogram("gateway_request_ms", "From the head to the answer, or to its 
 _PROBLEMS = counter("gateway_problems_total", "Requests that ended with a problem, by its code", ["code"])
 
 
-class Socket(Protocol):
-    """What a WebSocket handler is given."""
-
-    async def __call__(
-        self, headers: dict[str, str], protocols: list[str], receive: Receive, send: Send
-    ) -> None: ...
-
-
 class Application:
     """What the gateway does with a request or a socket (`gateway.wire.connection.Handler`). `stream` handles
     the one WebSocket path; pages of `origins` may call; `audit` is told of everything."""
@@ -77,7 +68,7 @@ class Application:
     def __init__(
         self,
         admission: Admission,
-        stream: Socket | None = None,
+        stream: SocketHandler | None = None,
         *,
         settings: Limits | None = None,
         origins: Collection[str] = (),
@@ -195,7 +186,7 @@ class Application:
         """From the upgrade of a WebSocket to its end."""
         call = socket.call
         if call.path != STREAM_PATH or self._stream is None:
-            await socket.send({"type": "websocket.close", "code": 4404, "reason": "no such path"})
+            socket.close(4404, "no such path")
             return
         head = head_of(call.fields, target_bytes=call.target_bytes, version=call.version)
         address = self._addresses.of(call.peer, head.fields.get("x-forwarded-for"))
@@ -203,13 +194,13 @@ class Application:
         try:
             await self._admission.socket(address)
             if head.flaw is not None:
-                await _turn_away(socket, BAD_HEAD, head.flaw.what)
+                _turn_away(socket, BAD_HEAD, head.flaw.what)
                 return
-            await self._stream(head.fields, socket.protocols, socket.receive, socket.send)
+            await self._stream(head.fields, socket)
         except OverLimit as error:
             if self._audit is not None:
                 self._audit.turned_away(error)
-            await _turn_away(socket, OVER_LIMIT, error.what)
+            _turn_away(socket, OVER_LIMIT, error.what)
 
     def unreadable(self, call: Call, error: MillstreamError) -> None:
         """Answer what is no request."""
@@ -239,10 +230,10 @@ def _traceparent(headers: Mapping[str, str]) -> str | None:
     return given if given is not None and _TRACEPARENT.fullmatch(given) else None
 
 
-async def _turn_away(socket: WebSocket, code: int, reason: str) -> None:
+def _turn_away(socket: WebSocket, code: int, reason: str) -> None:
     """Close a socket before it is used, so that its client sees why."""
-    await socket.send({"type": "websocket.accept"})
-    await socket.send({"type": "websocket.close", "code": code, "reason": reason[:120]})
+    socket.accept()
+    socket.close(code, reason[:120])
 
 
 def _head_of(response: Response, request_id: str, *, secure: bool) -> bytes:

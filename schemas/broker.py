@@ -7,6 +7,10 @@
 - `gathering`: at 200 events a second each event on its own wakes every thread on its way, and those wake-ups
   are most of the CPU. A consumer that lets the broker gather for 10 ms works in fewer, larger steps; when
   there is more than `GATHER_BYTES` to read it waits for nothing.
+- `spaced`: what is wanted at once cannot wait for that. Here a fetch waits for the first message and answers
+  with it; what comes in the next 5 ms is of one fetch. On 4 partitions, medians of one run: at 1,000 events a
+  second one is read after 3.5 ms instead of 4.2 with `gathering(5)`, at 64 after 0.7 ms instead of 4.0, and
+  where nothing comes a broker spends 0.05 of a core instead of 0.20.
 - Producers wait for `acks=all` and are idempotent; nothing is committed behind the caller's back; nobody
   creates a topic by naming it.
 """
@@ -25,6 +29,7 @@ from core.settings import Settings
 LINGER_MS = 2
 FETCH_WAIT_MS = 20
 GATHER_BYTES = 65_536
+_LONG_POLL_MS = 500
 _AGAIN_S = 0.1
 _LEADER_MOVES = frozenset(
     {
@@ -115,6 +120,18 @@ def require(settings: Settings, timeout_s: float = 1.0) -> None:
 def gathering(wait_ms: float) -> dict[str, Any]:
     """Keywords for `consumer`: fetches that wait `wait_ms`, or for 64 KiB, whichever is first."""
     return {"fetch_wait_max_ms": max(1, round(wait_ms)), "fetch_min_bytes": GATHER_BYTES}
+
+
+def spaced(by_ms: float) -> dict[str, Any]:
+    """Keywords for `consumer`: a message is fetched when it comes, but `by_ms` after those that are being
+    read at that time. librdkafka does not fetch while more than `queued.min.messages` wait for their reader,
+    and looks again after the backoff."""
+    return {
+        "fetch_wait_max_ms": _LONG_POLL_MS,
+        "fetch_min_bytes": 1,
+        "queued_min_messages": 1,
+        "fetch_queue_backoff_ms": max(1, round(by_ms)),
+    }
 
 
 def admin(settings: Settings, **more: Any) -> AdminClient:

@@ -44,12 +44,19 @@ class Connection:
         return self._gone or self._closing is not None
 
     def tell(self, frame: str) -> bool:
-        return self._queued(not self.over and self._queue.tell(frame))
+        taken = self._queued(not self.over and self._queue.tell(frame))
+        self.flush()
+        return taken
 
     def push(self, subscription: Subscription, given: Given) -> bool:
         return self._queued(not self.over and self._queue.push(subscription, given))
 
+    def flush(self) -> None:
+        """Wake who writes what is queued."""
+        self._wake.set()
+
     async def room(self) -> int:
+        await asyncio.sleep(0)  # whoever is given much and takes it at once lets others have their turn
         while not self.over:
             await self._space.wait()
             free = self._queue.limit - len(self._queue)
@@ -125,7 +132,6 @@ class Connection:
         if taken:
             if len(self._queue) > self._queue.limit // 2:
                 self._space.clear()
-            self._wake.set()
         elif not self.over:
             self._queue.clear()
             self.close(frames.TOO_SLOW, "the client does not keep up; resume from the last position")

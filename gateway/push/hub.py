@@ -41,11 +41,16 @@ class Receiver(Protocol):
     """The connection behind a subscription."""
 
     def tell(self, frame: str) -> bool:
-        """Queue a frame; False when the connection is closed or was closed for being too slow."""
+        """Give a frame after what is queued; False when the connection is closed or was closed for being too
+        slow."""
         ...
 
     def push(self, subscription: "Subscription", given: Given) -> bool:
         """Queue an event of a subscription, or several at once, as its policy has it; False as `tell`."""
+        ...
+
+    def flush(self) -> None:
+        """Nothing more is pushed for now: give the client what it takes at once."""
         ...
 
     async def room(self) -> int:
@@ -83,8 +88,10 @@ class Subscription:
         it is."""
         if self.selection is not EVERYTHING or self.policy != "disconnect":
             return False
-        floor, behind = self.floor, self.behind
-        return all(floor[place] < offset and place not in behind for place, offset in firsts.items())
+        for place, offset in firsts.items():
+            if self.floor[place] >= offset or place in self.behind:
+                return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -269,7 +276,7 @@ class Hub:
         _SUBSCRIPTIONS.set(self._count)
 
     def give(self, channel: Channel, subscription: Subscription, entries: Sequence[Entry]) -> bool:
-        """Queue the entries that the subscription wants; False when it is closed."""
+        """Give the entries that the subscription wants; False when it is closed."""
         now = self._clock.now()
         for entry in entries:
             if not subscription.open:
@@ -278,6 +285,7 @@ class Hub:
                 event = self._event(channel, entry, subscription.tenant, now)
                 if not subscription.receiver.push(subscription, event):
                     return False
+        subscription.receiver.flush()
         return True
 
     async def _place(
@@ -385,6 +393,7 @@ class Hub:
                     burst = Burst(tuple(event(index) for index in range(len(entries))))
                 subscription.floor.update(lasts)
                 subscription.receiver.push(subscription, burst)
+                subscription.receiver.flush()
                 continue
             for index, entry in enumerate(entries):
                 if (
@@ -395,6 +404,7 @@ class Hub:
                 ):
                     subscription.floor[entry.partition] = entry.offset
                     subscription.receiver.push(subscription, event(index))
+            subscription.receiver.flush()
 
     def _event(self, channel: Channel, entry: Entry, tenant: str, now: datetime) -> Pushable:
         place = Position(channel.epoch, entry.partition, entry.offset, entry.at_ms)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from core.telemetry.metrics import counter
 from gateway.push.frames import Dropped, encode, event_text
+from gateway.wire.websocket import framed
 
 if TYPE_CHECKING:
     from gateway.push.hub import Subscription
@@ -29,6 +30,11 @@ class Pushable:
     key: str
     body: str = field(repr=False)
     _texts: dict[str, str] = field(default_factory=dict, repr=False)
+    _messages: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def events(self) -> "tuple[Pushable, ...]":
+        return (self,)
 
     def text(self, channel: str) -> str:
         found = self._texts.get(channel)
@@ -36,9 +42,12 @@ class Pushable:
             found = self._texts[channel] = event_text(channel, self.body)
         return found
 
-    @property
-    def events(self) -> "tuple[Pushable, ...]":
-        return (self,)
+    def messages(self, channel: str, *, batched: bool) -> bytes:
+        """The event as a message of a WebSocket, whether or not messages may be of several frames."""
+        found = self._messages.get(channel)
+        if found is None:
+            found = self._messages[channel] = framed(self.text(channel))
+        return found
 
 
 class Burst:
@@ -49,7 +58,7 @@ class Burst:
     def __init__(self, events: tuple[Pushable, ...]) -> None:
         self.events = events
         self._texts: dict[str, str] = {}
-        self._messages: dict[str, str] = {}
+        self._messages: dict[tuple[str, bool], bytes] = {}
 
     def text(self, channel: str) -> str:
         """The frames, with commas between them."""
@@ -58,11 +67,15 @@ class Burst:
             found = self._texts[channel] = ",".join([event.text(channel) for event in self.events])
         return found
 
-    def message(self, channel: str) -> str:
-        """The frames as one message, a JSON array."""
-        found = self._messages.get(channel)
+    def messages(self, channel: str, *, batched: bool) -> bytes:
+        """The frames as messages of a WebSocket, one for each; `batched` as one, a JSON array."""
+        found = self._messages.get((channel, batched))
         if found is None:
-            found = self._messages[channel] = f"[{self.text(channel)}]"
+            if batched and len(self.events) > 1:
+                found = framed(f"[{self.text(channel)}]")
+            else:
+                found = b"".join([event.messages(channel, batched=batched) for event in self.events])
+            self._messages[channel, batched] = found
         return found
 
 

@@ -1,12 +1,11 @@
 """The reader: one thread, one consumer without a group, every partition of every feed.
 
 It starts as far back as the horizon (three checkpoint intervals and a margin, at least two minutes), so
-that the ring and the filter for repeats know what another gateway, or this one before, pushed lately. Each
-read wakes the event loop once, however many messages it brought, and at most `_AHEAD` reads wait there. A
-topic that is not there is looked for again and again; without one that is needed nothing is read.
+that the ring and the filter for repeats know what another gateway, or this one before, pushed lately. At most
+`_AHEAD` reads wait for the event loop. A topic that is not there is looked for again and again; without one
+that is needed nothing is read.
 """
 
-import asyncio
 import hashlib
 import threading
 import time
@@ -20,12 +19,13 @@ from core.settings import Settings
 from core.telemetry.log import logger
 from core.telemetry.metrics import counter, gauge
 from gateway.push.feed import Feed, Fetched
+from gateway.push.handover import Handover
 from gateway.push.hub import Hub
-from schemas.broker import admin, consumer, gathering, watermarks
+from schemas.broker import admin, consumer, spaced, watermarks
 
 _READ = 500
 _POLL_S = 0.2
-_GATHER_MS = 10
+_SPACED_MS = 5
 _RETRY_S = 0.5
 _AHEAD = 8
 _TIMEOUT_S = 5.0
@@ -49,11 +49,9 @@ class PushReader:
     def __init__(self, settings: Settings, feeds: Sequence[Feed], hub: Hub, clock: Clock) -> None:
         self._settings = settings
         self._feeds = {feed.topic.name: feed for feed in feeds}
-        self._hub = hub
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
         self._stopping = threading.Event()
-        self._slots = threading.BoundedSemaphore(_AHEAD)
+        self._handover = Handover(hub, ahead=_AHEAD)
         self._beat = time.monotonic()
         self._lag_at = self._beat
         self._starts: dict[tuple[str, int], int] = {}
@@ -78,7 +76,7 @@ class PushReader:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            client = consumer(self._settings, None, **gathering(_GATHER_MS))
+            client = consumer(self._settings, None, **spaced(_SPACED_MS))
             try:
                 self._starts.clear()
                 missing = self._open(client, list(self._feeds.values()))
@@ -124,7 +122,7 @@ class PushReader:
                 offset = high if found.offset in (OFFSET_END, -1) else max(low, found.offset)
                 floors[found.partition] = offset
                 self._starts[topic, found.partition] = offset
-            self._loop.call_soon_threadsafe(self._hub.open, feed.name, epochs[topic], floors)
+            self._handover.opened(feed.name, epochs[topic], floors)
         client.assign([TopicPartition(*place, offset) for place, offset in self._starts.items()])
         return missing
 
@@ -145,7 +143,7 @@ class PushReader:
                 elif error.fatal() or not error.retriable():
                     _log.warning("reading for push", reason=error.str())
             for topic, found in by_topic.items():
-                self._hand_over(self._feeds[topic], found)
+                self._decode(self._feeds[topic], found)
 
     def _tell_lag(self, client: Consumer) -> None:
         """Asks no broker."""
@@ -160,7 +158,7 @@ class PushReader:
         for topic, feed in self._feeds.items():
             _LAG.labels(feed.name).set(behind.get(topic, 0))
 
-    def _hand_over(self, feed: Feed, messages: Sequence[Message]) -> None:
+    def _decode(self, feed: Feed, messages: Sequence[Message]) -> None:
         fetched = [fetched_of(message) for message in messages]
         while True:
             try:
@@ -174,17 +172,7 @@ class PushReader:
         if len(entries) < len(fetched):
             _UNREADABLE.labels(feed.name).inc(len(fetched) - len(entries))
         reached = {message.partition: message.offset for message in fetched}
-        while not self._slots.acquire(timeout=_POLL_S):
-            if self._stopping.is_set():
-                return
-
-        def ingest() -> None:
-            try:
-                self._hub.ingest(feed.name, entries, reached)
-            finally:
-                self._slots.release()
-
-        self._loop.call_soon_threadsafe(ingest)
+        self._handover.read(feed.name, entries, reached, unless=self._stopping)
 
 
 def fetched_of(message: Message) -> Fetched:

@@ -1,14 +1,15 @@
 """One WebSocket: connect, subscribe, be pushed, publish and ask, be told why when it ends.
 
-Two tasks: one reads the client's frames, one writes from a bounded queue. A client that does not keep up
-is closed (4429) when its queue is full, unless its subscriptions have another policy, and when a few frames
-are not taken within 15 s, instead of slowing the others or filling memory; it comes back with its positions
-and misses nothing. Silence is broken by our ping each 30 s and ends after 90 s (4408).
+What the client takes is written at once by whoever pushes it: to wake a task for it at each of 200 sockets
+costs as much as the rest of the way. What it does not take waits in a bounded queue, from which a task writes
+as there is room. A client that does not keep up is closed (4429) when its queue is full, unless its
+subscriptions have another policy, and when a few frames are not taken within 15 s, instead of slowing the
+others or filling memory; it comes back with its positions and misses nothing. Silence is broken by our ping
+each 30 s and ends after 90 s (4408).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Protocol
 
 from core.errors import (
     Conflict,
@@ -29,20 +30,37 @@ from gateway.push import frames
 from gateway.push.calls import Calls
 from gateway.push.connection import CLOSED, Connection, refusal
 from gateway.push.hub import Hub, Subscription
-from gateway.push.queue import Burst
+from gateway.push.queue import Burst, Given, Item
 from gateway.push.selection import asked_of, selection_of
 from gateway.push.stored import StoredPositions
 from gateway.push.under_way import UnderWayCalls
+from gateway.wire.websocket import Message, framed
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 MOST_SUBSCRIPTIONS = 32
 SEND_WITHIN_S = 15.0
 _BURST = 64
-_CLOSE_S = 1.0
 _DRAIN_S = 2.0
 _log = logger("gateway.push.session")
+
+
+class Socket(Protocol):
+    """What a session needs of its WebSocket (`gateway.wire.websocket`)."""
+
+    @property
+    def protocols(self) -> list[str]: ...
+
+    @property
+    def full(self) -> bool: ...
+
+    def accept(self, subprotocol: str | None = None) -> None: ...
+
+    async def receive(self) -> Message: ...
+
+    def write(self, frames: bytes) -> None: ...
+
+    async def room(self) -> None: ...
+
+    def close(self, code: int, reason: str = "") -> None: ...
 
 
 class Session(Connection):
@@ -52,34 +70,45 @@ class Session(Connection):
         self,
         hub: Hub,
         keyring: Keyring,
-        receive: Receive,
-        send: Send,
+        socket: Socket,
         *,
         limit: int,
         stored: StoredPositions,
         calls: Calls,
     ) -> None:
         super().__init__(hub, keyring, limit=limit)
-        self._receive = receive
-        self._send = send
+        self._socket = socket
         self._stored = stored
         self._calls = UnderWayCalls(calls, self)
         self._positions: dict[str, list[str]] = {}
         self._names: dict[str, str] = {}
         self._batched = False
-        self._heard = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self._heard = self._written = self._loop.time()
 
-    async def refuse(self, code: int, reason: str) -> None:
+    def refuse(self, code: int, reason: str) -> None:
         """Close a socket that never became a session."""
         CLOSED.labels(str(code)).inc()
-        await self._quietly({"type": "websocket.close", "code": code, "reason": reason})
+        self._socket.close(code, reason)
         self.ended.set()
+
+    def push(self, subscription: Subscription, given: Given) -> bool:
+        if isinstance(given, Burst) and not (self._socket.full or len(self._queue) or self.over):
+            self._say(given.messages(subscription.label, batched=self._batched))
+            return True
+        return super().push(subscription, given)
+
+    def flush(self) -> None:
+        """Write what is queued as far as the client takes it."""
+        while len(self._queue) and not self._socket.full:
+            self._say(self._next_messages())
+        if self._socket.full:
+            self._wake.set()
 
     async def run(self, header_token: str | None) -> None:
         """Until the socket is closed, by whomever."""
-        loop = asyncio.get_running_loop()
-        writer = loop.create_task(self._write(), name="socket-writer")
-        reader = loop.create_task(self._read(header_token), name="socket-reader")
+        writer = self._loop.create_task(self._write(), name="socket-writer")
+        reader = self._loop.create_task(self._read(header_token), name="socket-reader")
         try:
             await asyncio.wait({writer, reader}, return_when=asyncio.FIRST_COMPLETED)
             if reader.done() and not writer.done():
@@ -92,7 +121,7 @@ class Session(Connection):
             await asyncio.gather(writer, reader, self._calls.close(), return_exceptions=True)
             code, reason = self._closing or (1000, "bye")
             CLOSED.labels(str(code)).inc()
-            await self._quietly({"type": "websocket.close", "code": code, "reason": reason})
+            self._socket.close(code, reason)
             self.ended.set()
 
     async def _read(self, header_token: str | None) -> None:
@@ -126,8 +155,8 @@ class Session(Connection):
         self.tell(frames.encode(frames.Connected(self.id, self.principal.tenant, frames.HEARTBEAT_S)))
 
     async def _next(self, limit: int) -> frames.Incoming:
-        message = await self._receive()
-        self._heard = asyncio.get_running_loop().time()
+        message = await self._socket.receive()
+        self._heard = self._loop.time()
         if message["type"] == "websocket.disconnect":
             raise _Gone
         text = message.get("text")
@@ -224,8 +253,8 @@ class Session(Connection):
             self.tell_problem(error, self._names.get(frame.name))
 
     async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
-        writer, pinged = asyncio.current_task(), loop.time()
+        """What the client did not take at once, when it takes more; our pings; until the end."""
+        writer = asyncio.current_task()
 
         def too_slow() -> None:
             self.close(frames.TOO_SLOW, "the client takes nothing; resume from the last position")
@@ -233,51 +262,42 @@ class Session(Connection):
                 writer.cancel()
 
         while True:
-            while not self._gone and (texts := self._next_texts()):
-                timer = loop.call_later(SEND_WITHIN_S, too_slow)
+            while self._socket.full and not self._gone:
+                timer = self._loop.call_later(SEND_WITHIN_S, too_slow)
                 try:
-                    for text in texts:
-                        await self._send({"type": "websocket.send", "text": text})
+                    await self._socket.room()
                 finally:
                     timer.cancel()
+                self.flush()
             if self.over:
                 return
-            if await self._rest(frames.HEARTBEAT_S):
+            await self._rest(self._written + frames.HEARTBEAT_S - self._loop.time())
+            if self.over or self._socket.full or self._loop.time() < self._written + frames.HEARTBEAT_S:
                 continue
-            if loop.time() - self._heard > frames.SILENT_S:
+            if self._loop.time() - self._heard > frames.SILENT_S:
                 self.close(frames.TIMED_OUT, "no sign of the client")
-            elif loop.time() - pinged >= frames.HEARTBEAT_S / 2:
-                pinged = loop.time()
+            else:
                 self.tell(frames.encode(frames.Ping()))
 
-    def _next_texts(self) -> list[str]:
+    def _say(self, messages: bytes) -> None:
+        self._written = self._loop.time()
+        self._socket.write(messages)
+
+    def _next_messages(self) -> bytes:
         """The messages that are written next; no more are added when there are `_BURST` frames."""
-        texts: list[str] = []
-        bursts: list[str] = []
+        items: list[Item] = []
         count = 0
         while count < _BURST and (item := self._pop()) is not None:
-            if isinstance(item, str):
-                texts.append(item)
-                count += 1
-                continue
-            label, given = item[0].label, item[1]
-            count += len(given.events)
-            if not self._batched:
-                texts.extend(event.text(label) for event in given.events)
-                continue
-            texts.append(given.text(label))
-            if isinstance(given, Burst):
-                bursts.append(given.message(label))
-        if not self._batched or count <= 1:
-            return texts
-        return bursts if len(texts) == len(bursts) == 1 else [f"[{','.join(texts)}]"]
-
-    async def _quietly(self, message: Message) -> None:
-        try:
-            async with asyncio.timeout(_CLOSE_S):
-                await self._send(message)
-        except Exception:  # the other side is gone, or does not read: there is nobody left to tell
-            _log.debug("a close frame was not taken", session=self.id)
+            items.append(item)
+            count += 1 if isinstance(item, str) else len(item[1].events)
+        if self._batched and len(items) > 1:
+            texts = [one if isinstance(one, str) else one[1].text(one[0].label) for one in items]
+            return framed(f"[{','.join(texts)}]")
+        messages = [
+            framed(one) if isinstance(one, str) else one[1].messages(one[0].label, batched=self._batched)
+            for one in items
+        ]
+        return messages[0] if len(messages) == 1 else b"".join(messages)
 
 
 class _Gone(Exception):

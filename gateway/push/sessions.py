@@ -8,7 +8,7 @@ from gateway.problems import Forbidden
 from gateway.push import frames
 from gateway.push.calls import Calls
 from gateway.push.connections import Connections
-from gateway.push.session import Receive, Send, Session
+from gateway.push.session import Session, Socket
 from gateway.push.stored import StoredPositions
 
 
@@ -30,35 +30,32 @@ class Sessions:
         self._calls = calls
         self._origins = frozenset(origins)
 
-    async def __call__(
-        self, headers: dict[str, str], protocols: list[str], receive: Receive, send: Send
-    ) -> None:
-        await receive()  # websocket.connect
+    async def __call__(self, headers: dict[str, str], socket: Socket) -> None:
+        protocols = socket.protocols
         offered = frames.SUBPROTOCOL if frames.SUBPROTOCOL in protocols else None
-        await send({"type": "websocket.accept", "subprotocol": offered})
+        socket.accept(offered)
         connections = self.connections
         session = Session(
             connections.hub,
             connections.keyring,
-            receive,
-            send,
+            socket,
             limit=connections.queue,
             stored=self._stored,
             calls=self._calls,
         )
         if connections.draining:
-            await session.refuse(frames.GOING_AWAY, "going away")
+            session.refuse(frames.GOING_AWAY, "going away")
         elif not self._may_open(headers):
             if self._calls.admission.audit is not None:
                 self._calls.admission.audit.turned_away(Forbidden("a page of another origin"))
-            await session.refuse(frames.FORBIDDEN, "pages of this origin may not open sockets")
+            session.refuse(frames.FORBIDDEN, "pages of this origin may not open sockets")
         elif protocols and offered is None:
-            await session.refuse(frames.WRONG_PROTOCOL, f"speak {frames.SUBPROTOCOL}")
+            session.refuse(frames.WRONG_PROTOCOL, f"speak {frames.SUBPROTOCOL}")
         else:
             try:
                 connections.join(session)
             except QueueFull:
-                await session.refuse(frames.OVERLOADED, "too many sockets")
+                session.refuse(frames.OVERLOADED, "too many sockets")
                 return
             try:
                 await session.run(self._bearer(headers))

@@ -13,6 +13,11 @@ class Flow(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._full: asyncio.Future[None] | None = None
 
+    @property
+    def full(self) -> bool:
+        """Whether what was written waits for the client, and `room` would."""
+        return self._full is not None
+
     async def room(self) -> None:
         """Until what was written has gone so far that more can be, or the connection is lost."""
         if self._full is not None and not self.lost:

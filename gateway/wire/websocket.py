@@ -1,7 +1,7 @@
 """A WebSocket (RFC 6455), once a connection has been upgraded.
 
-What comes is read by `websockets`' protocol without I/O, which answers pings and closing; what goes is framed
-here, and a text that goes to many sockets one after the other is framed once.
+What comes is read by `websockets`' protocol without I/O, which answers pings and closing. What goes is framed
+by `framed`, outside of the socket, so that what many sockets are sent is framed once.
 """
 
 import asyncio
@@ -33,7 +33,6 @@ CLOSE_S = 1.0
 ABNORMAL, NO_UTF8, NO_CODE = 1006, 1007, 1005
 _log = logger("gateway.wire")
 _REFUSED = b"HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_framed: tuple[str, bytes] = ("", b"\x81\x00")
 
 
 def handshake(call: "Call") -> str | None:
@@ -54,10 +53,8 @@ def handshake(call: "Call") -> str | None:
 
 
 class WebSocket(Flow):
-    """Belongs to the event loop. `receive` and `send` take and give ASGI's messages for WebSockets.
-
-    Sending waits while the client takes nothing; what is sent to who is gone is dropped.
-    """
+    """Belongs to the event loop. What comes is received as ASGI's messages; what is written to who is gone is
+    dropped. Who writes while it is `full` fills memory."""
 
     def __init__(self, transport: asyncio.Transport, call: "Call", key: str, listener: "Listener") -> None:
         super().__init__()
@@ -70,7 +67,7 @@ class WebSocket(Flow):
         self._protocol = Protocol(Side.SERVER, state=Open.OPEN, max_size=MOST_BYTES)
         self._parts: list[bytes] = []
         self._text = True
-        self._come: deque[Message] = deque([{"type": "websocket.connect"}])
+        self._come: deque[Message] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._held = False
         self._held_bytes = 0
@@ -117,23 +114,42 @@ class WebSocket(Flow):
             self._transport.resume_reading()
         return message
 
-    async def send(self, message: Message) -> None:
-        kind = message["type"]
-        if kind == "websocket.send":
-            if not self.over and self._protocol.state is Open.OPEN:
-                self._transport.write(_frame_of(message["text"]))
-                await self.room()
-        elif kind == "websocket.accept":
-            self._accept(message.get("subprotocol"))
-        elif not self.over:
-            if not self._accepted:
-                self._transport.write(_REFUSED)
-                self._transport.close()
-                return
-            if self._protocol.state is Open.OPEN:
-                self._protocol.send_close(message["code"], message.get("reason", ""))
-                self._flush()
-            self._loop.call_later(CLOSE_S, self._transport.abort)
+    def accept(self, subprotocol: str | None = None) -> None:
+        """Answer the handshake; before it nothing is read or written."""
+        if self.over:
+            return
+        self._accepted = True
+        lines = [
+            "HTTP/1.1 101 Switching Protocols",
+            "upgrade: websocket",
+            "connection: Upgrade",
+            f"sec-websocket-accept: {accept_key(self._key)}",
+            "server: millstream",
+        ]
+        if subprotocol is not None:
+            lines.append(f"sec-websocket-protocol: {subprotocol}")
+        self._transport.write("\r\n".join((*lines, "", "")).encode("ascii"))
+        self._transport.resume_reading()
+        if self._early:
+            self.data_received(self._early)
+
+    def write(self, frames: bytes) -> None:
+        """Frames as `framed` makes them, one after the other."""
+        if self._protocol.state is Open.OPEN and not self.over:
+            self._transport.write(frames)
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Say why, and wait a second for the client to close; without `accept` the handshake is refused."""
+        if self.over:
+            return
+        if not self._accepted:
+            self._transport.write(_REFUSED)
+            self._transport.close()
+            return
+        if self._protocol.state is Open.OPEN:
+            self._protocol.send_close(code, reason)
+            self._flush()
+        self._loop.call_later(CLOSE_S, self._transport.abort)
 
     # What the transport tells
 
@@ -156,29 +172,11 @@ class WebSocket(Flow):
             await self._listener.application.socket(self)
         except Exception:
             _log.exception("a socket failed")
-            await self.send({"type": "websocket.close", "code": 1011})
+            self.close(1011)
         finally:
             self._task = None
             if self._protocol.state is Open.OPEN and not self.over:
                 self._transport.abort()
-
-    def _accept(self, subprotocol: str | None) -> None:
-        if self.over:
-            return
-        self._accepted = True
-        lines = [
-            "HTTP/1.1 101 Switching Protocols",
-            "upgrade: websocket",
-            "connection: Upgrade",
-            f"sec-websocket-accept: {accept_key(self._key)}",
-            "server: millstream",
-        ]
-        if subprotocol is not None:
-            lines.append(f"sec-websocket-protocol: {subprotocol}")
-        self._transport.write("\r\n".join((*lines, "", "")).encode("ascii"))
-        self._transport.resume_reading()
-        if self._early:
-            self.data_received(self._early)
 
     def _frame(self, frame: Frame) -> None:
         if frame.opcode is Opcode.CLOSE:
@@ -231,11 +229,8 @@ def _size_of(message: Message) -> int:
     return len(message.get("text") or message.get("bytes") or b"")
 
 
-def _frame_of(text: str) -> bytes:
-    """A text as a frame. The same text, which is what many sockets are sent, is framed once."""
-    global _framed
-    if text is _framed[0]:
-        return _framed[1]
+def framed(text: str) -> bytes:
+    """A text as a frame."""
     data = text.encode()
     size = len(data)
     if size < 126:
@@ -244,5 +239,4 @@ def _frame_of(text: str) -> bytes:
         head = b"\x81\x7e" + size.to_bytes(2)
     else:
         head = b"\x81\x7f" + size.to_bytes(8)
-    _framed = (text, head + data)
-    return _framed[1]
+    return head + data

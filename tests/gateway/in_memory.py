@@ -60,11 +60,11 @@ class InMemorySocket:
         self.protocols: list[str] = []
         self.sent: list[dict[str, Any]] = []
 
-    async def receive(self) -> dict[str, Any]:
-        return {"type": "websocket.connect"}
+    def accept(self, subprotocol: str | None = None) -> None:
+        self.sent.append({"type": "websocket.accept"})
 
-    async def send(self, message: Any) -> None:
-        self.sent.append(message)
+    def close(self, code: int, reason: str = "") -> None:
+        self.sent.append({"type": "websocket.close", "code": code, "reason": reason})
 
 
 async def opened(application: Application, path: str, peer: str) -> list[dict[str, Any]]:

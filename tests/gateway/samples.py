@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
+from websockets.frames import Frame
+from websockets.protocol import Protocol, Side, State
 
 from core.errors import Unavailable
 from gateway.keys import Key
@@ -107,6 +109,9 @@ class Listener:
     def push(self, subscription: Subscription, given: Given) -> bool:
         return all(self.tell(event.text(subscription.label)) for event in given.events)
 
+    def flush(self) -> None:
+        """Everything has been taken."""
+
     async def room(self) -> int:
         await asyncio.sleep(0)
         return 0 if self.closed else self.limit - len(self.frames)
@@ -117,6 +122,13 @@ class Listener:
     @property
     def events(self) -> list[dict[str, Any]]:
         return [frame for frame in self.frames if frame["type"] == "event"]
+
+
+def texts_of(frames: bytes) -> list[str]:
+    """What a client reads of the frames that a WebSocket is written."""
+    reader = Protocol(Side.CLIENT, state=State.OPEN)
+    reader.receive_data(frames)
+    return [cast(Frame, frame).data.decode() for frame in reader.events_received()]
 
 
 def position_of(event: Mapping[str, Any]) -> tuple[int, str]:

@@ -31,8 +31,9 @@ from gateway.keys import Key, mint
 from gateway.limits import CallerLimits, NamedLimit
 from gateway.principals import ASK, FEATURES_READ, PUBLIC
 from gateway.routing import Route, Router
-from gateway.server import STREAM_PATH, Application, Receive, Send
+from gateway.server import STREAM_PATH, Application
 from gateway.standing import Policy
+from gateway.wire.websocket import WebSocket
 from operators.limits import InMemoryLimiter, Limit
 from tests.gateway.in_memory import InMemoryTransport, opened
 from tests.gateway.samples import NOW, KeysInMemory
@@ -106,8 +107,8 @@ class World:
     async def open(self, request: Request) -> Response:
         return json_response(200, {})
 
-    async def stream(self, headers: Any, protocols: Any, receive: Receive, send: Send) -> None:
-        await send({"type": "websocket.accept"})
+    async def stream(self, headers: Any, socket: WebSocket) -> None:
+        socket.accept()
 
     def http(self, address: str = "10.0.0.1") -> httpx.AsyncClient:
         transport = InMemoryTransport(self.application, peer=address)

@@ -9,7 +9,7 @@ import pytest
 from gateway.push.frames import Policy
 from gateway.push.hub import Subscription
 from gateway.push.queue import CONTROL, Burst, FrameQueue, Pushable
-from tests.gateway.samples import Listener
+from tests.gateway.samples import Listener, texts_of
 
 
 def subscription(policy: Policy, label: str = "results:fraud") -> Subscription:
@@ -69,8 +69,18 @@ def test_a_burst_waits_as_one_and_counts_as_many() -> None:
         [4],
     ]
     assert len(queue) == 0
-    assert burst.message("x") is burst.message("x")
-    assert msgspec.json.decode(burst.message("x"))[2] == {"type": "event", "channel": "x", "id": 3}
+
+
+def test_a_burst_is_one_message_for_those_who_take_several_frames_in_one() -> None:
+    burst = Burst(tuple(event(n) for n in (1, 2, 3)))
+    frames = [{"type": "event", "channel": "x", "id": number} for number in (1, 2, 3)]
+    (message,) = texts_of(burst.messages("x", batched=True))
+    assert msgspec.json.decode(message) == frames
+    assert [msgspec.json.decode(text) for text in texts_of(burst.messages("x", batched=False))] == frames
+    for batched in (True, False):
+        assert burst.messages("x", batched=batched) is burst.messages("x", batched=batched)
+        assert texts_of(Burst((event(1),)).messages("x", batched=batched)) == [event(1).text("x")]
+        assert texts_of(event(1).messages("x", batched=batched)) == [event(1).text("x")]
 
 
 def test_frames_of_the_protocol_are_bounded_too() -> None:

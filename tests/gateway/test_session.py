@@ -1,119 +1,33 @@
 """The socket's manners: what is asked first, what is refused, and with which code it ends."""
 
 import asyncio
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-import msgspec
 import pytest
 
 from core.clock import ManualClock
 from core.errors import ServerFailed
-from gateway.admission import Admission
 from gateway.circuits import BREAKING
 from gateway.exchange import Request, Response, json_response
-from gateway.keyring import Keyring
 from gateway.keys import Key, mint
-from gateway.principals import EVENTS_WRITE, STREAM_READ
+from gateway.principals import STREAM_READ
 from gateway.push import connections as register
-from gateway.push import frames, session
-from gateway.push.calls import Calls
+from gateway.push import frames
 from gateway.push.positions import Position, Signer
-from gateway.push.sessions import Sessions
-from gateway.push.stored import InMemoryPositions
 from gateway.push.under_way import MOST_CALLS
-from gateway.routing import Route, Router
-from gateway.server import bearer
+from gateway.routing import Route
 from tests.gateway.samples import NOW, KeysInMemory, position_of, status_entries
-from tests.gateway.test_hub import CHANNEL, a_hub, feed
-
-KEY, ID, HASH = mint()
-WEAK_KEY, WEAK_ID, WEAK_HASH = mint()
-
-
-class Client:
-    """Both ends of a socket in memory."""
-
-    def __init__(
-        self,
-        sessions: Sessions,
-        *,
-        header: str | None = None,
-        protocols: tuple[str, ...] = (),
-        origin: str | None = None,
-    ) -> None:
-        self.inbox: asyncio.Queue[Any] = asyncio.Queue()
-        self.inbox.put_nowait({"type": "websocket.connect"})
-        self.sent: list[dict[str, Any]] = []
-        self.changed = asyncio.Event()
-        self.reading = asyncio.Event()
-        self.reading.set()
-        headers = {"authorization": f"Bearer {header}"} if header else {}
-        headers |= {"origin": origin, "host": "gateway.example:8000"} if origin is not None else {}
-        offered = list(protocols or (frames.SUBPROTOCOL,))
-        self.task = asyncio.create_task(sessions(headers, offered, self.inbox.get, self._take))
-
-    async def _take(self, message: Any) -> None:
-        if message["type"] == "websocket.send":
-            await self.reading.wait()
-        self.sent.append(message)
-        self.changed.set()
-
-    def say(self, frame: Any) -> None:
-        text = frame if isinstance(frame, str) else msgspec.json.encode(frame).decode()
-        self.inbox.put_nowait({"type": "websocket.receive", "text": text})
-
-    async def until(self, kind: str) -> dict[str, Any]:
-        """The next frame of a kind."""
-        async with asyncio.timeout(60):
-            while True:
-                for found in self.frames:
-                    if found["type"] == kind:
-                        return found
-                self.changed.clear()
-                await self.changed.wait()
-
-    async def code(self) -> int:
-        """The close code."""
-        async with asyncio.timeout(60):
-            await self.task
-        closed = [message for message in self.sent if message["type"] == "websocket.close"]
-        return int(closed[0]["code"])
-
-    @property
-    def frames(self) -> list[dict[str, Any]]:
-        return [msgspec.json.decode(m["text"]) for m in self.sent if m["type"] == "websocket.send"]
-
-
-def some_sessions(
-    *,
-    queue: int = 1000,
-    keys: KeysInMemory | None = None,
-    routes: Sequence[Route] = (),
-    clock: ManualClock | None = None,
-) -> tuple[Any, Sessions, Keyring]:
-    hub = a_hub()
-    source = keys or KeysInMemory(
-        Key(ID, HASH, "acme", "", frozenset({STREAM_READ}), NOW),
-        Key(WEAK_ID, WEAK_HASH, "acme", "", frozenset({EVENTS_WRITE}), NOW),
-    )
-    keyring = Keyring(source, clock=clock or ManualClock(NOW))
-    sessions = Sessions(
-        register.Connections(hub, keyring, queue=queue),
-        bearer=bearer,
-        stored=InMemoryPositions(),
-        calls=Calls(Admission(Router(routes), keyring)),
-        origins=("https://pages.example",),
-    )
-    return hub, sessions, keyring
-
-
-async def connected(sessions: Sessions) -> Client:
-    client = Client(sessions)
-    client.say({"type": "connect", "token": KEY})
-    await client.until("connected")
-    return client
+from tests.gateway.sockets import (
+    HASH,
+    ID,
+    KEY,
+    WEAK_KEY,
+    Client,
+    connected,
+    some_sessions,
+)
+from tests.gateway.test_hub import CHANNEL, feed
 
 
 async def test_connect_subscribe_and_be_pushed() -> None:
@@ -248,16 +162,6 @@ async def test_another_subprotocol_is_closed_with_4406() -> None:
     assert await Client(sessions, protocols=("graphql-ws",)).code() == 4406
 
 
-async def test_a_client_that_does_not_read_is_closed_with_4429() -> None:
-    hub, sessions, _ = some_sessions(queue=20)
-    client = await connected(sessions)
-    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud"})
-    await client.until("subscribed")
-    client.reading.clear()
-    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(100)]))
-    assert await client.code() == 4429
-
-
 async def test_a_revoked_key_closes_its_sockets() -> None:
     source = KeysInMemory(Key(ID, HASH, "acme", "", frozenset({STREAM_READ}), NOW))
     _, sessions, keyring = some_sessions(keys=source)
@@ -380,33 +284,6 @@ async def test_what_is_no_position_of_the_channel_is_not_acknowledged(position: 
     await client.until("pong")
     codes = [frame["problem"]["code"] for frame in client.frames if frame["type"] == "error"]
     assert codes == ["invalid_position", "unknown_subscription"]
-
-
-async def test_a_client_that_takes_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "SEND_WITHIN_S", 0.05)
-    hub, sessions, _ = some_sessions()
-    client = await connected(sessions)
-    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud"})
-    await client.until("subscribed")
-    client.reading.clear()
-    feed(hub, status_entries([("acme", "a", 1)]))
-    assert await client.code() == 4429
-
-
-async def test_a_policy_keeps_a_slow_client_connected_and_tells_what_it_missed() -> None:
-    hub, sessions, _ = some_sessions(queue=20)
-    client = await connected(sessions)
-    client.say({"type": "subscribe", "channel": "results", "pipeline": "fraud", "policy": "drop_oldest"})
-    await client.until("subscribed")
-    client.reading.clear()
-    feed(hub, status_entries([("acme", f"t{i}", 1) for i in range(100)]))
-    client.reading.set()
-    client.say({"type": "ping", "id": "1"})
-    await client.until("pong")
-    ids = [frame["id"] for frame in client.frames if frame["type"] == "event"]
-    dropped = [frame["count"] for frame in client.frames if frame["type"] == "dropped"]
-    assert ids[-20:] == [f"t{i}" for i in range(80, 100)]
-    assert sum(dropped) + len(ids) == 100
 
 
 async def test_an_expiring_key_closes_its_socket() -> None:

@@ -20,7 +20,7 @@ from gateway.wire.call import HELD_BYTES, Call
 from gateway.wire.connection import MOST_BYTES as HEAD_BYTES
 from gateway.wire.connection import HttpConnection
 from gateway.wire.listener import Listener
-from gateway.wire.websocket import HELD_MESSAGES, MOST_BYTES, WebSocket
+from gateway.wire.websocket import HELD_MESSAGES, MOST_BYTES, WebSocket, framed
 from tests.stack_fixture import free_ports
 
 WITHIN_S = 60.0
@@ -38,6 +38,7 @@ class Echo:
         self.begun: list[str] = []
         self.left = asyncio.Event()
         self.messages: list[Any] = []
+        self.written, self.full = 0, asyncio.Event()
         self.reading = asyncio.Event()
         self.reading.set()
 
@@ -62,9 +63,8 @@ class Echo:
         call.answer(204 if call.path == "/nothing" else 200, HEAD, answer)
 
     async def socket(self, socket: WebSocket) -> None:
-        await socket.receive()
         offered = socket.protocols
-        await socket.send({"type": "websocket.accept", "subprotocol": offered[0] if offered else None})
+        socket.accept(offered[0] if offered else None)
         while True:
             await self.reading.wait()
             message = await socket.receive()
@@ -73,11 +73,26 @@ class Echo:
                 return
             said = message.get("text")
             if said == "close":
-                await socket.send({"type": "websocket.close", "code": 4429, "reason": "enough"})
+                socket.close(4429, "enough")
                 return
+            if said == "much":
+                await self.much(socket)
+                continue
             if said == "break":
                 raise RuntimeError("a fault of ours")
-            await socket.send({"type": "websocket.send", "text": said or "bytes"})
+            socket.write(framed(said or "bytes"))
+            await socket.room()
+
+    async def much(self, socket: WebSocket) -> None:
+        """As much as is taken, and more when there is room."""
+        self.written = 0
+        while not socket.full:
+            socket.write(framed("x" * 60_000))
+            self.written += 1
+        self.full.set()
+        await socket.room()
+        assert not socket.full
+        socket.write(framed("the end"))
 
     def unreadable(self, call: Call, error: MillstreamError) -> None:
         call.answer(400, HEAD, error.code.encode())
@@ -444,6 +459,16 @@ async def test_who_sends_faster_than_is_read_waits(site: Site) -> None:
     assert HELD_MESSAGES < sent < 2_000, "nothing held the client up"
     writer.transport.abort()
     site.echo.reading.set()
+
+
+async def test_a_socket_is_full_until_its_client_takes_more(site: Site) -> None:
+    reader, writer = await upgraded(site, Frame(Opcode.TEXT, b"much").serialize(mask=True))
+    await site.echo.full.wait()
+    data = b""
+    while not data.endswith(b"\x81\x07the end"):
+        data += await reader.read(1_000_000)
+    assert len(data) == site.echo.written * 60_004 + 9
+    writer.close()
 
 
 async def upgraded(site: Site, rest: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
