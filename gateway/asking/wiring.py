@@ -133,13 +133,14 @@ class AskingPart:
             asked,
             plan=digest(plan_text(plan).encode()),
             model=plan.infer.model,
+            questions=Questions(intake.record, plan.reuse),
             lasts=plan.reuse.lasts,
             cache=self._answers(plan.pipeline, plan.reuse),
             asker=self.asker,
             versions=versions,
             clock=self._clock,
         )
-        return AskDoor(asked, records(intake, Questions(intake.record, plan.reuse)), cached)
+        return AskDoor(asked, records(intake), cached)
 
     def _answers(self, pipeline: str, reuse: Reuse) -> ResponseCache:
         """What is kept of a pipeline's answers: in memory, and in Redis for all gateways."""

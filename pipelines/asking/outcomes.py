@@ -95,6 +95,10 @@ class OutcomeStore(Protocol):
         """Write it where nothing is yet; what was there before."""
         ...
 
+    async def note(self, asked: Sequence[tuple[str, str, Reserved]]) -> None:
+        """Write these, of ids that nobody else can have: (tenant, id, reservation)."""
+        ...
+
     async def renew(self, tenant: str, id: str, reserved: Reserved) -> None:
         """It is asked again: write this instead, and forget an end that was not final."""
         ...
@@ -153,6 +157,11 @@ class InMemoryOutcomes:
             self._put(tenant, id, Standing(reserved, there.end, there.pieces))
         return Standing(there.reserved, there.end)
 
+    async def note(self, asked: Sequence[tuple[str, str, Reserved]]) -> None:
+        for tenant, id, reserved in asked:
+            there = self.peek(tenant, id)
+            self._put(tenant, id, Standing(reserved, there.end, there.pieces))
+
     async def renew(self, tenant: str, id: str, reserved: Reserved) -> None:
         there = self.peek(tenant, id)
         self._put(tenant, id, Standing(reserved, there.end if _final(there.end) else None, there.pieces))
@@ -209,14 +218,21 @@ class RedisOutcomes(TimedValues):
 
     async def reserve(self, tenant: str, id: str, reserved: Reserved) -> Standing:
         request, answer, _ = _keys(tenant, id)
-        was_set, there, end = await self._redis.ask(
+        was_set, (there, end) = await self._redis.ask(
             [
                 ("SET", request, self._encode(reserved), "PX", self._ttl_ms, "NX"),
-                ("GET", request),
-                ("GET", answer),
+                ("MGET", request, answer),
             ]
         )
         return Standing(None if was_set else self._request_of(there), self._end_of(end))
+
+    async def note(self, asked: Sequence[tuple[str, str, Reserved]]) -> None:
+        await self._redis.ask(
+            [
+                ("SET", _keys(tenant, id)[0], self._encode(reserved), "PX", self._ttl_ms)
+                for tenant, id, reserved in asked
+            ]
+        )
 
     async def renew(self, tenant: str, id: str, reserved: Reserved) -> None:
         request, answer, _ = _keys(tenant, id)
@@ -250,10 +266,10 @@ class RedisOutcomes(TimedValues):
 
     async def read(self, tenant: str, id: str, *, after: int | None = None) -> Standing:
         request, answer, key = _keys(tenant, id)
-        commands: list[Command] = [("GET", answer), ("GET", request)]
+        commands: list[Command] = [("MGET", request, answer)]
         if after is not None:
             commands.append(("LRANGE", key, after + 1, -1))
-        end, reserved, *pieces = await self._redis.ask(commands)
+        (reserved, end), *pieces = await self._redis.ask(commands)
         return Standing(self._request_of(reserved), self._end_of(end), pieces[0] if pieces else ())
 
     def _request_of(self, value: bytes | None) -> Reserved | None:
