@@ -88,11 +88,15 @@ class Standing:
     pieces: Sequence[bytes] = ()
 
 
+_NOTHING = Standing()
+
+
 class OutcomeStore(Protocol):
     """Every method raises Unavailable while the store is away."""
 
     async def reserve(self, tenant: str, id: str, reserved: Reserved) -> Standing:
-        """Write it where nothing is yet; what was there before."""
+        """Write it where none is yet; what was there before. An end whose reservation is no more need not be
+        told: whoever ends the request again is given it."""
         ...
 
     async def note(self, asked: Sequence[tuple[str, str, Reserved]]) -> None:
@@ -218,13 +222,14 @@ class RedisOutcomes(TimedValues):
 
     async def reserve(self, tenant: str, id: str, reserved: Reserved) -> Standing:
         request, answer, _ = _keys(tenant, id)
-        was_set, (there, end) = await self._redis.ask(
-            [
-                ("SET", request, self._encode(reserved), "PX", self._ttl_ms, "NX"),
-                ("MGET", request, answer),
-            ]
-        )
-        return Standing(None if was_set else self._request_of(there), self._end_of(end))
+        value = self._encode(reserved)
+        while True:
+            (was_set,) = await self._redis.ask([("SET", request, value, "PX", self._ttl_ms, "NX")])
+            if was_set:
+                return _NOTHING
+            ((there, end),) = await self._redis.ask([("MGET", request, answer)])
+            if there is not None:  # else it has just expired
+                return Standing(self._request_of(there), self._end_of(end))
 
     async def note(self, asked: Sequence[tuple[str, str, Reserved]]) -> None:
         await self._redis.ask(
