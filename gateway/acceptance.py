@@ -26,7 +26,8 @@ def acceptance_key(tenant: str, pipeline: str, id: str) -> str:
 
 
 class Acceptance(msgspec.Struct, frozen=True, array_like=True):
-    """One event as the gateway took it. Times are milliseconds since the epoch."""
+    """One event as the gateway took it. `digest` is that of its content, times are milliseconds since the
+    epoch."""
 
     digest: bytes
     pipeline: str

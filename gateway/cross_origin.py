@@ -19,13 +19,10 @@ _VARIES = ("vary", "Origin")
 
 
 class CrossOrigin:
-    """What pages of other origins are told. False where there are none to be told anything."""
+    """What pages of other origins are told."""
 
     def __init__(self, origins: Collection[str]) -> None:
         self._origins = frozenset(origins)
-
-    def __bool__(self) -> bool:
-        return bool(self._origins)
 
     def preflight(self, headers: Mapping[str, str], methods: Sequence[str]) -> Response | None:
         """The answer to a browser that asks whether it may send what it names; None where it may not, or does

@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 
 import msgspec
 
@@ -73,11 +73,11 @@ class Door:
     codec: RecordCodec[Record]
     followed: bool = True
 
-    @property
+    @cached_property
     def entity(self) -> str:
         return self.intake.record.spec().entity or ""
 
-    @property
+    @cached_property
     def time(self) -> str:
         return self.intake.record.spec().time or ""
 

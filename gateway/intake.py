@@ -14,6 +14,7 @@ import types
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from difflib import get_close_matches
+from operator import attrgetter
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -54,6 +55,13 @@ class Intake:
         self._hints = {name: tighten(declared[name]) for name in record.__struct_fields__}
         self._required = tuple(name for name in _required(record) if name not in ("tenant", "id"))
         self.submission = self._submission()
+        self._unsure = sum(
+            field.default not in (msgspec.NODEFAULT, None, msgspec.UNSET)
+            or field.default_factory is not msgspec.NODEFAULT
+            for field in msgspec.structs.fields(self.submission)
+        )
+        self._ruled = ("tenant", "id", self._entity, self._time)
+        self._ruled_of = attrgetter(*self._ruled)
         self._decode = msgspec.json.Decoder(self.submission).decode
         self._explainer = Explainer()
 
@@ -63,21 +71,25 @@ class Intake:
         Raises Malformed when `raw` is no strict JSON, Rejected with every wrong field.
         """
         try:
-            event = self._decode(raw)
+            event: Any = self._decode(raw)
         except _DECODE_ERRORS as error:
             raise self._refusal(raw, tenant, str(error)) from None
-        if getattr(event, "tenant", None) is msgspec.UNSET:
+        values = msgspec.structs.astuple(event)
+        given = len(values) - values.count(None) - self._unsure  # at least so many, of different names
+        if event.tenant is msgspec.UNSET:
             msgspec.structs.force_setattr(event, "tenant", tenant)
-        if getattr(event, "id", None) is msgspec.UNSET:
+            given -= 1
+        if event.id is msgspec.UNSET:
             msgspec.structs.force_setattr(event, "id", otherwise or new_id())
-        if not strict_json.is_plainly_strict(raw):
+            given -= 1
+        if not strict_json.keys_at_most(raw, given) and not strict_json.is_plainly_strict(raw):
             strict_json.check(raw)
-        given = {name: getattr(event, name) for name in ("tenant", "id", self._entity, self._time)}
-        if b"\\u0000" in raw or self._broken_rules(given, tenant):
+        ruled = dict(zip(self._ruled, self._ruled_of(event), strict=True))
+        if b"\\u0000" in raw or self._broken_rules(ruled, tenant):
             refusal = self._refusal(raw, tenant, "")
             if refusal.fields:
                 raise refusal
-        return event
+        return cast(Record, event)
 
     def _refusal(self, raw: bytes, tenant: str, otherwise: str) -> Rejected:
         strict_json.check(raw)

@@ -15,6 +15,7 @@ over, by the same loop, whatever else was forgotten meanwhile. When keys were la
 """
 
 import asyncio
+import hashlib
 import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ GRACE_S = 300.0
 UNKNOWN_FOR_S = 1.0
 CACHED = 10_000
 LOOKUPS = 64
+PARSED = 10_000
 USED_S = 10.0
 _NOBODY = bytes(32)
 
@@ -114,6 +116,7 @@ class Keyring:
         self._own = own
         self.authority = authority or Authority(clock=self._clock)
         self._cached: OrderedDict[str, _Cached] = OrderedDict()
+        self._parsed: dict[bytes, tuple[str, bytes]] = {}  # of good keys, by the digest of their text
         self._pending: dict[str, asyncio.Future[None]] = {}
         self._watched: dict[Principal, set[Watch]] = {}
         self._used: dict[str, datetime] = {}
@@ -124,7 +127,8 @@ class Keyring:
         """The principal of a key or token. Raises Denied, or Unavailable when it cannot be known."""
         if not text:
             raise denied()
-        parsed = parse(text)
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        parsed = self._parsed.get(digest) or parse(text)
         if parsed is None:
             if text.startswith(PREFIX):
                 raise denied()
@@ -147,6 +151,10 @@ class Keyring:
         if not key.valid_at(at):
             raise denied()
         self._used[id] = at
+        if digest not in self._parsed:
+            if len(self._parsed) >= PARSED:
+                self._parsed.clear()
+            self._parsed[digest] = parsed
         return cached.principal
 
     def current(self, principal: Principal) -> Principal:

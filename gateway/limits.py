@@ -15,6 +15,7 @@ as much from each of them, and nobody is refused for the outage. How often that 
 import math
 from collections.abc import Iterable
 from datetime import timedelta
+from operator import attrgetter
 
 import redis.asyncio
 
@@ -87,8 +88,8 @@ class NamedLimit:
         taken = await self._limiter.take(key, cost)
         if isinstance(taken, Refused):
             _LIMITED.labels(self.policy.name).inc()
-            raise OverLimit(f"too many {what}", Standing(self.policy, 0), taken.retry_after)
-        return Standing(self.policy, taken.left)
+            raise OverLimit(f"too many {what}", Standing.of(self.policy, 0), taken.retry_after)
+        return Standing.of(self.policy, taken.left)
 
 
 class CallerLimits:
@@ -135,7 +136,7 @@ class CallerLimits:
         key = await self._key.take(key_of(tenant, principal.credential), 1, "requests with this key")
         of_route = await self._routes[route.name].take(tenant, 1, f"requests on {route.name}")
         of_tenant = await self._tenant.take(tenant, 1, "requests of this tenant")
-        return min(key, of_route, of_tenant, key=_share)
+        return min(key, of_route, of_tenant, key=attrgetter("share"))
 
 
 class PublishingLimits:
@@ -172,7 +173,3 @@ class TokenLimits:
     async def admit(self, tenant: str, tokens: int) -> Standing:
         """Take the `tokens` that a question may have for its answer. Raises OverLimit, TooLarge."""
         return await self._tokens.take(tenant, tokens, "tokens asked for")
-
-
-def _share(standing: Standing) -> float:
-    return standing.share

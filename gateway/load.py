@@ -13,8 +13,7 @@ counted by itself, up to `most`.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from core.errors import QueueFull
 from core.telemetry.metrics import counter, gauge
@@ -43,6 +42,7 @@ class Load:
         self._peak = 0
         self._was_late = False
         self._timer: asyncio.TimerHandle | None = None
+        self._aside = _Aside(self, most)
 
     def enter(self, *, waits: bool = False) -> None:
         """A request begins; `leave` when it has ended. Raises QueueFull (`overloaded`)."""
@@ -62,19 +62,10 @@ class Load:
         else:
             self.open -= 1
 
-    @contextmanager
-    def aside(self) -> Iterator[None]:
+    def aside(self) -> AbstractContextManager[None]:
         """A request that was entered waits for its body: a client that is slow with it keeps nobody out.
-        Raises QueueFull (`overloaded`)."""
-        if self.reading >= self._most:
-            raise _overloaded()
-        self.reading += 1
-        self.open -= 1
-        try:
-            yield
-        finally:
-            self.reading -= 1
-            self.open += 1
+        Entering raises QueueFull (`overloaded`)."""
+        return self._aside
 
     def observe(self, late_s: float) -> None:
         """The loop was so late at a tick."""
@@ -97,6 +88,22 @@ class Load:
         self.observe(loop.time() - due)
         if self.open or self.waiting or self.reading:
             self._schedule(loop)
+
+
+class _Aside(AbstractContextManager[None]):
+    def __init__(self, load: Load, most: int) -> None:
+        self._load = load
+        self._most = most
+
+    def __enter__(self) -> None:
+        if self._load.reading >= self._most:
+            raise _overloaded()
+        self._load.reading += 1
+        self._load.open -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._load.reading -= 1
+        self._load.open += 1
 
 
 def _overloaded() -> QueueFull:

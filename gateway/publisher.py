@@ -1,8 +1,10 @@
 """Producing from an event loop: many messages, one acknowledgement per request, one wake-up per batch.
 
 librdkafka calls back per message, in the thread that polls. That thread collects what one poll brought and
-wakes the loop once for all of it. What is in flight is counted and bounded; above the bound, and while
-the broker is known to be away, publishing is refused at once instead of waiting for a timeout.
+wakes the loop once for all of it. While much is in flight it rests between two polls: for every message it
+takes the interpreter's lock from the loop, and many at once take it less often. What is in flight is counted
+and bounded; above the bound, and while the broker is known to be away, publishing is refused at once instead
+of waiting for a timeout.
 
 Promise: a result of None means that Kafka acknowledged with acks=all. An error means that it did not in
 time; the message may have been written all the same, and consumers drop repeats by (tenant, id).
@@ -10,6 +12,7 @@ time; the message may have been written all the same, and consumers drop repeats
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -21,6 +24,7 @@ from core.telemetry.log import logger
 from schemas.headers import Headers
 
 _POLL_S = 0.1
+_MUCH, _REST_S = 16, 0.002
 _CHECK_TIMEOUT_S = 1.0
 _AWAY_AFTER = 2
 _log = logger("gateway.publisher")
@@ -129,6 +133,8 @@ class Publisher:
             producer = self._producer
             producer.poll(_POLL_S)
             self._hand_over()
+            if self._in_flight > _MUCH:
+                time.sleep(_REST_S)
             if self._fatal:
                 _log.error("the producer failed for good; a new one takes over", reason=str(self._fatal))
                 self._fatal = None

@@ -8,6 +8,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from functools import cache
 from typing import Protocol
 
 import msgspec
@@ -43,17 +44,16 @@ BAD_HEAD, OVER_LIMIT = 4400, 4429
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 _UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
-_EVERY_ANSWER = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"server", b"millstream"),  # else the server below names itself
-]
-_UNLESS_GIVEN = {
-    "cache-control": b"no-store",
-    "content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+_EVERY_ANSWER = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "server": "millstream",
 }
-_BLANKS = bytes(32 if code < 32 or code == 127 else code for code in range(256))
-_OVER_TLS = (b"strict-transport-security", b"max-age=31536000")
+_UNLESS_GIVEN = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+_OVER_TLS = {"strict-transport-security": "max-age=31536000"}
 _log = logger("gateway.server")
 _encode = msgspec.json.Encoder().encode
 _REQUESTS = counter("gateway_requests_total", "Requests, by route template and status", ["route", "status"])
@@ -85,7 +85,7 @@ class Application:
     ) -> None:
         given = settings or Limits()
         self._admission = admission
-        self._cross_origin = CrossOrigin(origins)
+        self._cross_origin = CrossOrigin(origins) if origins else None
         self._addresses = ClientAddress(given.trusted_proxies)
         self.body_read_s = given.body_read_s
         self.answer_take_s = given.answer_take_s
@@ -95,6 +95,7 @@ class Application:
         self._open = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        _OPEN.set_function(lambda: self._open)
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until no request is open, at most `timeout_s`; whether that was so."""
@@ -110,13 +111,13 @@ class Application:
         fields = head.fields
         if head.flaw is not None:
             call.keep = False  # nothing behind a head like that is read
-        given = fields.get("x-request-id", "")
+        given = fields.get("x-request-id")
         request = Request(
             method=call.method,
             path=call.path,
             headers=fields,
             body=call.body,
-            request_id=given if _REQUEST_ID.fullmatch(given) else new_id(),
+            request_id=given if given is not None and _REQUEST_ID.fullmatch(given) else new_id(),
             query=call.query,
             traceparent=_traceparent(fields),
             gone=call.gone,
@@ -124,7 +125,6 @@ class Application:
         )
         self._open += 1
         self._idle.clear()
-        _OPEN.set(self._open)
         began = time.perf_counter()
         try:
             template, response = await self._respond(request, head.flaw)
@@ -132,14 +132,13 @@ class Application:
                 call.keep = False
             if request.standing is not None:
                 response.headers += request.standing.headers()
-            if self._cross_origin:
+            if self._cross_origin is not None:
                 response.headers += self._cross_origin.headers(fields.get("origin"))
             _REQUESTS.labels(template, str(response.status)).inc()
             _TOOK.labels(template).observe((time.perf_counter() - began) * 1000)
             await _answer(response, request, call, take_s=self.answer_take_s)
         finally:
             self._open -= 1
-            _OPEN.set(self._open)
             if not self._open:
                 self._idle.set()
 
@@ -150,7 +149,7 @@ class Application:
         response: Response | None = None
         failure: BaseException | None = None
         try:
-            if _UNSPEAKABLE.search(request.path):
+            if not request.path.isprintable() and _UNSPEAKABLE.search(request.path):
                 flaw = flaw or NotFound("no such path")
             route = await self._admission.find(request, request.address, flaw)
             visit = await self._admission.admit(route, request, bearer(request.headers))
@@ -184,7 +183,11 @@ class Application:
 
     def _asked_first(self, request: Request, error: BaseException) -> Response | None:
         """The answer to a browser that asks what a page of another origin may send."""
-        if request.method != "OPTIONS" or not isinstance(error, MethodNotAllowed):
+        if (
+            self._cross_origin is None
+            or request.method != "OPTIONS"
+            or not isinstance(error, MethodNotAllowed)
+        ):
             return None
         return self._cross_origin.preflight(request.headers, error.allowed)
 
@@ -232,8 +235,8 @@ def bearer(headers: Mapping[str, str]) -> str | None:
 
 
 def _traceparent(headers: Mapping[str, str]) -> str | None:
-    given = headers.get("traceparent", "")
-    return given if _TRACEPARENT.fullmatch(given) else None
+    given = headers.get("traceparent")
+    return given if given is not None and _TRACEPARENT.fullmatch(given) else None
 
 
 async def _turn_away(socket: WebSocket, code: int, reason: str) -> None:
@@ -242,20 +245,26 @@ async def _turn_away(socket: WebSocket, code: int, reason: str) -> None:
     await socket.send({"type": "websocket.close", "code": code, "reason": reason[:120]})
 
 
-def _head_of(response: Response, request_id: str, *, secure: bool) -> list[tuple[bytes, bytes]]:
-    named = {name for name, _ in response.headers}
-    head = [
-        (b"content-type", response.content_type.encode()),
-        (b"x-request-id", request_id.encode()),
-        *_EVERY_ANSWER,
-    ]
-    head += [(name.encode(), value) for name, value in _UNLESS_GIVEN.items() if name not in named]
-    if secure:
-        head.append(_OVER_TLS)
+def _head_of(response: Response, request_id: str, *, secure: bool) -> bytes:
+    """The lines of the answer's head."""
+    given: tuple[str, ...] = ()
+    lines = f"content-type: {response.content_type}\r\nx-request-id: {request_id}\r\n"
     for name, value in response.headers:
-        line = value.encode("latin-1", "replace")
-        head.append((name.encode(), line.translate(_BLANKS) if _UNSPEAKABLE.search(value) else line))
-    return head
+        if not value.isprintable():
+            value = _UNSPEAKABLE.sub(" ", value)
+        lines += f"{name}: {value}\r\n"
+        if name in _UNLESS_GIVEN:
+            given = (*given, name)
+    return _usual_head(given, secure) + lines.encode("latin-1", "replace")
+
+
+@cache
+def _usual_head(given: tuple[str, ...], secure: bool) -> bytes:
+    """What every answer has, but for what it has `given` itself."""
+    usual = _EVERY_ANSWER | {name: value for name, value in _UNLESS_GIVEN.items() if name not in given}
+    return "".join(
+        f"{name}: {value}\r\n" for name, value in (usual | (_OVER_TLS if secure else {})).items()
+    ).encode()
 
 
 async def _answer(response: Response, request: Request, call: Call, *, take_s: float) -> None:

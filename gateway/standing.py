@@ -8,6 +8,7 @@ An answer tells of the one limit that is nearest to its end.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
@@ -21,21 +22,22 @@ class Policy:
     name: str
     limit: Limit
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The member of `RateLimit-Policy`."""
         return f'"{self.name}";q={self.limit.burst};w={max(1, math.ceil(self.limit.refills_in_s))}'
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What is `left` of a policy for one caller."""
+    """What is `left` of a policy for one caller, and which share of its burst that is."""
 
     policy: Policy
     left: int
+    share: float
 
-    @property
-    def share(self) -> float:
-        return self.left / self.policy.limit.burst
+    @classmethod
+    def of(cls, policy: Policy, left: int) -> "Standing":
+        return cls(policy, left, left / policy.limit.burst)
 
     def headers(self) -> list[tuple[str, str]]:
         limit = self.policy.limit

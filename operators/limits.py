@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Protocol
 
 import msgspec
@@ -35,7 +36,7 @@ class Limit:
                 mend="give a positive rate and a burst of at least 1",
             )
 
-    @property
+    @cached_property
     def refills_in_s(self) -> float:
         """Seconds until the whole burst can be taken again."""
         return self.burst / self.rate

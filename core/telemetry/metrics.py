@@ -5,13 +5,37 @@ One registry per process; modules declare their metrics once with `counter`, `ga
 
 import os
 from collections.abc import Sequence
+from typing import Any, Self, cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+import prometheus_client
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 
 REGISTRY = CollectorRegistry(auto_describe=True)
 ProcessCollector(registry=REGISTRY)
 
 LATENCY_MS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 200, 350, 500, 1000, 2500, 10_000)
+
+
+class _Labelled(MetricWrapperBase):
+    """A metric whose `labels` takes a series that is there without its lock: a third of the time."""
+
+    def labels(self, *values: Any, **named: Any) -> Self:
+        found = self._metrics.get(values)
+        return super().labels(*values, **named) if found is None else cast(Self, found)
+
+
+class Counter(_Labelled, prometheus_client.Counter):
+    pass
+
+
+class Gauge(_Labelled, prometheus_client.Gauge):
+    pass
+
+
+class Histogram(_Labelled, prometheus_client.Histogram):
+    pass
+
 
 RESTARTS = Gauge(
     "millstream_restarts",

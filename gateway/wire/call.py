@@ -1,7 +1,6 @@
 """One request on a connection, and its answer."""
 
 import asyncio
-from collections.abc import Sequence
 from functools import cache
 from http.client import responses
 from typing import TYPE_CHECKING
@@ -92,25 +91,24 @@ class Call:
             self._gone = asyncio.get_running_loop().create_future()
             await self._gone
 
-    def answer(self, status: int, head: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-        """The whole answer; nothing is sent to who is gone."""
-        parts = [_first_line(status), *self._lines(head)]
-        if status not in _NO_BODY:
-            parts.append(b"content-length: %d\r\n\r\n" % len(body))
-            if self.method != "HEAD":
-                parts.append(body)
+    def answer(self, status: int, head: bytes, body: bytes) -> None:
+        """The whole answer; nothing is sent to who is gone. `head` are lines with their ends, without those
+        that are the connection's own."""
+        if status in _NO_BODY:
+            body, end = b"", b"\r\n"
         else:
-            parts.append(b"\r\n")
+            end = b"content-length: %d\r\n\r\n" % len(body)
+            if self.method == "HEAD":
+                body = b""
         self.answered = True
-        self._connection.write(b"".join(parts))
+        self._connection.write(b"".join((self._head(status, head), end, body)))
 
-    def begin(self, status: int, head: Sequence[tuple[bytes, bytes]]) -> None:
+    def begin(self, status: int, head: bytes) -> None:
         """The head of an answer that comes part by part."""
         chunked = self.version == "1.1"
         self.keep = self.keep and chunked  # its end is otherwise that of the connection
-        parts = [_first_line(status), *self._lines(head)]
-        parts.append(b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n")
-        self._connection.write(b"".join(parts))
+        end = b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n"
+        self._connection.write(self._head(status, head) + end)
 
     async def part(self, data: bytes) -> None:
         """Send a part; returns when there is room for the next."""
@@ -166,15 +164,13 @@ class Call:
             else:
                 waiter.set_exception(error)
 
-    def _lines(self, head: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
-        lines = [b"%b: %b\r\n" % field for field in head]
-        lines.append(self._connection.date())
+    def _head(self, status: int, lines: bytes) -> bytes:
         if not self.keep or not self.complete:
             self.keep = False
-            lines.append(b"connection: close\r\n")
-        elif self.version == "1.0":
-            lines.append(b"connection: keep-alive\r\n")
-        return lines
+            stays = b"connection: close\r\n"
+        else:
+            stays = b"connection: keep-alive\r\n" if self.version == "1.0" else b""
+        return b"".join((_first_line(status), lines, self._connection.date(), stays))
 
 
 def _parts_of(target: bytes) -> tuple[str, str]:

@@ -64,6 +64,7 @@ class HttpConnection(Flow):
         self._calls: deque[Call] = deque()
         self._coming: Call | None = None
         self._task: asyncio.Task[None] | None = None
+        self._wanted: asyncio.Future[None] | None = None
         self._held = False
         self._lingering = 0
         self._ending = False
@@ -71,7 +72,7 @@ class HttpConnection(Flow):
     @property
     def idle(self) -> bool:
         """Whether nothing is being done for it."""
-        return self._task is None
+        return self._task is None or (self._wanted is not None and not self._wanted.done())
 
     def end(self) -> None:
         """Close it, now or when the answer that is being made has been given."""
@@ -98,6 +99,7 @@ class HttpConnection(Flow):
             self._timer.cancel()
         for call in self._calls:
             call.left()
+        self._wake()
 
     def data_received(self, data: bytes) -> None:
         if self._lingering:
@@ -158,7 +160,7 @@ class HttpConnection(Flow):
         if socket:
             return
         if len(self._calls) == 1:
-            self._begin(call)
+            self._begin()
         else:
             self.hold()
 
@@ -194,8 +196,26 @@ class HttpConnection(Flow):
 
     # The order of calls
 
-    def _begin(self, call: Call) -> None:
-        self._task = self._loop.create_task(self._answer(call))
+    def _begin(self) -> None:
+        if self._task is None:
+            self._task = self._loop.create_task(self._answer_all())
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._wanted is not None and not self._wanted.done():
+            self._wanted.set_result(None)
+
+    async def _answer_all(self) -> None:
+        """One task for all of a connection: to make one for each call takes longer than to wake it."""
+        try:
+            while self._calls and not self.over:
+                await self._answer(self._calls[0])
+                if not self._calls and not self.over:
+                    self._wanted = self._loop.create_future()
+                    await self._wanted
+        finally:
+            self._task = None
 
     async def _answer(self, call: Call) -> None:
         take_s = self.application.answer_take_s
@@ -209,7 +229,6 @@ class HttpConnection(Flow):
         except Exception:
             _log.exception("a request broke off", path=call.path[:200])
         finally:
-            self._task = None
             self._calls.remove(call)
             self._next(call)
 
@@ -222,9 +241,7 @@ class HttpConnection(Flow):
             self._linger()
         elif not call.keep or self._ending:
             self._transport.close()
-        elif self._calls:
-            self._begin(self._calls[0])
-        else:
+        elif not self._calls:
             self.release()
             self._await_head()
 
@@ -243,7 +260,7 @@ class HttpConnection(Flow):
 
     def _look(self) -> None:
         self._timer = None
-        if self._task is not None or self.lost:
+        if not self.idle or self.lost:
             return  # it is set again after the answer
         if self._loop.time() + 0.001 >= self._due:
             self._transport.close()
@@ -268,10 +285,11 @@ class HttpConnection(Flow):
 
     def _upgrade(self, rest: bytes) -> None:
         call = self._calls[-1]
-        if self._task is not None or (key := handshake(call)) is None:
+        if not self.idle or (key := handshake(call)) is None:
             self.hold()  # it is answered as any other request, and is the last
             return
         self._calls.clear()
+        self._wake()
         self._listener.forget(self)
         if self._timer is not None:
             self._timer.cancel()

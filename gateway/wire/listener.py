@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -98,7 +99,7 @@ class Listener:
 
     def date(self) -> bytes:
         """The line of every answer that says when it was given."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         if now >= self._date_until:
             self._date, self._date_until = date_line(), now + 1.0
         return self._date

@@ -101,6 +101,7 @@ class RoundTrips:
         connection, now = self._connection, self._clock.monotonic()
         if connection is None:
             connection = self._connection = await self._client.connection_pool.get_connection("_")
+            connection.socket_timeout = None  # all answers of a pipeline have one limit, not each its own
         elif now - self._used_at > _IDLE_S and connection.is_connected:
             try:
                 stale = await connection.can_read_destructive()  # type: ignore[no-untyped-call]

@@ -1,6 +1,5 @@
 """The application without a connection: requests of httpx from any address, and sockets."""
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import httpx
@@ -33,8 +32,9 @@ class InMemoryCall:
     async def gone(self) -> None:
         await never()
 
-    def answer(self, status: int, head: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-        self.response = httpx.Response(status, headers=list(head), content=body)
+    def answer(self, status: int, head: bytes, body: bytes) -> None:
+        fields = [tuple(line.split(b": ", 1)) for line in head.split(b"\r\n")[:-1]]
+        self.response = httpx.Response(status, headers=cast(list[tuple[bytes, bytes]], fields), content=body)
 
 
 class InMemoryTransport(httpx.AsyncBaseTransport):

@@ -187,6 +187,23 @@ def test_a_duplicate_key_in_an_otherwise_valid_event_is_malformed() -> None:
         INTAKE.read(raw, "acme")
 
 
+OPTIONAL: dict[str, Any] = {
+    "id": "1", "tenant": "acme", "small": 1, "ratio": 0.5, "single": None, "positive": 2, "kind": "cash",
+    "flag": True, "item": {"sku": "a"}, "tags": ["b"], "counts": {"a": 1},
+}  # fmt: skip
+
+
+@given(st.sets(st.sampled_from(sorted(OPTIONAL))), st.data())
+def test_a_key_that_comes_again_is_found_whatever_else_is_there(names: set[str], data: st.DataObject) -> None:
+    event = payment(**{name: OPTIONAL[name] for name in names})
+    parts = [f"{json.dumps(name)} : {json.dumps(value)}" for name, value in event.items()]
+    assert INTAKE.read(f"{{{','.join(parts)}}}".encode(), "acme").tenant == "acme"
+    again = data.draw(st.sampled_from(parts))
+    with pytest.raises(Malformed) as caught:
+        INTAKE.read(f"{{{','.join([*parts, again])}}}".encode(), "acme")
+    assert caught.value.code == "duplicate_key"
+
+
 def test_so_many_problems_are_named_and_no_more() -> None:
     found = refused(payment(tags=list(range(MAX_ITEMS)), **{f"unknown_{n}": n for n in range(500)}))
     assert MOST_PROBLEMS <= len(found) <= MOST_PROBLEMS + len(FAULTS)

@@ -143,7 +143,7 @@ async def test_the_standing_that_is_nearest_to_its_end_is_told() -> None:
     ],
 )
 def test_the_fields_are_whole_numbers(limit: Limit, left: int, policy: str, told: str) -> None:
-    headers = Standing(Policy("p", limit), left).headers()
+    headers = Standing.of(Policy("p", limit), left).headers()
     assert headers == [("ratelimit-policy", policy), ("ratelimit", told)]
 
 

@@ -20,7 +20,7 @@ from tests.stack_fixture import free_ports
 
 WITHIN_S = 60.0
 LARGE = b"x" * 4_000_000
-HEAD = (b"content-type", b"text/plain")
+HEAD = b"content-type: text/plain\r\n"
 
 
 class Echo:
@@ -48,13 +48,13 @@ class Echo:
             self.left.set()
             return
         if call.path == "/parts":
-            call.begin(200, [HEAD])
+            call.begin(200, HEAD)
             for part in (b"one ", b"two"):
                 await call.part(part)
             call.end()
             return
         answer = LARGE if call.path == "/large" else f"{call.path}?{call.query} {len(body)}".encode()
-        call.answer(204 if call.path == "/nothing" else 200, [HEAD], answer)
+        call.answer(204 if call.path == "/nothing" else 200, HEAD, answer)
 
     async def socket(self, socket: WebSocket) -> None:
         await socket.receive()
@@ -75,7 +75,7 @@ class Echo:
             await socket.send({"type": "websocket.send", "text": said or "bytes"})
 
     def unreadable(self, call: Call, error: MillstreamError) -> None:
-        call.answer(400, [HEAD], error.code.encode())
+        call.answer(400, HEAD, error.code.encode())
 
 
 class Site:
