@@ -32,7 +32,7 @@ from gateway.asking.reader import ReplyReader
 from gateway.asking.sending import Sending
 from gateway.asking.waiters import Waiter, Waiters
 from gateway.publisher import Outgoing, Publisher
-from pipelines.asking.addresses import Address
+from pipelines.asking.addresses import reply_to
 from pipelines.asking.outcomes import End, OutcomeStore, Reserved, Standing, digest_of
 from schemas.catalog.asking import Ask
 from schemas.codec import RecordCodec
@@ -84,6 +84,7 @@ class Asker:
         self.store = store
         self._waiters = waiters
         self._reader = reader
+        self._here, self._anywhere = reply_to(reader.topic, reader.partition), reply_to(reader.topic)
         self._sending = Sending(publisher)
         self._noting = Noting(store)
         self._clock = clock
@@ -177,9 +178,6 @@ class Asker:
         self._sending.send(self._message(asked, wanted, cancel, waiter), waiter.sent)
 
     def _message(self, asked: Asked, wanted: Wanted, ask: Ask, waiter: Waiter) -> Outgoing:
-        address = Address(
-            waiter.correlation_id, self._reader.topic, self._reader.partition if wanted.waits else None
-        )
         return Outgoing(
             topic=asked.requests.name,
             key=key_of(wanted.tenant, wanted.entity),
@@ -192,8 +190,8 @@ class Asker:
                 tenant=wanted.tenant,
                 received_at=ask.asked_at,
                 traceparent=new_traceparent(wanted.traceparent),
-                correlation_id=address.correlation_id,
-                reply_to=address.text,
+                correlation_id=waiter.correlation_id,
+                reply_to=self._here if wanted.waits else self._anywhere,
                 deadline=ask.deadline_at,
                 caller=wanted.caller,
             ),
@@ -207,7 +205,8 @@ def _reservation(asked: Asked, wanted: Wanted, now: datetime) -> Reserved:
 
 
 def _require_same(there: Standing, reserved: Reserved, id: str) -> None:
-    if any(one is not None and one.digest != reserved.digest for one in (there.reserved, there.end)):
+    digest, first, end = reserved.digest, there.reserved, there.end
+    if (first is not None and first.digest != digest) or (end is not None and end.digest != digest):
         raise Conflict(
             f"request {id!r} was sent before with other content", mend="give another request another key"
         )
