@@ -79,8 +79,7 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     final: bool = False
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """What the store knows of a request. `pieces` only where they were asked for."""
 
     reserved: Reserved | None = None
