@@ -43,7 +43,6 @@ class _Watch:
 
     def end(self) -> None:
         self._timer.cancel()
-        self._task = None
         if self._gone is not None:
             self._gone.cancel()
 
@@ -52,6 +51,6 @@ class _Watch:
 
     async def _wait(self) -> None:
         await self._request.gone()
+        self._left = True
         if self._task is not None:
-            self._left = True
             self._task.cancel()

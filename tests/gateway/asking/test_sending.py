@@ -1,4 +1,4 @@
-"""Questions of one turn go together, a lone one at once, and none waits long for another to arrive."""
+"""Questions of one turn go together, none waits for another, and each is told what became of it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ from typing import cast
 import pytest
 
 from core.errors import MillstreamError, QueueFull, TooLarge
-from gateway.asking import sending
 from gateway.asking.sending import Sending
 from gateway.publisher import Outcome, Outgoing, Publisher
 
@@ -81,28 +80,7 @@ async def test_what_a_turn_brings_goes_together_and_each_is_told_of_its_own(
     assert told.outcomes == {"a": None, "b": large, "c": None}
 
 
-async def test_what_comes_while_a_batch_is_on_its_way_gathers(
-    kafka: Kafka, through: Sending, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sending, "GATHER_S", 3600.0)
-    told = Told()
-    told.send(through, "a")
-    await until(lambda: kafka.batches)
-    for key in "bcd":
-        told.send(through, key)
-        for _ in range(5):
-            await asyncio.sleep(0)
-    assert kafka.batches == [["a"]]
-    kafka.acknowledge(0)
-    await until(lambda: len(kafka.batches) == 2)
-    assert kafka.batches[1] == ["b", "c", "d"]
-    kafka.acknowledge(1)
-    await until(lambda: len(told.outcomes) == 4)
-    told.send(through, "e")  # nothing is on its way
-    await until(lambda: len(kafka.batches) == 3)
-
-
-async def test_what_is_not_acknowledged_holds_up_nobody_for_long(kafka: Kafka, through: Sending) -> None:
+async def test_nobody_waits_for_the_acknowledgement_of_another(kafka: Kafka, through: Sending) -> None:
     told = Told()
     for number in range(3):
         told.send(through, str(number))
@@ -124,15 +102,15 @@ async def test_a_refusal_is_told_to_all_and_the_next_go_on(kafka: Kafka, through
 
 
 async def test_who_waits_for_the_acknowledgement_is_told(kafka: Kafka, through: Sending) -> None:
-    first = asyncio.create_task(through.through(message("a")))
-    second = asyncio.create_task(through.through(message("b")))
-    left = asyncio.create_task(through.through(message("c")))
+    left = asyncio.create_task(through.through(message("a")))
+    first = asyncio.create_task(through.through(message("b")))
+    second = asyncio.create_task(through.through(message("c")))
     await until(lambda: kafka.batches == [["a", "b", "c"]])
     assert not first.done()
     left.cancel()
     await until(left.done)
-    large = TooLarge("b")
-    kafka.acknowledge(0, None, large, None)
+    large = TooLarge("c")
+    kafka.acknowledge(0, None, None, large)
     await first
     with pytest.raises(TooLarge):
         await second
