@@ -42,6 +42,8 @@ from schemas.codec import RecordCodec
 from schemas.registry import SchemaRegistry
 
 CALLERS, BURST_S, COMPARED = 64, 3.0, 200
+WARM = 4
+"""Bursts of each before those that count: a fresh broker compiles itself for half a minute."""
 OURS = "bench"
 
 
@@ -81,7 +83,8 @@ def bench(seconds: float = BURST_S, rounds: int = ROUNDS) -> BenchResult:
         def of_theirs() -> float:
             return 1 / burst("FastAPI", theirs.port, theirs.pid, KEY).per_s
 
-        of_ours(), of_theirs()
+        for _ in range(WARM):
+            of_ours(), of_theirs()
         figures.clear()
         found = []
         for _ in range(rounds):

@@ -65,28 +65,30 @@ class LeasedLimiter:
         self._on_alone = on_alone
         self._shared = shared
         self._alone = alone
-        self._clock = clock
+        self._now = clock.monotonic
         self._most_keys = keys
         self._block_size = block_of(limit)
         self._lasts_s = LASTS.total_seconds()
         self._blocks: OrderedDict[str, _Block] = OrderedDict()
 
     async def take(self, key: str, cost: int = 1) -> Allowed | Refused:
-        self.limit.require(cost)
+        limit = self.limit
+        if cost > limit.burst:
+            limit.require(cost)
         block = self._block(key)
         while True:
-            now = self._clock.monotonic()
+            now = self._now()
             if now >= block.ends_at:
                 block.left = 0
-            ahead = max(block.paid_at - now, 0.0)
+            ahead = block.paid_at - now if block.paid_at > now else 0.0
             if block.left >= cost:
                 block.left -= cost
-                left = self.limit.left(ahead)
+                left = limit.left(ahead)
                 if block.left * 2 < block.size > 1 and left and block.leasing is None:
                     self._begin(key, block, 1)
                 return Allowed(block.left + left)
             need = cost - block.left
-            over = self.limit.over_s(ahead, need)
+            over = limit.over_s(ahead, need)
             if over > GRAIN_S:
                 return Refused(timedelta(seconds=over))
             block.wanted += cost
@@ -114,14 +116,14 @@ class LeasedLimiter:
         return block.leasing
 
     async def _lease(self, key: str, block: _Block, least: int) -> None:
-        spent_in_time = self._clock.monotonic() < block.ends_at
+        spent_in_time = self._now() < block.ends_at
         block.size = min(block.size * 2, self._block_size) if spent_in_time else 1
         most = min(max(least, block.wanted - block.left, block.size - block.left), self.limit.burst)
         try:
             found = await self._shared.lease(key, least, most)
         finally:
             block.leasing = None
-        now = self._clock.monotonic()
+        now = self._now()
         if isinstance(found, Lease):
             block.left = found.taken + (block.left if now < block.ends_at else 0)
             block.ends_at = now + self._lasts_s
