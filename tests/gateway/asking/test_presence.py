@@ -85,14 +85,18 @@ async def test_who_is_cancelled_by_somebody_else_is_cancelled() -> None:
 
 async def test_one_task_is_cancelled_for_one_client_only() -> None:
     """A connection's task goes on to its next request, and is no more cancelled than before."""
-    first, second, work = Client(), Client(), Work()
+    quick, slow, leaves = Client(), Client(), Client()
+    work = Work()
 
     async def one_after_the_other() -> list[str | None]:
         work.may_end.set()
-        come = [await unless_gone(first.request, work.run())]
-        first.leaves.set()
+        come = [await unless_gone(quick.request, work.run())]
         work.may_end.clear()
-        come.append(await unless_gone(second.request, work.run()))
+        come.append(await unless_gone(slow.request, work.run()))
+        quick.leaves.set()
+        slow.leaves.set()
+        work.may_end.clear()
+        come.append(await unless_gone(leaves.request, work.run()))
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
@@ -100,6 +104,10 @@ async def test_one_task_is_cancelled_for_one_client_only() -> None:
         return come
 
     asking = asyncio.create_task(one_after_the_other())
-    await until(lambda: second.watched)
-    second.leaves.set()
-    assert await asking == ["done", None]
+    await until(lambda: slow.watched)
+    work.may_end.set()
+    await until(lambda: leaves.watched)
+    assert not asking.done()
+    leaves.leaves.set()
+    assert await asking == ["done", "done", None]
+    assert not quick.watched
