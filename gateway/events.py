@@ -108,8 +108,7 @@ class Outcomes(msgspec.Struct, frozen=True):
     outcomes: list[Outcome]
 
 
-@dataclass(slots=True)
-class _Event:
+class _Event(msgspec.Struct, eq=False):
     """A valid event on its way."""
 
     index: int

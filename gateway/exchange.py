@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -31,8 +30,7 @@ async def never() -> None:
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True)
-class Request:
+class Request(msgspec.Struct, eq=False):
     """What came in. Header names are lower case; `parameters` are the values of the path's template. `target`
     is what an action of the control plane is about, once its handler has read that in the body; `address` the
     client's, as limits count it; `judge` is asked about each record that is read, where there is one.
@@ -44,7 +42,7 @@ class Request:
     body: Body
     request_id: str
     query: str = ""
-    parameters: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str] = {}
     principal: Principal = ANONYMOUS
     traceparent: str | None = None
     gone: Gone = never
@@ -73,8 +71,7 @@ class Request:
         return int(text)
 
 
-@dataclass(slots=True)
-class Response:
+class Response(msgspec.Struct, eq=False):
     """What goes out. The server adds Content-Length, X-Request-ID and the headers that every answer has.
 
     parts: a body that is sent as it comes, instead of `body`; closed when the client leaves. error: what the
@@ -84,7 +81,7 @@ class Response:
     status: int
     body: bytes = b""
     content_type: str = "application/json"
-    headers: list[tuple[str, str]] = field(default_factory=list)
+    headers: list[tuple[str, str]] = []
     parts: AsyncGenerator[bytes, None] | None = None
     error: BaseException | None = None
 

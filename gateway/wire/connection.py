@@ -59,6 +59,7 @@ class HttpConnection(Flow):
         self._listener = listener
         self._parser = httptools.HttpRequestParser(self)
         self._reset()
+        self._head_bytes = 0
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._calls: deque[Call] = deque()
@@ -298,7 +299,6 @@ class HttpConnection(Flow):
     def _reset(self) -> None:
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
         self._coming = None
 
 

@@ -108,8 +108,11 @@ def _more(d: bytes, p: int, n: int) -> tuple[int, int]:
             raise ValueError("a number of more than ten bytes")
 
 
+_NUMBERS = [_zigzag(n) for n in range(_SMALL)]
 _ENCODE_NAMES: dict[str, Any] = {
-    "SMALL": [_zigzag(n) for n in range(_SMALL)],
+    "SMALL": _NUMBERS,
+    "SMALL_0": [b"\x00" + number for number in _NUMBERS],  # behind the byte that says which of two branches
+    "SMALL_2": [b"\x02" + number for number in _NUMBERS],
     "long": _zigzag,
     "int32": _int,
     "pack_f": struct.Struct("<f").pack,
@@ -145,6 +148,13 @@ def _write_value(source: _Source, field: FieldSpec, value: str, depth: int, bran
     """`branch` is the union's branch byte to be written first, or nothing."""
     if branch and field.kind in ("float", "double"):
         source.add(depth, f"out += pack_n{field.kind[0]}({branch}, {value})")
+        return
+    if branch and field.kind in ("long", "int"):
+        source.add(depth, f"if 0 <= {value} < {_SMALL}: out += SMALL_{branch}[{value}]")
+        source.add(
+            depth,
+            f"else: out.append({branch}); out += {'long' if field.kind == 'long' else 'int32'}({value})",
+        )
         return
     if branch:
         source.add(depth, f"out.append({branch})")

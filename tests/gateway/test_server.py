@@ -42,6 +42,10 @@ async def away(request: Request) -> Response:
     raise Unavailable("Kafka is away", retry_after_s=1.5)
 
 
+async def broken(request: Request) -> Response:
+    return Response(200, headers=[("x-said", "a\r\nx-more: b\x7f"), ("x-other", "gr\u00fcn \u20ac")])
+
+
 def theirs(error: BaseException, request_id: str) -> Response:
     return Response(status_of(error), b"theirs", "text/plain")
 
@@ -55,6 +59,7 @@ class Serving:
             Route("GET", "/secret", TRANSACTIONS_READ, echo),
             Route("GET", "/fail", PUBLIC, fail),
             Route("GET", "/away", PUBLIC, away),
+            Route("GET", "/broken", PUBLIC, broken),
             Route("POST", "/theirs", EVENTS_WRITE, echo, refusal=theirs),
             *self.health.routes(),
         )
@@ -233,6 +238,13 @@ async def test_what_a_dependency_said_too_long_ago_is_not_told(
     finally:
         stuck.set()
         serving.health.probe.close()
+
+
+async def test_a_line_of_an_answers_head_stays_one(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/broken")
+    assert "x-more" not in answer.headers
+    assert answer.headers["x-said"] == "a  x-more: b"
+    assert answer.headers["x-other"] == "gr\u00fcn ?"
 
 
 async def test_every_answer_says_what_a_browser_must_not_do_with_it(http: httpx.AsyncClient) -> None:

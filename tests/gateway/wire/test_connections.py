@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,10 @@ from websockets.asyncio.client import connect
 from websockets.frames import Frame, Opcode
 
 from core.errors import MillstreamError
-from gateway.wire.call import Call
+from gateway.wire import listener
+from gateway.wire.call import HELD_BYTES, Call
+from gateway.wire.connection import MOST_BYTES as HEAD_BYTES
+from gateway.wire.connection import HttpConnection
 from gateway.wire.listener import Listener
 from gateway.wire.websocket import HELD_MESSAGES, MOST_BYTES, WebSocket
 from tests.stack_fixture import free_ports
@@ -119,6 +124,27 @@ async def site() -> AsyncIterator[Site]:
         yield made
 
 
+class WriteOnly(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.paused = False
+
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
 def get(path: str, *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
     return "\r\n".join((f"{method} {path} HTTP/{version}", "host: a", *lines, "", "")).encode()
 
@@ -181,7 +207,8 @@ async def test_head_has_no_body_and_204_no_length(site: Site) -> None:
 async def test_parts_are_chunks_or_until_the_end(site: Site) -> None:
     found = await site.answers(get("/parts") + get("/x", LAST))
     assert b"4\r\none \r\n3\r\ntwo\r\n0\r\n\r\nHTTP/1.1 200" in found
-    assert (await site.answers(get("/parts", version="1.0"))).endswith(b"\r\n\r\none two")
+    old = get("/parts", "connection: keep-alive", version="1.0")
+    assert (await site.answers(old)).endswith(b"\r\n\r\none two")
 
 
 async def test_a_body_is_asked_for_where_the_client_waits(site: Site) -> None:
@@ -204,8 +231,83 @@ async def test_a_large_body_and_a_large_answer(site: Site) -> None:
 
 async def test_a_fault_of_ours_ends_the_connection_and_nothing_else(site: Site) -> None:
     with suppress(ConnectionResetError):
-        assert await site.answers(get("/breaks")) == b""
+        assert await site.answers(get("/breaks") + get("/x", LAST)) == b""
     assert (await site.answers(get("/x", LAST))).endswith(b"/x? 0")
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(b"GET /x HTTP/1.1\r\nhost: a\r\nx: ", b"head_too_large"), (b"GET /", b"target_too_long")],
+)
+async def test_a_head_without_an_end_is_refused(site: Site, data: bytes, code: bytes) -> None:
+    assert (await site.answers(data + b"y" * HEAD_BYTES)).endswith(code)
+
+
+async def test_who_takes_nothing_of_an_answer_is_left() -> None:
+    async with serving() as site:
+        while site.listener.count:
+            await asyncio.sleep(0.01)
+        site.echo.answer_take_s = 0.2
+        _, writer = await asyncio.open_connection("127.0.0.1", site.port, limit=1024)
+        writer.write(get("/large"))
+        while not site.echo.begun or site.listener.count:
+            await asyncio.sleep(0.01)
+        writer.close()
+
+
+async def test_no_more_is_read_while_requests_wait(site: Site) -> None:
+    reading = WriteOnly()
+    connection = HttpConnection(site.listener)
+    connection.connection_made(reading)
+    connection.data_received(get("/slow"))
+    assert not reading.paused
+    connection.data_received(get("/x"))
+    assert reading.paused
+    site.echo.let.set()
+    while reading.paused:
+        await asyncio.sleep(0.01)
+    assert [b"/slow? 0" in part or b"/x? 0" in part for part in reading.written] == [True, True]
+    connection.connection_lost(None)
+
+
+async def test_a_body_is_not_taken_before_it_is_asked_for(site: Site) -> None:
+    transport = WriteOnly()
+    connection = HttpConnection(site.listener)
+    connection.connection_made(transport)
+    connection.data_received(get("/x", "content-length: 100000", method="POST") + b"y" * (HELD_BYTES + 1))
+    assert transport.paused
+    while transport.paused:
+        await asyncio.sleep(0)
+    connection.data_received(b"y" * (100_000 - HELD_BYTES - 1))
+    while not transport.written:
+        await asyncio.sleep(0)
+    assert transport.written[0].endswith(b"/x? 100000")
+    connection.connection_lost(None)
+
+
+async def test_the_next_part_waits_until_the_one_before_is_taken(site: Site) -> None:
+    transport = WriteOnly()
+    connection = HttpConnection(site.listener)
+    connection.connection_made(transport)
+    connection.pause_writing()
+    connection.data_received(get("/parts"))
+    while len(transport.written) < 2:
+        await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(transport.written) == 2
+    connection.resume_writing()
+    while len(transport.written) < 4:
+        await asyncio.sleep(0)
+    assert b"".join(transport.written).endswith(b"4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n")
+    connection.connection_lost(None)
+
+
+async def test_an_answer_says_when_it_was_given(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.listener.date()
+    monkeypatch.setattr(listener, "date_line", lambda: b"later")
+    monkeypatch.setattr(listener, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 1.1))
+    assert site.listener.date() == b"later"
 
 
 async def test_a_client_that_leaves_is_noticed(site: Site) -> None:
