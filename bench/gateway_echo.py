@@ -33,7 +33,7 @@ def main(pipeline: str) -> None:
     registry = SchemaRegistry.of(given)
     asks: RecordCodec[Ask] = RecordCodec(Ask, registry, plan.requests.subject)
     answers: RecordCodec[Reply] = RecordCodec(Reply, registry, REPLIES.subject)
-    producer = broker.producer(given, linger_ms=0)
+    producer = broker.asking_producer(given)
     reader = broker.consumer(given, None)
     places = [TopicPartition(plan.requests.name, number) for number in range(plan.requests.partitions)]
     for place in places:

@@ -6,15 +6,15 @@ for the answer any more; an answerer then stops the work that it began elsewhere
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+import msgspec
 
 Emit = Callable[[bytes], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """`id` is the client's, unique within the tenant: a repeat of it is the same question. `body` is JSON as
     the client sent it, not yet checked; `deadline_at` is aware, in UTC. `streamed`: pieces are wanted."""
 
@@ -26,8 +26,7 @@ class Question:
     streamed: bool = False
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The whole answer: `status` as HTTP means it, `body` as JSON."""
 
     status: int

@@ -82,6 +82,13 @@ def producer(settings: Settings, **more: Any) -> Producer:
     return Producer(producer_config(settings, **more))
 
 
+def asking_producer(settings: Settings, **more: Any) -> Producer:
+    """A producer of questions and answers. Somebody waits for each, so none waits for a request to fill; a
+    request has few of them, each read once and soon, so compressing them costs this process, the broker that
+    checks them and the reader more than their bytes do."""
+    return producer(settings, linger_ms=0, compression_type="none", **more)
+
+
 def consumer(settings: Settings, group: str | None, **more: Any) -> Consumer:
     """A consumer that commits only when told. With `group` None use `assign`, not `subscribe`."""
     return Consumer(consumer_config(settings, group, **more))

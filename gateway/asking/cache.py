@@ -13,7 +13,6 @@ not 200: not the answer of a version before it, nor of one that a worker has not
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal, Protocol
 
@@ -24,7 +23,7 @@ from core.errors import DeadlineExceeded, InternalError, Unavailable
 from core.telemetry.metrics import counter, histogram
 from gateway.asking.asker import Asked, Wanted
 from gateway.asking.cache_control import CacheControl, cache_status
-from gateway.asking.cache_key import OWN, answer_key
+from gateway.asking.cache_key import OWN, Questions, answer_key
 from gateway.asking.cache_versions import ServingVersions
 from gateway.asking.pending import Pending, answer_of, late
 from gateway.asking.prepare import Prepared
@@ -70,8 +69,7 @@ class _TooShort(DeadlineExceeded):
     """Who asked for all could not wait any longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """An answer, which level gave it, and for how long it is given again (`left`; of `lasts` altogether).
     asked_s: how long the pipeline took, where this request asked it."""
 
@@ -92,9 +90,9 @@ class Given:
         return headers
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A request on its way through the caches. route: None where nobody knows what would answer it."""
+class Question(msgspec.Struct, frozen=True):
+    """A request on its way through the caches. route: None where nobody knows what would answer it. key:
+    empty where nothing is looked for and nothing kept."""
 
     prepared: Prepared
     wanted: Wanted
@@ -123,6 +121,7 @@ class CachedAsking:
         *,
         plan: str,
         model: str,
+        questions: Questions,
         lasts: timedelta,
         cache: ResponseCache,
         asker: Asking,
@@ -132,6 +131,7 @@ class CachedAsking:
         self._asked = asked
         self._plan = plan
         self._model = model
+        self._questions = questions
         self._lasts = lasts
         self._cache = cache
         self._asker = asker
@@ -142,8 +142,9 @@ class CachedAsking:
         began = time.perf_counter()
         route = self._versions.of(self._model, wanted.tenant, wanted.entity)
         key = ""
-        if route is not None:
-            key = answer_key(wanted.tenant, plan=self._plan, route=route, question=prepared.question)
+        if route is not None and not (control.no_cache and control.no_store):
+            asked = self._questions.of(prepared.record)
+            key = answer_key(wanted.tenant, plan=self._plan, route=route, question=asked)
         return Question(prepared, wanted, control, route, key, control.least(self._lasts), began)
 
     async def kept(self, question: Question) -> Given | None:
@@ -209,7 +210,7 @@ class CachedAsking:
             began = time.perf_counter()
             left = timedelta(seconds=until - loop.time())
             async with await self._asker.ask(
-                self._asked, replace(wanted, within=left), reserved=not wanted.fresh
+                self._asked, msgspec.structs.replace(wanted, within=left), reserved=not wanted.fresh
             ) as pending:
                 try:
                     end = await pending.end()
@@ -255,7 +256,8 @@ class CachedAsking:
 
     def _end(self, question: Question, found: Cached) -> End:
         status, members = found.value[:_STATUS], found.value[_STATUS:]
-        body = b"{" + question.prepared.own + (b"," + members if members else b"") + b"}"
+        own = self._questions.own(question.prepared.record, question.prepared.id)
+        body = b"{" + own + (b"," + members if members else b"") + b"}"
         return End(b"", ANSWERED, "", to_millis(self._clock.now()), 0, int(status), body, None, True)
 
     def _fits(self, question: Question, end: End) -> bool:

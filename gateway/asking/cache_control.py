@@ -7,6 +7,7 @@ nothing stale is ever given. A number that is none is read as the strictest one.
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 
 _DIRECTIVE = re.compile(r'([!#$%&\'*+.^_`|~0-9A-Za-z-]+)(?:=("(?:[^"\\]|\\.)*"|[^\s,]*))?')
 _SECONDS = re.compile(r"[0-9]+", re.ASCII)
@@ -36,8 +37,12 @@ ANYTHING = CacheControl()
 
 def cache_control_of(given: str | None) -> CacheControl:
     """What a request asks for; of a directive that is given twice the stricter one."""
-    if not given:
-        return ANYTHING
+    return _read(given) if given else ANYTHING
+
+
+@lru_cache(maxsize=256)
+def _read(given: str) -> CacheControl:
+    """Remembered, as clients say the same with every request."""
     said: set[str] = set()
     max_age_s: int | None = None
     min_fresh_s = 0

@@ -14,10 +14,10 @@ Where the pipeline allows that an answer is given again, it may come from a cach
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -30,6 +30,7 @@ from gateway.asking.cache_control import cache_control_of
 from gateway.asking.pending import Pending, Piece, answer_of
 from gateway.asking.preference import Preference, preference_of
 from gateway.asking.prepare import Prepare
+from gateway.asking.presence import unless_gone
 from gateway.bodies import JSON, content_type, too_large
 from gateway.caller import caller_of
 from gateway.exchange import Request, Response, json_response
@@ -42,7 +43,6 @@ from pipelines.asking.outcomes import ANSWERED, EXPIRED, End
 
 EVENT_STREAM = "text/event-stream"
 CLIENT_GONE = 499
-T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -134,7 +134,7 @@ class InferEndpoint:
             question = door.cached.question(prepared, wanted, control)
             given = await door.cached.kept(question)
             if given is None and question.waits:
-                given = await _unless_gone(request, door.cached.made(question))
+                given = await unless_gone(request, door.cached.made(question))
                 if given is None:
                     return Response(CLIENT_GONE)
             if given is not None:
@@ -152,7 +152,7 @@ class InferEndpoint:
         if preference.returns and not pending.replayed and preference.wait_s == 0:
             return self._later(pending, preference)
         try:
-            ended = await _unless_gone(request, pending.end(wait_s=wait_s))
+            ended = await unless_gone(request, pending.end(wait_s=wait_s))
         except TimeoutError:
             return self._later(pending, preference)
         if ended is None:
@@ -216,17 +216,6 @@ class InferEndpoint:
         return json_response(200, Standing(state=end.state, **known))
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """What it comes to; None where the client left before, and the work with it."""
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.gone())
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        working.cancel()
-        gone.cancel()
-
-
 def _given(given: Given, preference: Preference, began: float, checked: float) -> Response:
     """An answer that came through the caches, with the time that each stage took, in ms."""
     asked_s = given.asked_s or 0.0
@@ -263,4 +252,6 @@ def _event(name: str, data: bytes, piece: Piece | None = None) -> bytes:
 
 def _streams(request: Request) -> bool:
     kinds = request.headers.get("accept", "").lower()
-    return any(part.partition(";")[0].strip() == EVENT_STREAM for part in kinds.split(","))
+    return EVENT_STREAM in kinds and any(
+        part.partition(";")[0].strip() == EVENT_STREAM for part in kinds.split(",")
+    )

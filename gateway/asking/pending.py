@@ -128,13 +128,13 @@ class Pending:
         return stored[: stop - start]
 
     async def _reply(self, wait_s: float | None) -> Reply:
-        loop = asyncio.get_running_loop()
-        until = self._until if wait_s is None else min(self._until, loop.time() + wait_s)
+        until = self._until
+        if wait_s is not None:
+            until = min(until, asyncio.get_running_loop().time() + wait_s)
         try:
-            async with asyncio.timeout_at(until):
-                reply = await self._waiter.next()
+            reply = await self._waiter.next(until)
         except TimeoutError:
-            if loop.time() < self._until:
+            if until < self._until:
                 raise
             self.cancel = None  # the worker has the deadline too
             _ENDED.labels(self._pipeline, "deadline").inc()

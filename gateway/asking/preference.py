@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from core.errors import InvalidInput
 from core.settings import Asking
@@ -24,8 +25,14 @@ def preference_of(given: str | None, settings: Asking) -> Preference:
 
     Raises InvalidInput for a wait that is no whole number of seconds; a longer one than allowed is cut.
     """
+    return _read(given or "", settings.wait_s, settings.longest_wait_s)
+
+
+@lru_cache(maxsize=256)
+def _read(given: str, otherwise_s: float, longest_s: float) -> Preference:
+    """Remembered, as clients say the same with every request."""
     returns, wait_s = False, None
-    for part in (given or "").split(","):
+    for part in given.split(","):
         name, _, value = part.partition(";")[0].partition("=")
         name, value = name.strip().lower(), value.strip().strip('"')
         if name == "respond-async":
@@ -35,7 +42,7 @@ def preference_of(given: str | None, settings: Asking) -> Preference:
                 raise InvalidInput(
                     f"wait={value[:20]!r} is no number of seconds", code="invalid_option", mend="write wait=5"
                 )
-            wait_s = min(float(value), settings.longest_wait_s)
+            wait_s = min(float(value), longest_s)
     said = [*(["respond-async"] if returns else []), *([f"wait={wait_s:g}"] if wait_s is not None else [])]
-    otherwise = 0.0 if returns else settings.wait_s
+    otherwise = 0.0 if returns else otherwise_s
     return Preference(otherwise if wait_s is None else wait_s, returns, ", ".join(said) or None)

@@ -7,6 +7,7 @@ or of a gateway that had this partition before) is counted and forgotten.
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
@@ -22,11 +23,13 @@ _UNKNOWN = counter("gateway_replies_unknown_total", "Replies that nobody waited 
 class Waiter:
     """One who waits; leave by `with`. Replies come in the order in which they were sent."""
 
+    __slots__ = ("_come", "_waiters", "_wakes", "correlation_id")
+
     def __init__(self, waiters: "Waiters", correlation_id: str) -> None:
         self.correlation_id = correlation_id
         self._waiters = waiters
-        self._come: asyncio.Queue[Reply | MillstreamError] = asyncio.Queue()
-        self._failure: MillstreamError | None = None
+        self._come: deque[Reply | MillstreamError] = deque()
+        self._wakes: asyncio.Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -34,25 +37,39 @@ class Waiter:
     def __exit__(self, *_: object) -> None:
         self.leave()
 
-    async def next(self) -> Reply:
-        """The next reply; raises what `fail` was given."""
-        came = await self._come.get()
+    async def next(self, until: float) -> Reply:
+        """The next reply; raises what `sent` was told, and TimeoutError where nothing came until then, in
+        the loop's time."""
+        if not self._come:
+            loop = asyncio.get_running_loop()
+            wakes = self._wakes = loop.create_future()
+            timer = loop.call_at(until, self._wake)
+            try:
+                await wakes
+            finally:
+                timer.cancel()
+            if not self._come:
+                raise TimeoutError
+        came = self._come.popleft()
         if isinstance(came, MillstreamError):
             raise came
         return came
 
-    def fail(self, error: MillstreamError) -> None:
-        """Nothing will come: the request could not be sent."""
-        self._failure = error
-        self._come.put_nowait(error)
-
-    def require(self) -> None:
-        """Raises what `fail` was given."""
-        if self._failure is not None:
-            raise self._failure
+    def sent(self, error: MillstreamError | None) -> None:
+        """What became of the request: where there is an error nothing will come."""
+        if error is not None:
+            self._take(error)
 
     def leave(self) -> None:
         self._waiters._leave(self)
+
+    def _take(self, came: Reply | MillstreamError) -> None:
+        self._come.append(came)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wakes is not None and not self._wakes.done():
+            self._wakes.set_result(None)
 
 
 class Waiters:
@@ -63,6 +80,7 @@ class Waiters:
         self._most = most
         self._numbers = itertools.count()
         self._waiting: dict[str, Waiter] = {}
+        _WAITING.set_function(self.__len__)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -73,14 +91,9 @@ class Waiters:
             raise QueueFull(
                 f"{len(self._waiting)} requests await their answers here", mend="ask again in a moment"
             )
-        waiter = Waiter(self, self.name())
+        waiter = Waiter(self, f"{self.epoch}-{next(self._numbers)}")
         self._waiting[waiter.correlation_id] = waiter
-        _WAITING.set(len(self._waiting))
         return waiter
-
-    def name(self) -> str:
-        """A new correlation id."""
-        return f"{self.epoch}-{next(self._numbers)}"
 
     def deliver(self, replies: Sequence[tuple[str, Reply]]) -> None:
         """Hand over what one poll brought: (correlation id, reply)."""
@@ -89,8 +102,7 @@ class Waiters:
             if waiter is None:
                 _UNKNOWN.inc()
             else:
-                waiter._come.put_nowait(reply)
+                waiter._take(reply)
 
     def _leave(self, waiter: Waiter) -> None:
         self._waiting.pop(waiter.correlation_id, None)
-        _WAITING.set(len(self._waiting))

@@ -29,7 +29,7 @@ from pipelines.on_redis.cache import RedisCache
 from pipelines.plan import Reuse, ScoringPlan
 from pipelines.serving.fleet import Fleet
 from pipelines.text import plan_text
-from schemas.broker import producer
+from schemas.broker import asking_producer
 from schemas.catalog.asking import REPLIES, Ask, Reply
 from schemas.codec import RecordCodec
 from schemas.registry import Schemas
@@ -64,8 +64,8 @@ class AskingPart:
         self.reader = ReplyReader(settings, reply_codec, waiters)
         milliseconds = int(self._timeout_s * 1000)
         self.publisher = Publisher(
-            lambda: producer(
-                settings, linger_ms=0, message_timeout_ms=milliseconds, delivery_timeout_ms=milliseconds
+            lambda: asking_producer(
+                settings, message_timeout_ms=milliseconds, delivery_timeout_ms=milliseconds
             ),
             max_in_flight=2 * settings.asking.max_waiting,  # a request, and that it is cancelled
         )
@@ -133,13 +133,14 @@ class AskingPart:
             asked,
             plan=digest(plan_text(plan).encode()),
             model=plan.infer.model,
+            questions=Questions(intake.record, plan.reuse),
             lasts=plan.reuse.lasts,
             cache=self._answers(plan.pipeline, plan.reuse),
             asker=self.asker,
             versions=versions,
             clock=self._clock,
         )
-        return AskDoor(asked, records(intake, Questions(intake.record, plan.reuse)), cached)
+        return AskDoor(asked, records(intake), cached)
 
     def _answers(self, pipeline: str, reuse: Reuse) -> ResponseCache:
         """What is kept of a pipeline's answers: in memory, and in Redis for all gateways."""

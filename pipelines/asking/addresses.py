@@ -4,24 +4,26 @@ A correlation id is `EPOCH-NUMBER`: the epoch is made when a gateway starts, so 
 died is known to be nobody's. `reply_to` is `TOPIC/PARTITION`, the one partition that the gateway reads.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-from schemas.headers import header
+import msgspec
+
+from schemas.headers import pairs_of
+
+_NAMES = ("correlation_id", "reply_to")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """Where an answer goes. partition: None where nobody waits; then the key decides."""
 
     correlation_id: str
     topic: str
     partition: int | None
 
-    @property
-    def text(self) -> str:
-        """The value of the header `reply_to`."""
-        return self.topic if self.partition is None else f"{self.topic}/{self.partition}"
+
+def reply_to(topic: str, partition: int | None = None) -> str:
+    """The value of the header `reply_to`."""
+    return topic if partition is None else f"{topic}/{partition}"
 
 
 def address_of(headers: Any, allowed: str) -> Address | None:
@@ -29,10 +31,11 @@ def address_of(headers: Any, allowed: str) -> Address | None:
 
     Only the topic `allowed` is answered to, so that no message can have us write elsewhere.
     """
-    correlation_id, reply_to = header(headers, "correlation_id"), header(headers, "reply_to")
-    if not correlation_id or not reply_to:
+    found = {name: value for name, value in pairs_of(headers) if name in _NAMES}
+    correlation_id, to = (found.get(name, b"").decode("utf-8", "replace") for name in _NAMES)
+    if not correlation_id or not to:
         return None
-    topic, _, number = reply_to.partition("/")
+    topic, _, number = to.partition("/")
     if topic != allowed:
         return None
     if not number:

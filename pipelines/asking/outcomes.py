@@ -79,8 +79,7 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     final: bool = False
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """What the store knows of a request. `pieces` only where they were asked for."""
 
     reserved: Reserved | None = None
@@ -88,11 +87,19 @@ class Standing:
     pieces: Sequence[bytes] = ()
 
 
+_NOTHING = Standing()
+
+
 class OutcomeStore(Protocol):
     """Every method raises Unavailable while the store is away."""
 
     async def reserve(self, tenant: str, id: str, reserved: Reserved) -> Standing:
-        """Write it where nothing is yet; what was there before."""
+        """Write it where none is yet; what was there before. An end whose reservation is no more need not be
+        told: whoever ends the request again is given it."""
+        ...
+
+    async def note(self, asked: Sequence[tuple[str, str, Reserved]]) -> None:
+        """Write these, of ids that nobody else can have: (tenant, id, reservation)."""
         ...
 
     async def renew(self, tenant: str, id: str, reserved: Reserved) -> None:
@@ -153,6 +160,11 @@ class InMemoryOutcomes:
             self._put(tenant, id, Standing(reserved, there.end, there.pieces))
         return Standing(there.reserved, there.end)
 
+    async def note(self, asked: Sequence[tuple[str, str, Reserved]]) -> None:
+        for tenant, id, reserved in asked:
+            there = self.peek(tenant, id)
+            self._put(tenant, id, Standing(reserved, there.end, there.pieces))
+
     async def renew(self, tenant: str, id: str, reserved: Reserved) -> None:
         there = self.peek(tenant, id)
         self._put(tenant, id, Standing(reserved, there.end if _final(there.end) else None, there.pieces))
@@ -208,52 +220,58 @@ class RedisOutcomes(TimedValues):
     _end = staticmethod(msgspec.msgpack.Decoder(End).decode)
 
     async def reserve(self, tenant: str, id: str, reserved: Reserved) -> Standing:
-        request, answer, _ = _keys(tenant, id)
-        was_set, there, end = await self._redis.ask(
-            [
-                ("SET", request, self._encode(reserved), "PX", self._ttl_ms, "NX"),
-                ("GET", request),
-                ("GET", answer),
-            ]
-        )
-        return Standing(None if was_set else self._request_of(there), self._end_of(end))
+        request, value = _request(tenant, id), self._encode(reserved)
+        while True:
+            (was_set,) = await self._redis.ask([("SET", request, value, "PX", self._ttl_ms, "NX")])
+            if was_set:
+                return _NOTHING
+            ((there, end),) = await self._redis.ask([("MGET", request, _answer(tenant, id))])
+            if there is not None:  # else it has just expired
+                return Standing(self._request_of(there), self._end_of(end))
 
-    async def renew(self, tenant: str, id: str, reserved: Reserved) -> None:
-        request, answer, _ = _keys(tenant, id)
+    async def note(self, asked: Sequence[tuple[str, str, Reserved]]) -> None:
         await self._redis.ask(
             [
-                ("SET", request, self._encode(reserved), "PX", self._ttl_ms),
-                ("EVAL", _REOPEN, 1, answer),
+                ("SET", _request(tenant, id), self._encode(reserved), "PX", self._ttl_ms)
+                for tenant, id, reserved in asked
+            ]
+        )
+
+    async def renew(self, tenant: str, id: str, reserved: Reserved) -> None:
+        await self._redis.ask(
+            [
+                ("SET", _request(tenant, id), self._encode(reserved), "PX", self._ttl_ms),
+                ("EVAL", _REOPEN, 1, _answer(tenant, id)),
             ]
         )
 
     async def begin(self, tenant: str, id: str) -> None:
-        _, answer, pieces = _keys(tenant, id)
-        await self._redis.ask([("EVAL", _REOPEN, 1, answer), ("DEL", pieces)])
+        await self._redis.ask([("EVAL", _REOPEN, 1, _answer(tenant, id)), ("DEL", _pieces(tenant, id))])
 
     async def add(self, tenant: str, id: str, pieces: Sequence[bytes]) -> None:
-        key = _keys(tenant, id)[2]
+        key = _pieces(tenant, id)
         await self._redis.ask([("RPUSH", key, *pieces), ("PEXPIRE", key, self._ttl_ms)])
 
     async def end(self, tenant: str, id: str, end: End) -> End:
-        answer = _keys(tenant, id)[1]
-        value = (b"1" if end.final else b"0") + self._encode(end)
+        answer, value = _answer(tenant, id), (b"1" if end.final else b"0") + self._encode(end)
+        (was_set,) = await self._redis.ask([("SET", answer, value, "PX", self._ttl_ms, "NX")])
+        if was_set:  # else a script looks at what is there: it costs Redis several times as much
+            return end
         (there,) = await self._redis.ask([("EVAL", _END, 1, answer, value, self._ttl_ms)])
         return self._end_of(there) or end
 
     async def settle(self, tenant: str, id: str, reserved: Reserved, end: End) -> Standing:
-        request, answer, _ = _keys(tenant, id)
+        keys = (_request(tenant, id), _answer(tenant, id))
         value = b"1" + self._encode(end)
         arguments = (self._encode(reserved), value, self._ttl_ms, reserved.digest)
-        ((there, ended),) = await self._redis.ask([("EVAL", _SETTLE, 2, request, answer, *arguments)])
+        ((there, ended),) = await self._redis.ask([("EVAL", _SETTLE, 2, *keys, *arguments)])
         return Standing(self._request_of(there), self._end_of(ended))
 
     async def read(self, tenant: str, id: str, *, after: int | None = None) -> Standing:
-        request, answer, key = _keys(tenant, id)
-        commands: list[Command] = [("GET", answer), ("GET", request)]
+        commands: list[Command] = [("MGET", _request(tenant, id), _answer(tenant, id))]
         if after is not None:
-            commands.append(("LRANGE", key, after + 1, -1))
-        end, reserved, *pieces = await self._redis.ask(commands)
+            commands.append(("LRANGE", _pieces(tenant, id), after + 1, -1))
+        (reserved, end), *pieces = await self._redis.ask(commands)
         return Standing(self._request_of(reserved), self._end_of(end), pieces[0] if pieces else ())
 
     def _request_of(self, value: bytes | None) -> Reserved | None:
@@ -263,10 +281,21 @@ class RedisOutcomes(TimedValues):
         return None if value is None else self._end(value[1:])
 
 
-def _keys(tenant: str, id: str) -> tuple[str, str, str]:
+def _base(tenant: str, id: str) -> str:
     """What is in braces decides the slot."""
-    base = f"{KEY}{{{key_of(tenant, id)}}}"
-    return f"{base}:request", f"{base}:answer", f"{base}:pieces"
+    return f"{KEY}{{{key_of(tenant, id)}}}"
+
+
+def _request(tenant: str, id: str) -> str:
+    return f"{_base(tenant, id)}:request"
+
+
+def _answer(tenant: str, id: str) -> str:
+    return f"{_base(tenant, id)}:answer"
+
+
+def _pieces(tenant: str, id: str) -> str:
+    return f"{_base(tenant, id)}:pieces"
 
 
 def _final(end: End | None) -> bool:

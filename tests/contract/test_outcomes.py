@@ -75,6 +75,17 @@ async def test_of_many_reservations_one_wins_and_the_others_see_it(store: Outcom
     assert (await store.read("other", id)).reserved is None
 
 
+async def test_what_is_noted_is_found_and_an_end_stays(store: OutcomeStore) -> None:
+    first, second = new_id(), new_id()
+    await store.end("acme", second, ANSWER)
+    later = msgspec.structs.replace(RESERVED, deadline_ms=3_000)
+    await store.note([("acme", first, RESERVED), ("acme", second, later)])
+    assert (await store.read("acme", first)).reserved == RESERVED
+    found = await store.read("acme", second)
+    assert (found.reserved, found.end) == (later, ANSWER)
+    assert (await store.reserve("acme", first, later)).reserved == RESERVED
+
+
 async def test_the_first_final_end_stands(store: OutcomeStore) -> None:
     id = new_id()
     others = [msgspec.structs.replace(ANSWER, attempt=str(n), body=b"%d" % n) for n in range(10)]

@@ -211,6 +211,7 @@ class Gateway:
             asked,
             plan="plan",
             model="m",
+            questions=Questions(Payment, world.reuse),
             lasts=LASTS,
             cache=self.cache,
             asker=asker,
@@ -218,7 +219,7 @@ class Gateway:
             clock=world.clock,
         )
         intake = Intake(Payment, max_age=DAY, max_ahead=DAY, clock=world.clock)
-        door = AskDoor(asked, records(intake, Questions(Payment, world.reuse)), cached)
+        door = AskDoor(asked, records(intake), cached)
         self.endpoint = InferEndpoint(world.settings, {PIPELINE: door}, asker, clock=world.clock)
         self.waiters = waiters
 

@@ -215,7 +215,7 @@ class AnsweringHost:
         if self._stop.is_set():
             return
         metrics.SESSIONS.labels(self._rules.pipeline).inc()
-        producer = broker.producer(self._settings, linger_ms=0)
+        producer = broker.asking_producer(self._settings)
         session: Session | None = None
 
         def done(place: Any) -> None:

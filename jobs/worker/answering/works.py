@@ -41,8 +41,7 @@ from schemas.keys import key_of
 _LOG = logger("answering")
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A message of the requests topic. address: None where it holds none that can be answered to."""
 
     ask: Ask
@@ -210,9 +209,10 @@ class Works:
             metrics.WORK_MS.labels(self._rules.pipeline).observe((self._clock.monotonic() - began) * 1000)
         finally:
             self._works.pop(key, None)
-            line = key_of(ask.tenant, ask.entity)
-            if self._lines.get(line) is work.task:
-                del self._lines[line]
+            if self._rules.ordered:
+                line = key_of(ask.tenant, ask.entity)
+                if self._lines.get(line) is work.task:
+                    del self._lines[line]
 
     async def _ended(self, work: _Work, before: "asyncio.Task[None] | None") -> End:
         """The end that stands: an earlier one, or that of the work now."""

@@ -146,3 +146,25 @@ async def test_no_more_wait_than_may_and_strangers_are_ignored() -> None:
     joined[0].leave()
     waiters.join()
     assert len(waiters) == 3
+
+
+async def test_a_reply_that_has_come_is_given_at_the_deadline_too() -> None:
+    waiters = Waiters(most=1)
+    waiter = waiters.join()
+    now = asyncio.get_running_loop().time()
+    with pytest.raises(TimeoutError):
+        await waiter.next(now)
+    waiters.deliver([(waiter.correlation_id, reply("b", 0, [b"x"]))])
+    waiters.deliver([(waiter.correlation_id, reply("b", 1, [b"y"]))])
+    assert [(await waiter.next(now)).number for _ in range(2)] == [0, 1]
+
+
+async def test_who_waits_is_told_that_the_request_could_not_be_sent() -> None:
+    waiter = Waiters(most=1).join()
+    waiter.sent(None)
+    waiting = asyncio.create_task(waiter.next(asyncio.get_running_loop().time() + 60))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiter.sent(QueueFull("full"))
+    with pytest.raises(QueueFull):
+        await waiting

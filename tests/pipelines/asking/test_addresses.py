@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.asking import addresses
 from pipelines.asking.addresses import Address, address_of
 
 TOPIC = "millstream.asking.replies.v1"
@@ -16,7 +17,8 @@ def headers(correlation_id: bytes | None, reply_to: bytes | None) -> Any:
 
 @pytest.mark.parametrize("address", [Address("e-1", TOPIC, 3), Address("e-2", TOPIC, None)])
 def test_an_address_comes_back(address: Address) -> None:
-    assert address_of(headers(address.correlation_id.encode(), address.text.encode()), TOPIC) == address
+    to = addresses.reply_to(address.topic, address.partition)
+    assert address_of(headers(address.correlation_id.encode(), to.encode()), TOPIC) == address
 
 
 @pytest.mark.parametrize(
