@@ -16,13 +16,14 @@ from typing import Protocol
 import msgspec
 
 from core.clock import Clock, SystemClock
-from core.errors import MillstreamError
+from core.errors import MillstreamError, Unavailable
 from pipelines.asking.failures import failure_of
 from pipelines.on_redis.round_trips import Command, TimedValues
 from schemas.catalog.asking import Failure, State
 from schemas.keys import key_of
 
 KEY = "millstream:asked:"
+_TRIES = 3
 ANSWERED: State = "answered"
 FAILED: State = "failed"
 EXPIRED: State = "expired"
@@ -221,13 +222,14 @@ class RedisOutcomes(TimedValues):
 
     async def reserve(self, tenant: str, id: str, reserved: Reserved) -> Standing:
         request, value = _request(tenant, id), self._encode(reserved)
-        while True:
+        for _ in range(_TRIES):
             (was_set,) = await self._redis.ask([("SET", request, value, "PX", self._ttl_ms, "NX")])
             if was_set:
                 return _NOTHING
             ((there, end),) = await self._redis.ask([("MGET", request, _answer(tenant, id))])
             if there is not None:  # else it has just expired
                 return Standing(self._request_of(there), self._end_of(end))
+        raise Unavailable(f"what is at {request!r} is no reservation", where=self.where, code=self.code)
 
     async def note(self, asked: Sequence[tuple[str, str, Reserved]]) -> None:
         await self._redis.ask(
