@@ -37,7 +37,7 @@ class Acceptance(msgspec.Struct, frozen=True, array_like=True):
     accepted: bool = False
 
     def as_accepted(self) -> "Acceptance":
-        return msgspec.structs.replace(self, accepted=True)
+        return self if self.accepted else msgspec.structs.replace(self, accepted=True)
 
 
 class AcceptanceStore(Protocol):

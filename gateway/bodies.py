@@ -36,13 +36,13 @@ async def read_events(request: Request, *, max_event_bytes: int, max_events: int
             raise _too_many(max_events)
         raw = [line for line in body.split(b"\n") if line.strip()]
         single = False
-    elif body.lstrip()[:1] == b"[":
+    elif body[:1] != b"{" and body.lstrip()[:1] == b"[":
         raw = _items(body, max_events)
         single = False
     else:
         if len(body) > max_event_bytes:
             raise too_large(max_event_bytes)
-        if not body.strip():
+        if body[:1] != b"{" and not body.strip():
             raise Malformed("the body is empty", mend="send one event as a JSON object")
         return Events([body], single=True)
     if not raw:
@@ -87,6 +87,8 @@ def too_large(limit: int) -> TooLarge:
 def content_type(request: Request) -> str:
     """`application/json` or `application/x-ndjson`; raises UnsupportedMediaType for any other."""
     given = request.headers.get("content-type", "")
+    if given == JSON and "content-encoding" not in request.headers:
+        return JSON
     kind, _, options = given.partition(";")
     kind = kind.strip().lower()
     charset = options.partition("charset=")[2].strip().strip('"').lower()

@@ -18,7 +18,7 @@ whole request is refused with 429 and `Retry-After`, before any of its events is
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
@@ -145,9 +145,9 @@ class EventsEndpoint:
         self._clock = clock
         self._limits = limits
 
-    async def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> Awaitable[Response]:
         """To the pipeline that the path names."""
-        return await self._take(self._door(request.parameters["pipeline"]), request)
+        return self._take(self._door(request.parameters["pipeline"]), request)
 
     def post_to(self, pipeline: str) -> Handler:
         """The handler of a path that always means this pipeline. Raises UnknownName."""
@@ -303,8 +303,8 @@ class EventsEndpoint:
         taken: dict[str, Acceptance] = {}
         for event, outcome in zip(events, outcomes, strict=True):
             if outcome is None:
-                taken[event.id] = event.acceptance
-                self._recent.put(tenant, event.id, event.acceptance.as_accepted())
+                taken[event.id] = accepted = event.acceptance.as_accepted()
+                self._recent.put(tenant, event.id, accepted)
             ended[event.id] = outcome or self._accepted(event.id, event.acceptance)
         if taken:
             try:

@@ -13,7 +13,7 @@ as much from each of them, and nobody is refused for the outage. How often that 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from datetime import timedelta
 from operator import attrgetter
 
@@ -122,9 +122,9 @@ class CallerLimits:
         )  # fmt: skip
         return cls(address, key, tenant, of_routes)
 
-    async def address(self, address: str) -> Standing:
+    def address(self, address: str) -> Awaitable[Standing]:
         """One request from a client's address. Raises OverLimit."""
-        return await self._address.take(address, 1, "requests from this address")
+        return self._address.take(address, 1, "requests from this address")
 
     async def caller(self, principal: Principal, route: Route) -> Standing:
         """One request of a caller; the standing that is nearest to its end. Raises OverLimit.
@@ -151,13 +151,13 @@ class PublishingLimits:
         allowance = Allowance(per_s=settings.events_per_s, burst=settings.events_burst)
         return cls(counts.named("events", allowance))
 
-    async def admit(self, tenant: str, pipeline: str, events: int) -> Standing:
+    def admit(self, tenant: str, pipeline: str, events: int) -> Awaitable[Standing]:
         """Take `events` from what the tenant may publish to the pipeline, all of them or none.
 
         Raises OverLimit with the time after which the same would be let through, and TooLarge for more
         events than the burst.
         """
-        return await self._events.take(key_of(tenant, pipeline), events, f"events for pipeline {pipeline!r}")
+        return self._events.take(key_of(tenant, pipeline), events, f"events for pipeline {pipeline!r}")
 
 
 class TokenLimits:
@@ -170,6 +170,6 @@ class TokenLimits:
     def of(cls, settings: Limits, counts: Counts) -> "TokenLimits":
         return cls(counts.named("tokens", settings.tokens))
 
-    async def admit(self, tenant: str, tokens: int) -> Standing:
+    def admit(self, tenant: str, tokens: int) -> Awaitable[Standing]:
         """Take the `tokens` that a question may have for its answer. Raises OverLimit, TooLarge."""
-        return await self._tokens.take(tenant, tokens, "tokens asked for")
+        return self._tokens.take(tenant, tokens, "tokens asked for")

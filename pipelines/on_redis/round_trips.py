@@ -1,7 +1,7 @@
 """Commands to Redis from many requests at once, in few round trips."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -55,8 +55,9 @@ class RoundTrips:
         self._connection: redis.asyncio.Connection | None = None
         self._used_at = 0.0
 
-    async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers of the commands, in order, as Redis gives them. Raises Unavailable."""
+    def ask(self, commands: Sequence[Command]) -> Awaitable[list[Any]]:
+        """The answers of the commands, in order, as Redis gives them. Raises Unavailable, now or when it is
+        awaited."""
         if self._clock.monotonic() < self._away_until:
             raise self._away()
         loop = self._loop = self._loop or asyncio.get_running_loop()
@@ -64,7 +65,7 @@ class RoundTrips:
         self._waiting.append((commands, answer))
         if self._sender is None:
             self._sender = loop.create_task(self._send(), name=self._where)
-        return await answer
+        return answer
 
     async def _send(self) -> None:
         """One pipeline after the other until nobody waits."""
