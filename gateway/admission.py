@@ -72,6 +72,10 @@ class Admission:
             raise flaw
         return route
 
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        return self._router.routes
+
     def refusal(self, path: str) -> Refusal | None:
         """How the routes of this path say what is wrong, where that is not by a problem document."""
         return self._router.refusal(path)

@@ -63,11 +63,11 @@ class Health:
 
     def routes(self) -> tuple[Route, ...]:
         return (
-            Route("GET", "/livez", PROBE, self._live),
-            Route("GET", "/startupz", PROBE, self._startup),
-            Route("GET", "/health", PROBE, self._health),
-            Route("GET", "/ready", PROBE, self._ready),
-            Route("GET", "/readyz", PROBE, self._ready),
+            Route("GET", "/livez", PROBE, self._live, at_once=True),
+            Route("GET", "/startupz", PROBE, self._startup, at_once=True),
+            Route("GET", "/health", PROBE, self._health, at_once=True),
+            Route("GET", "/ready", PROBE, self._ready, at_once=True),
+            Route("GET", "/readyz", PROBE, self._ready, at_once=True),
             Route("GET", "/metrics", PROBE, self._metrics),
         )
 

@@ -30,6 +30,7 @@ class Route:
     refusal: an error and the request's id as an answer, where that is not a problem document; the same for
     all methods of a path. Where all routes under one first segment have the same, its unknown paths do too.
     plane: what the audit trail is told of it (`gateway.audit.watch`); needed where more than reading is done.
+    at_once: a probe whose handler waits for nothing; it is answered before what waits for its turn.
     """
 
     method: str
@@ -39,6 +40,7 @@ class Route:
     guarded: bool = False
     refusal: Refusal | None = None
     plane: Plane | None = None
+    at_once: bool = False
 
     @cached_property
     def name(self) -> str:

@@ -76,6 +76,7 @@ class Application:
     ) -> None:
         given = settings or Limits()
         self._admission = admission
+        self._at_once = {(route.method, route.template) for route in admission.routes if route.at_once}
         self._cross_origin = CrossOrigin(origins) if origins else None
         self._addresses = ClientAddress(given.trusted_proxies)
         self.body_read_s = given.body_read_s
@@ -95,6 +96,10 @@ class Application:
         except TimeoutError:
             return False
         return True
+
+    def at_once(self, call: Call) -> bool:
+        """Whether `http` waits for nothing."""
+        return (call.method, call.path) in self._at_once
 
     async def http(self, call: Call) -> None:
         """Answer a request."""

@@ -7,8 +7,9 @@ ends. Requests that are sent without waiting for the answer before are read when
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httptools
 
@@ -34,6 +35,10 @@ class Handler(Protocol):
 
     body_read_s: float
     answer_take_s: float
+
+    def at_once(self, call: Call) -> bool:
+        """Whether `http` waits for nothing, if the request has no body: it is not put behind others then."""
+        ...
 
     async def http(self, call: Call) -> None:
         """Answer a request."""
@@ -198,7 +203,10 @@ class HttpConnection(Flow):
     # The order of calls
 
     def _begin(self) -> None:
-        if self._task is None:
+        call = self._calls[0]
+        if call.keep and call.complete and self.application.at_once(call):
+            _run(self._answer(call))
+        elif self._task is None:
             self._task = self._loop.create_task(self._answer_all())
         else:
             self._wake()
@@ -300,6 +308,16 @@ class HttpConnection(Flow):
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._coming = None
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """To its end, without a turn of the event loop."""
+    try:
+        work.send(None)
+    except StopIteration:
+        return
+    work.close()
+    _log.error("what waits for nothing has waited")
 
 
 def date_line() -> bytes:

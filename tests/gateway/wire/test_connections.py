@@ -4,167 +4,18 @@ import asyncio
 import base64
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import websockets
 from websockets.asyncio.client import connect
 from websockets.frames import Frame, Opcode
 
-from core.errors import MillstreamError
 from gateway.wire import listener
-from gateway.wire.call import HELD_BYTES, Call
 from gateway.wire.connection import MOST_BYTES as HEAD_BYTES
-from gateway.wire.connection import HttpConnection
-from gateway.wire.listener import Listener
-from gateway.wire.websocket import HELD_MESSAGES, MOST_BYTES, WebSocket, framed
-from tests.stack_fixture import free_ports
-
-WITHIN_S = 60.0
-LARGE = b"x" * 4_000_000
-HEAD = b"content-type: text/plain\r\n"
-
-
-class Echo:
-    """Answers with the target and the size of the body; `/slow` when it is let; `/large` with much."""
-
-    body_read_s = answer_take_s = WITHIN_S
-
-    def __init__(self) -> None:
-        self.let = asyncio.Event()
-        self.begun: list[str] = []
-        self.left = asyncio.Event()
-        self.messages: list[Any] = []
-        self.written, self.full = 0, asyncio.Event()
-        self.reading = asyncio.Event()
-        self.reading.set()
-
-    async def http(self, call: Call) -> None:
-        self.begun.append(call.path)
-        if call.path == "/breaks":
-            raise RuntimeError("a fault of ours")
-        body = await call.body(10_000_000)
-        if call.path == "/slow":
-            await self.let.wait()
-        if call.path == "/left":
-            await call.gone()
-            self.left.set()
-            return
-        if call.path == "/parts":
-            call.begin(200, HEAD)
-            for part in (b"one ", b"two"):
-                await call.part(part)
-            call.end()
-            return
-        answer = LARGE if call.path == "/large" else f"{call.path}?{call.query} {len(body)}".encode()
-        call.answer(204 if call.path == "/nothing" else 200, HEAD, answer)
-
-    async def socket(self, socket: WebSocket) -> None:
-        offered = socket.protocols
-        socket.accept(offered[0] if offered else None)
-        while True:
-            await self.reading.wait()
-            message = await socket.receive()
-            self.messages.append(message)
-            if message["type"] == "websocket.disconnect":
-                return
-            said = message.get("text")
-            if said == "close":
-                socket.close(4429, "enough")
-                return
-            if said == "much":
-                await self.much(socket)
-                continue
-            if said == "break":
-                raise RuntimeError("a fault of ours")
-            socket.write(framed(said or "bytes"))
-            await socket.room()
-
-    async def much(self, socket: WebSocket) -> None:
-        """As much as is taken, and more when there is room."""
-        self.written = 0
-        while not socket.full:
-            socket.write(framed("x" * 60_000))
-            self.written += 1
-        self.full.set()
-        await socket.room()
-        assert not socket.full
-        socket.write(framed("the end"))
-
-    def unreadable(self, call: Call, error: MillstreamError) -> None:
-        call.answer(400, HEAD, error.code.encode())
-
-
-class Site:
-    def __init__(self, **options: Any) -> None:
-        self.echo = Echo()
-        (self.port,) = free_ports(1)
-        self.listener = Listener(self.echo, "127.0.0.1", self.port, **options)
-
-    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
-
-    async def answers(self, *data: bytes, pause_s: float = 0.0) -> bytes:
-        """All that comes back until the server closes the connection."""
-        reader, writer = await self.open()
-        for part in data:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(pause_s)
-        try:
-            return await reader.read()
-        finally:
-            writer.close()
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/socket"
-
-
-@asynccontextmanager
-async def serving(**options: Any) -> AsyncIterator[Site]:
-    made = Site(**options)
-    made.listener.start()
-    async with asyncio.timeout(WITHIN_S):
-        yield made
-    await made.listener.stop(5)
-
-
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    async with serving() as made:
-        yield made
-
-
-class WriteOnly(asyncio.Transport):
-    """A transport that keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[bytes] = []
-        self.paused = False
-
-    def write(self, data: Any) -> None:
-        self.written.append(bytes(data))
-
-    def is_closing(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None:
-        self.paused = True
-
-    def resume_reading(self) -> None:
-        self.paused = False
-
-
-def get(path: str, *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
-    return "\r\n".join((f"{method} {path} HTTP/{version}", "host: a", *lines, "", "")).encode()
-
-
-LAST = "connection: close"
+from gateway.wire.websocket import HELD_MESSAGES, MOST_BYTES
+from tests.gateway.wire.serving import LARGE, LAST, WITHIN_S, Site, get, serving
 
 
 async def test_requests_sent_at_once_are_answered_in_their_order(site: Site) -> None:
@@ -270,52 +121,11 @@ async def test_who_takes_nothing_of_an_answer_is_left() -> None:
         writer.close()
 
 
-async def test_no_more_is_read_while_requests_wait(site: Site) -> None:
-    reading = WriteOnly()
-    connection = HttpConnection(site.listener)
-    connection.connection_made(reading)
-    connection.data_received(get("/slow"))
-    assert not reading.paused
-    connection.data_received(get("/x"))
-    assert reading.paused
-    site.echo.let.set()
-    while reading.paused:
-        await asyncio.sleep(0.01)
-    assert [b"/slow? 0" in part or b"/x? 0" in part for part in reading.written] == [True, True]
-    connection.connection_lost(None)
-
-
-async def test_a_body_is_not_taken_before_it_is_asked_for(site: Site) -> None:
-    transport = WriteOnly()
-    connection = HttpConnection(site.listener)
-    connection.connection_made(transport)
-    connection.data_received(get("/x", "content-length: 100000", method="POST") + b"y" * (HELD_BYTES + 1))
-    assert transport.paused
-    while transport.paused:
-        await asyncio.sleep(0)
-    connection.data_received(b"y" * (100_000 - HELD_BYTES - 1))
-    while not transport.written:
-        await asyncio.sleep(0)
-    assert transport.written[0].endswith(b"/x? 100000")
-    connection.connection_lost(None)
-
-
-async def test_the_next_part_waits_until_the_one_before_is_taken(site: Site) -> None:
-    transport = WriteOnly()
-    connection = HttpConnection(site.listener)
-    connection.connection_made(transport)
-    connection.pause_writing()
-    connection.data_received(get("/parts"))
-    while len(transport.written) < 2:
-        await asyncio.sleep(0)
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert len(transport.written) == 2
-    connection.resume_writing()
-    while len(transport.written) < 4:
-        await asyncio.sleep(0)
-    assert b"".join(transport.written).endswith(b"4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n")
-    connection.connection_lost(None)
+async def test_a_fault_in_what_should_not_wait_ends_its_connection_alone(site: Site) -> None:
+    with suppress(ConnectionResetError):
+        assert await site.answers(get("/never")) == b""
+    with_body = get("/now", "content-length: 1", LAST, method="POST")
+    assert (await site.answers(get("/now") + with_body, b"y")).endswith(b"/now? 1")
 
 
 async def test_an_answer_says_when_it_was_given(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
