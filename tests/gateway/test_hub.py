@@ -1,6 +1,7 @@
 """Push and resume, against an independent record of what should arrive: each first outcome once, in order."""
 
 import asyncio
+import gc
 from random import Random
 from typing import Any
 
@@ -309,6 +310,18 @@ def test_a_ring_forgets_the_oldest_and_knows_it() -> None:
     assert ring.after(199) == []
     assert ring.holds(189)
     assert not ring.holds(188)
+
+
+def test_what_a_ring_has_forgotten_is_soon_held_by_nobody() -> None:
+    ring = Ring(160, floor=0)
+    held = []
+    for number in range(1000):
+        (entry,) = status_entries([("acme", f"ring{number}", 1)], first_offset=number)
+        ring.append(entry)
+        if number % 100 == 99:
+            held.append(sum(isinstance(one, Entry) and one.id.startswith("ring") for one in gc.get_objects()))
+    assert held[0] == 100
+    assert max(held) <= 160 + 160 // 16 + 1
 
 
 def test_first_wins_reaches_back_over_its_limit_only() -> None:
