@@ -30,7 +30,7 @@ def declared() -> dict[str, Series]:
                 importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
     found = {name: Series("counter" if name.endswith("_total") else "gauge", frozenset()) for name in PROCESS}
     for metric in set(REGISTRY._collector_to_names):
-        kind = KINDS.get(type(metric))
+        kind = next((name for kind, name in KINDS.items() if isinstance(metric, kind)), None)
         if kind is None:
             continue
         labels = frozenset(metric._labelnames)
