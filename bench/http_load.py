@@ -26,6 +26,7 @@ import uvloop
 
 from core.errors import InternalError
 from core.settings import LOOPBACK
+from core.structs import ready
 
 MARK = b"@@number-of-20-char@"
 """Is replaced, wherever it stands in a request, by a number that no other request of the run has."""
@@ -191,6 +192,7 @@ def _length(head: bytes) -> int:
     return 0 if at < 0 else int(head[at + 15 :].split(b"\r\n", 1)[0])
 
 
+@ready
 class Summary(msgspec.Struct, frozen=True):
     """Answers of the wanted status, a second, their times in ms, and how late requests were sent."""
 

@@ -25,6 +25,7 @@ import uvloop
 
 from core.errors import InternalError
 from core.settings import LOOPBACK
+from core.structs import ready
 
 TIMED = 8
 SETTLE_S, OPEN_S = 5.0, 60.0
@@ -46,6 +47,7 @@ class Specification:
     id: str
 
 
+@ready
 class Came(msgspec.Struct, frozen=True):
     """What the sockets had: the least and most events of one, and the times of the timed ones, in ms."""
 

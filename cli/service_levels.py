@@ -13,6 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from core.errors import InvalidInput
+from core.structs import ready
 
 SUITES = (
     "health", "authentication_and_keys", "breaker", "failover", "versions", "batching", "rate_limiting",
@@ -65,6 +66,7 @@ class Measured(msgspec.Struct, frozen=True):
     values: list[float]
 
 
+@ready
 class Run(msgspec.Struct, frozen=True):
     """What the suites wrote. `failed`: a line for each request that failed, a bounded number of them."""
 

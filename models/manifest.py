@@ -7,6 +7,7 @@ import msgspec
 
 from core.errors import ModelRefused
 from core.ids import canonical_json, digest
+from core.structs import ready
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +76,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: Weights | None = None
 
 
+@ready
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`files` holds every file of the version but the manifest itself."""
 

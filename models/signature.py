@@ -11,6 +11,7 @@ import msgspec
 
 from core.errors import ModelRefused
 from core.ids import digest
+from core.structs import ready
 
 MAX_INPUTS = 10_000
 MAX_VOCABULARY = 100_000
@@ -39,6 +40,7 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unit: str = PROBABILITY
 
 
+@ready
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Inputs in the order of the matrix (rows, inputs), and the output."""
 

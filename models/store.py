@@ -25,6 +25,7 @@ from filelock import FileLock
 from core.clock import Clock, SystemClock
 from core.errors import InvalidInput, ModelRefused, Unavailable, UnknownName
 from core.ids import digest
+from core.structs import ready
 from core.telemetry.log import logger
 from models import manifest as manifests
 from models.manifest import Description, FileEntry, Manifest
@@ -66,6 +67,7 @@ class Registry(Resolver, Protocol):
     def set_alias(self, name: str, alias: str, version: str) -> None: ...
 
 
+@ready
 class _Alias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: str
     manifest_sha256: str

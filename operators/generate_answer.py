@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from core.errors import Unavailable
+from core.structs import ready
 from operators.answer_statistics import Timings
 from operators.asking import Emit
 from operators.generate_ports import Claim, Usage
@@ -39,6 +40,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
 
 
+@ready
 class Generated(msgspec.Struct, frozen=True, kw_only=True):
     """The answer. `finish_reason` is `stop` or `length`. `degraded` where the active model did not answer, or
     a server died meanwhile, with every failure in `warnings`; `level` says who answered: `live`, `backup`

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from core.errors import DeclarationError, InvalidInput, Rejected
+from core.structs import ready
 from operators.error_rates import ONE_MINUTE, Threshold
 from schemas.catalog.alerts import Severity
 
@@ -43,6 +44,7 @@ class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+@ready
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threshold: tuple[_Given, ...] = ()
 

@@ -21,6 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, 
 import msgspec
 
 from core.errors import DeclarationError, UnknownName
+from core.structs import ready
 
 Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1, extra={"avro": "int"})]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1, extra={"avro": "long"})]
@@ -122,7 +123,7 @@ def record(*, entity: str, time: str, namespace: str) -> Callable[[type[R]], typ
                 f"event time {time!r} is no datetime", where=where, mend="annotate it datetime"
             )
         cls.__spec__ = spec
-        return cls
+        return ready(cls)
 
     return declare
 

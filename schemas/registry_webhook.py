@@ -16,6 +16,7 @@ import msgspec
 
 from core.clock import to_millis
 from core.errors import Denied, Malformed, TooLarge
+from core.structs import ready
 
 SIGNATURE, TIMESTAMP, DELIVERY = "x-mlflow-signature", "x-mlflow-timestamp", "x-mlflow-delivery-id"
 MAX_BYTES = 256 * 1024
@@ -34,12 +35,14 @@ class ModelNotice(msgspec.Struct, frozen=True):
     alias: str | None = None
 
 
+@ready
 class _Data(msgspec.Struct, frozen=True):
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     version: str | None = None
     alias: str | None = None
 
 
+@ready
 class _Body(msgspec.Struct, frozen=True):
     entity: str
     action: str

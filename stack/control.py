@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from core.errors import StackError
+from core.structs import ready
 from stack.state import UnitStatus
 from stack.unit import Unit
 
@@ -18,6 +19,7 @@ LONGEST_REQUEST = 4 << 20
 TIMEOUT_S = 10.0
 
 
+@ready
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """`do`: `ping`, `put` (add or replace `units`), `remove`, `stop`, `start`, `restart` (`names`),
     `shutdown` (stop all, highest stage first, then exit)."""
@@ -28,6 +30,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+@ready
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """`error` says what was wrong with the request; the work itself goes on in the background."""
 

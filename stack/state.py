@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from core.errors import StackError
+from core.structs import ready
 from stack.process import Identity
 from stack.unit import Kind, Unit
 
@@ -50,6 +51,7 @@ class UnitStatus(msgspec.Struct, frozen=True, kw_only=True):
         return Identity(self.pid, self.started)
 
 
+@ready
 class StackState(msgspec.Struct, frozen=True, kw_only=True):
     """All units in start order, and the supervisor that wrote this."""
 
@@ -58,6 +60,7 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
     units: tuple[UnitStatus, ...] = ()
 
 
+@ready
 class StackAlert(msgspec.Struct, frozen=True, kw_only=True):
     """Raised by the supervisor. The composition root turns it into the system's alert record."""
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from core.structs import ready
+
 
 class Kind(StrEnum):
     SERVICE = "service"
@@ -26,6 +28,7 @@ class Probe(msgspec.Struct, frozen=True):
     target: str
 
 
+@ready
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
     """One supervised process.
 

@@ -65,3 +65,37 @@ def test_a_public_module_has_a_docstring(path: Path) -> None:
     """An empty `__init__.py` below the top level is only a marker."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), "begin with what it is, in one line"
+
+
+def ready_classes(tree: ast.Module) -> set[str]:
+    """The Structs of a module that are made ready: by name, or as records."""
+    return {
+        one.name
+        for one in ast.walk(tree)
+        if isinstance(one, ast.ClassDef)
+        and {"ready", "record"} & {ast.unparse(by).partition("(")[0] for by in one.decorator_list}
+    }
+
+
+def decoded_types(tree: ast.Module) -> set[str]:
+    """The classes that calls of msgspec's `decode` and `convert` name; not those of a `Decoder`."""
+    found: set[str] = set()
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call) or not ast.unparse(call.func).startswith("msgspec."):
+            continue
+        kinds = [given.value for given in call.keywords if given.arg == "type"]
+        if ast.unparse(call.func) == "msgspec.convert":
+            kinds += call.args[1:2]
+        for kind in kinds:
+            names = [part for part in ast.walk(kind) if isinstance(part, ast.Name | ast.Attribute)]
+            found |= {ast.unparse(name).rpartition(".")[2] for name in names}
+    return {name for name in found if name.lstrip("_")[:1].isupper()}
+
+
+def test_what_threads_may_decode_is_ready_before_they_do() -> None:
+    """See `core.structs.ready`."""
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in PUBLIC}
+    ready = set().union(*map(ready_classes, trees.values()))
+    assert {"Unit", "Configuration", "Decision"} <= ready
+    for path, tree in trees.items():
+        assert decoded_types(tree) <= ready, f"{path.relative_to(ROOT)}: decorate it with @ready"

@@ -13,6 +13,7 @@ import msgspec
 
 from core.errors import DeclarationError, InvalidInput
 from core.ids import canonical_json
+from core.structs import ready
 from features.aggregates import Count, CountDistinct, Max, Mean, Std, Sum
 from features.feature_rows import field_name
 from features.online.layout import layout_of
@@ -46,6 +47,7 @@ class FieldForm(msgspec.Struct, frozen=True):
     empty: Value = None
 
 
+@ready
 class PackedForm(msgspec.Struct, frozen=True, tag="packed"):
     """A windowed view: the layout of its packed value. entity: the join keys besides tenant, in the order in
     which they are joined to one key."""
@@ -73,6 +75,7 @@ class PackedForm(msgspec.Struct, frozen=True, tag="packed"):
         )
 
 
+@ready
 class RollingForm(msgspec.Struct, frozen=True, tag="rolling"):
     """A plain rolling view. meaning: its canonical form. columns: the kinds of the columns it reads."""
 

@@ -12,6 +12,7 @@ import msgspec
 
 from core.errors import Malformed, UnknownName
 from core.settings import Serving
+from core.structs import ready
 from gateway import principals, strict_json
 from gateway.caller import http_headers
 from gateway.exchange import Request, Response, json_response
@@ -126,6 +127,7 @@ def _handed_on(answer: Forwarded) -> Response:
     return Response(answer.status, answer.body, kind, headers)
 
 
+@ready
 class _Error(msgspec.Struct):
     error: str
 

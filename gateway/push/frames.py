@@ -30,6 +30,7 @@ from typing import Literal
 import msgspec
 
 from core.errors import Malformed
+from core.structs import ready
 from gateway.problems import Problem
 from schemas.record import Int64, Record
 
@@ -65,6 +66,7 @@ class Connect(msgspec.Struct, frozen=True, tag="connect", forbid_unknown_fields=
     batched: bool = False
 
 
+@ready
 class Subscribe(msgspec.Struct, frozen=True, tag="subscribe", forbid_unknown_fields=True):
     """`since` wins over the positions of `connect`, those over what was acknowledged under `name`; without
     any, from now on. `filter`: for each field of the data the value, or the values, that it must have.

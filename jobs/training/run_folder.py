@@ -21,6 +21,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from core.errors import Conflict, InvalidInput, UnknownName
+from core.structs import ready
 from models.store import Registry
 from pipelines.training.configuration import Configuration
 
@@ -47,6 +48,7 @@ class Acknowledgement(msgspec.Struct, frozen=True):
     at: datetime
 
 
+@ready
 class RunState(msgspec.Struct, frozen=True):
     """Everything about a run that another process must know to go on with it."""
 

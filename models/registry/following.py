@@ -13,6 +13,7 @@ import msgspec
 
 from core.clock import Clock, SystemClock
 from core.errors import InvalidInput, MillstreamError, ModelRefused, Unavailable, UnknownName
+from core.structs import ready
 from core.telemetry.log import logger
 from models.registry.registry import ModelRegistry
 from models.store import CHAMPION, StoredModel, is_version
@@ -22,6 +23,7 @@ FETCH_S = 600.0
 PAUSE_S = 10.0
 
 
+@ready
 class Wanted(msgspec.Struct, frozen=True):
     """What the child is told: where MLflow and the cache are, and what to bring."""
 
@@ -33,6 +35,7 @@ class Wanted(msgspec.Struct, frozen=True):
     reference: str
 
 
+@ready
 class Brought(msgspec.Struct, frozen=True):
     """What the child says at its end: the version, or why not."""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from core.structs import ready
 from operators import forecast
 
 Engine = Literal["xgboost", "lightgbm"]
@@ -52,6 +53,7 @@ class Split(Section, frozen=True):
     validation_share: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.15
 
 
+@ready
 class Trees(Section, frozen=True):
     """`trees` boosted trees of at most `depth` levels. Rows and inputs are sampled per tree."""
 
@@ -164,6 +166,7 @@ class Notifications(Section, frozen=True):
     topic: bool = True
 
 
+@ready
 class Configuration(Section, frozen=True):
     """One training. `name` is the model's; `pipeline` the one that serves it; `views` by default that
     pipeline's view; `inputs` the most columns that the model may look at; `history_days` counts back from the
