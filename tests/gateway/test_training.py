@@ -18,7 +18,7 @@ from pipelines.recorded import read
 from schemas.catalog.experiments import EXPERIMENTS
 from schemas.catalog.training import NOTICES, TOPICS
 from stack.local import Stack
-from tests.gateway.running import RunningGateway
+from tests.gateway.running import RunningGateway, eventually
 from tests.stack_fixture import environment
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +48,8 @@ def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with environment({"MILLSTREAM_TRAINING__CONFIGURATIONS": str(folder)}):
         apply_topics([*TOPICS, EXPERIMENTS], settings())
         with RunningGateway(settings()) as running:
+            with running.http() as client:  # ready before it knows what trainings there are
+                eventually(lambda: client.get(JOBS).status_code == 200, "trainings can be seen")
             yield running
 
 

@@ -47,7 +47,8 @@ def read(settings: Settings, topic: str, count: int) -> list[Any]:
 
 @pytest.mark.parametrize("topic", ["source", "results"])
 def test_confluents_client_reads_what_we_write(site: Site, topic: str) -> None:
-    registry = SchemaRegistryClient({"url": site.settings.registry.address})
+    # seconds; without it an answer that is lost once is waited for without end, with it it is asked again
+    registry = SchemaRegistryClient({"url": site.settings.registry.address, "timeout": 10})
     decode = AvroDeserializer(registry)
     declared = getattr(site.plan, topic)
     assert declared.subject in registry.get_subjects()
