@@ -194,7 +194,8 @@ def _length(head: bytes) -> int:
 
 @ready
 class Summary(msgspec.Struct, frozen=True):
-    """Answers of the wanted status, a second, their times in ms, and how late requests were sent."""
+    """Answers of the wanted status, a second, their times in ms from when they were due, how late requests
+    were sent, and the times from then on."""
 
     per_s: float
     count: int
@@ -203,6 +204,7 @@ class Summary(msgspec.Struct, frozen=True):
     p99_ms: float
     max_ms: float
     late_p99_ms: float
+    sent_p99_ms: float
 
 
 def summary(answers: Sequence[Answer], seconds: float, *, status: int) -> Summary:
@@ -223,6 +225,7 @@ def summary(answers: Sequence[Answer], seconds: float, *, status: int) -> Summar
         p99,
         float(took.max()),
         float(np.quantile(late, 0.99)),
+        float(np.quantile(took - late, 0.99)),
     )
 
 

@@ -19,6 +19,7 @@ import uvloop
 from core import collector
 from core.clock import Clock, SystemClock
 from core.errors import StackError
+from core.memory import give_back
 from core.settings import Settings
 from core.telemetry.log import logger
 from features.online.reading import AsyncFeatureReading
@@ -89,6 +90,7 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; with `llm` prompts too, and what is to be forwarded. Raises
     StackError when the port is taken."""
+    give_back()
     uvloop.run(_until_signal(settings, plans, services, llm, forward))
 
 

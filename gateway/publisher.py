@@ -1,10 +1,11 @@
 """Producing from an event loop: many messages, one acknowledgement per request, one wake-up per batch.
 
-librdkafka calls back per message, in the thread that polls. That thread collects what one poll brought and
-wakes the loop once for all of it. While much is in flight it rests between two polls: for every message it
-takes the interpreter's lock from the loop, and many at once take it less often. What is in flight is counted
-and bounded; above the bound, and while the broker is known to be away, publishing is refused at once instead
-of waiting for a timeout.
+librdkafka calls back per message, in the thread that polls, which takes the interpreter's lock for each. A
+thread of the publisher's own polls while little is in flight: it is woken as soon as something is
+acknowledged, and wakes the loop once for all that came. While much is in flight the loop itself looks, each
+millisecond: it has the lock, and a thread that wants it for every message costs both more than the message.
+What is in flight is counted and bounded; above the bound, and while the broker is known to be away,
+publishing is refused at once instead of waiting for a timeout.
 
 Promise: a result of None means that Kafka acknowledged with acks=all. An error means that it did not in
 time; the message may have been written all the same, and consumers drop repeats by (tenant, id).
@@ -12,8 +13,9 @@ time; the message may have been written all the same, and consumers drop repeats
 
 import asyncio
 import threading
-import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -21,10 +23,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from core.errors import MillstreamError, QueueFull, TooLarge, Unavailable
 from core.telemetry.log import logger
+from core.turns import MOST
 from schemas.headers import Headers
 
 _POLL_S = 0.1
-_MUCH, _REST_S = 16, 0.002
+_MUCH, _LOOK_S = 16, 0.001
 _CHECK_TIMEOUT_S = 1.0
 _AWAY_AFTER = 2
 _log = logger("gateway.publisher")
@@ -51,6 +54,9 @@ class _Batch:
         self.future = future
 
 
+_Delivered = tuple[_Batch, int, KafkaError | None]
+
+
 class Publisher:
     """`publish` is for the event loop that made it; `check` is for a background thread."""
 
@@ -61,7 +67,9 @@ class Publisher:
         self._max = max_in_flight
         self._in_flight = 0
         self._failures = 0
-        self._done: list[tuple[_Batch, int, KafkaError | None]] = []
+        self._done: deque[_Delivered] = deque()  # of whichever thread polls
+        self._little = threading.Event()
+        self._little.set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
@@ -108,6 +116,9 @@ class Publisher:
                 self._settle_one(batch, index, QueueFull("the producer's buffer is full"))
             except KafkaException as error:
                 self._settle_one(batch, index, _error_of(error.args[0]))
+        if self._in_flight > _MUCH and self._little.is_set():
+            self._little.clear()
+            self._loop.call_later(_LOOK_S, self._look)
         return await batch.future
 
     def check(self) -> None:
@@ -128,13 +139,24 @@ class Publisher:
     def _delivered(self, batch: _Batch, index: int, error: KafkaError | None, _: Message) -> None:
         self._done.append((batch, index, error))
 
+    def _look(self) -> None:
+        """While much is in flight, until nothing is."""
+        try:
+            self._producer.poll(0)
+        finally:
+            if done := self._taken():
+                self._settle(done)
+            if self._in_flight:
+                self._loop.call_later(_LOOK_S, self._look)
+            else:
+                self._little.set()
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             producer = self._producer
-            producer.poll(_POLL_S)
-            self._hand_over()
-            if self._in_flight > _MUCH:
-                time.sleep(_REST_S)
+            if self._little.wait(_POLL_S):
+                producer.poll(_POLL_S)
+                self._hand_over()
             if self._fatal:
                 _log.error("the producer failed for good; a new one takes over", reason=str(self._fatal))
                 self._fatal = None
@@ -146,21 +168,26 @@ class Publisher:
 
     _fatal: KafkaError | None = None
 
-    def _hand_over(self) -> None:
-        """One wake-up of the loop for everything that the last poll brought."""
-        if not self._done:
-            return
-        done, self._done = self._done, []
+    def _taken(self) -> list[_Delivered]:
+        done: list[_Delivered] = []
+        with suppress(IndexError):
+            while True:
+                done.append(self._done.popleft())
         for _, _, error in done:
             if error is not None and error.fatal():
                 self._fatal = error
-        try:
-            self._loop.call_soon_threadsafe(self._settle, done)
-        except RuntimeError:
-            return  # the loop is closed: nobody waits any more
+        return done
 
-    def _settle(self, done: list[tuple[_Batch, int, KafkaError | None]]) -> None:
-        for batch, index, error in done:
+    def _hand_over(self) -> None:
+        """One wake-up of the loop for everything that the last poll brought."""
+        if done := self._taken():
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._settle, done)
+
+    def _settle(self, done: list[_Delivered]) -> None:
+        if len(done) > MOST:
+            self._loop.call_soon(self._settle, done[MOST:])
+        for batch, index, error in done[:MOST]:
             self._settle_one(batch, index, None if error is None else _error_of(error))
 
     def _settle_one(self, batch: _Batch, index: int, outcome: Outcome) -> None:

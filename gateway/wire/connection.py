@@ -78,7 +78,7 @@ class HttpConnection(Flow):
     @property
     def idle(self) -> bool:
         """Whether nothing is being done for it."""
-        return self._task is None or (self._wanted is not None and not self._wanted.done())
+        return not self._calls
 
     def end(self) -> None:
         """Close it, now or when the answer that is being made has been given."""
@@ -206,7 +206,11 @@ class HttpConnection(Flow):
         call = self._calls[0]
         if call.keep and call.complete and self.application.at_once(call):
             _run(self._answer(call))
-        elif self._task is None:
+        else:
+            self._listener.turns.call(self._go)
+
+    def _go(self) -> None:
+        if self._task is None:
             self._task = self._loop.create_task(self._answer_all())
         else:
             self._wake()
@@ -294,7 +298,7 @@ class HttpConnection(Flow):
 
     def _upgrade(self, rest: bytes) -> None:
         call = self._calls[-1]
-        if not self.idle or (key := handshake(call)) is None:
+        if len(self._calls) > 1 or (key := handshake(call)) is None:
             self.hold()  # it is answered as any other request, and is the last
             return
         self._calls.clear()

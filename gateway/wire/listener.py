@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from core.tls import check_pair
+from core.turns import Turns
 from gateway.wire.connection import Handler, HttpConnection, date_line
 
 BACKLOG = 1024
@@ -57,6 +58,7 @@ class Listener:
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._date, self._date_until = b"", 0.0
+        self.turns = Turns()
 
     @property
     def count(self) -> int:

@@ -14,6 +14,7 @@ from core.clock import Clock, SystemClock
 from core.errors import Unavailable
 from core.patience import Patience
 from core.telemetry.log import logger
+from core.turns import MOST
 
 Command = tuple[Any, ...]
 _IDLE_S = 0.2
@@ -93,7 +94,9 @@ class RoundTrips:
             _LOG.info("Redis answers again", where=self._where)
             self._told_away = False
         start = 0
-        for commands, answer in asked:
+        for number, (commands, answer) in enumerate(asked, 1):
+            if not number % MOST:
+                await asyncio.sleep(0)
             if not answer.done():
                 answer.set_result(answers[start : start + len(commands)])
             start += len(commands)
