@@ -29,7 +29,6 @@ from core.settings import Settings
 LINGER_MS = 2
 FETCH_WAIT_MS = 20
 GATHER_BYTES = 65_536
-_LONG_POLL_MS = 500
 _AGAIN_S = 0.1
 _LEADER_MOVES = frozenset(
     {
@@ -132,9 +131,12 @@ def gathering(wait_ms: float) -> dict[str, Any]:
 def spaced(by_ms: float) -> dict[str, Any]:
     """Keywords for `consumer`: a message is fetched when it comes, but `by_ms` after those that are being
     read at that time. librdkafka does not fetch while more than `queued.min.messages` wait for their reader,
-    and looks again after the backoff."""
+    and looks again after the backoff.
+
+    The one fetch that a broker is asked for at a time names the other partitions only, and where nothing
+    comes on these, what comes on the left out ones waits for its end: so it may not wait long."""
     return {
-        "fetch_wait_max_ms": _LONG_POLL_MS,
+        "fetch_wait_max_ms": max(1, round(2 * by_ms)),
         "fetch_min_bytes": 1,
         "queued_min_messages": 1,
         "fetch_queue_backoff_ms": max(1, round(by_ms)),

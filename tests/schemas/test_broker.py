@@ -10,7 +10,15 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from core.errors import Unavailable
 from core.settings import Kafka, Settings
-from schemas.broker import consumer, consumer_config, producer, producer_config, require, watermarks
+from schemas.broker import (
+    consumer,
+    consumer_config,
+    producer,
+    producer_config,
+    require,
+    spaced,
+    watermarks,
+)
 from schemas.keys import key_of
 
 
@@ -156,3 +164,11 @@ def test_a_broker_that_takes_no_connection_is_told_at_once() -> None:
         require(Settings(kafka=Kafka(bootstrap=f"127.0.0.1:1,127.0.0.1:{port}")))
     with pytest.raises(Unavailable, match="no broker"):
         require(Settings(kafka=Kafka(bootstrap=f"nowhere,127.0.0.1:{port}")))
+
+
+@pytest.mark.parametrize("by_ms", [0.1, 5, 40])
+def test_a_fetch_that_leaves_partitions_out_is_soon_over(by_ms: float) -> None:
+    """A fetch of quiet partitions alone would hold the busy ones up for as long as it waits."""
+    given = spaced(by_ms)
+    assert 1 <= given["fetch_queue_backoff_ms"] <= given["fetch_wait_max_ms"] <= max(1, 2 * by_ms)
+    assert given["fetch_min_bytes"] == 1
