@@ -31,15 +31,18 @@ async def test_every_turn_has_its_own_share() -> None:
     assert done[-2:] == [6, 7]
 
 
-async def test_what_work_raises_reaches_who_gave_it_and_the_rest_is_done() -> None:
-    turns, done = Turns(most=1), list[int]()
+async def test_work_that_raises_holds_nothing_up() -> None:
+    turns, done, told = Turns(most=1), list[int](), list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
 
     def wrong() -> None:
         raise ValueError("wrong")
 
     with pytest.raises(ValueError, match="wrong"):
         turns.call(wrong)
+    turns.call(wrong)  # waits for the next turn
     turns.call(lambda: done.append(1))
-    for _ in range(3):
+    for _ in range(4):
         await asyncio.sleep(0)
     assert done == [1]
+    assert [str(one) for one in told] == ["wrong"]

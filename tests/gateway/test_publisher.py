@@ -121,8 +121,8 @@ async def test_more_than_may_be_in_flight_is_refused_before_it_is_produced() -> 
 
 @pytest.mark.parametrize("count", [1, MANY])
 async def test_a_producer_that_failed_for_good_is_replaced(count: int) -> None:
-    """librdkafka's own way of testing it: `test.mock` brokers are a cluster of the library's, in this
-    process, and say once that the producer is fenced."""
+    """On librdkafka's mock cluster, in this process; that the producer is fenced is said here, as librdkafka
+    says it of a message."""
     made: list[Producer] = []
 
     def make() -> Producer:
